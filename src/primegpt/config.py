@@ -1,0 +1,391 @@
+"""Every section of a run's configuration, as one typed tree, and the order in which its sources win.
+
+    defaults < zero-config recipe < preset < TOML file < command-line flags
+
+A layer is a plain nested dict that holds only what it sets: `{"model": {"n_layer": 6}}`. `resolve` merges layers,
+checks every key and value, and says in one line what is wrong, where, and what was probably meant.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from primegpt.errors import ConfigError, nearest
+
+
+class Section(BaseModel):
+    """Base of every section: no unknown keys, no changes after the fact, no NaN; the docstrings are the help texts."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class ModelConfig(Section):
+    """The network. Sizes default to GPT-2's 124M; the switches default to GPT-2's block."""
+
+    preset: Literal["gpt2", "qwen3", "prime"] = "gpt2"
+    """A named set of the switches below: gpt2, qwen3 (these two export), or prime (learns fastest)."""
+    vocab_size: int = Field(0, ge=0)
+    """Number of token ids; filled in from the tokenizer."""
+    block_size: int = Field(1024, ge=2)
+    """Longest context, in tokens."""
+    n_layer: int = Field(12, ge=1)
+    """Number of blocks."""
+    n_head: int = Field(12, ge=1)
+    """Number of query heads."""
+    n_kv_head: int | None = Field(None, ge=1)
+    """Number of key/value heads (grouped-query attention); n_head when unset."""
+    n_embd: int = Field(768, ge=1)
+    """Width of the residual stream."""
+    head_dim: int | None = Field(None, ge=1)
+    """Width of one head; n_embd / n_head when unset."""
+    intermediate_size: int | None = Field(None, ge=1)
+    """Hidden width of the MLP; 4 n_embd when unset (8/3 n_embd, rounded up to 64, for swiglu)."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability in embeddings, attention and residual branches."""
+    bias: bool = True
+    """Biases in linear layers and layer norms."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation before each branch and before the head."""
+    norm_gain: bool = True
+    """Whether norms have a learnt gain."""
+    norm_eps: float = Field(1e-5, gt=0.0)
+    """Added to the variance inside norms."""
+    position: Literal["learned", "rope"] = "learned"
+    """Absolute learnt position embeddings, or rotary ones."""
+    rope_theta: float = Field(10000.0, gt=0.0)
+    """Base of the rotary wavelengths."""
+    mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    """Kind of MLP: GELU, SwiGLU (three matrices) or squared ReLU."""
+    qk_norm: bool = False
+    """RMS-normalise queries and keys, head by head."""
+    logit_softcap: float | None = Field(None, gt=0.0)
+    """Squash logits to (-c, c) by c * tanh(x / c); unset leaves them as they are."""
+    tie_embeddings: bool = True
+    """Use the token embedding as the output head too."""
+    residual_init: Literal["scaled", "zero"] = "scaled"
+    """Start of the projections that write into the residual stream: GPT-2's 1/sqrt(2 n_layer), or zero."""
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def mlp_size(self) -> int:
+        if self.intermediate_size:
+            return self.intermediate_size
+        return 64 * math.ceil(self.n_embd * 8 / 3 / 64) if self.mlp == "swiglu" else 4 * self.n_embd
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: a multiple of 64 (50,257 → 50,304) for the matrix units; padding is never output."""
+        return 64 * math.ceil(self.vocab_size / 64)
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between fields, each with its remedy."""
+        if self.head_dim is None and self.n_embd % self.n_head:
+            yield (
+                f"model.n_embd = {self.n_embd} is not divisible by model.n_head = {self.n_head}; "
+                f"make it a multiple, or set model.head_dim"
+            )
+        if self.n_head % self.kv_heads:
+            yield f"model.n_head = {self.n_head} is not a multiple of model.n_kv_head = {self.n_kv_head}"
+        if self.position == "rope" and self.head_size % 2:
+            yield f"model.head_dim = {self.head_size} is odd; rotary positions need an even one"
+
+
+class TokenizerConfig(Section):
+    """How text becomes ids."""
+
+    kind: Literal["char", "bpe"] = "bpe"
+    """char: one id a character. bpe: byte-level byte-pair encoding trained on the text."""
+    vocab_size: int = Field(4096, ge=2)
+    """Size of a trained bpe vocabulary, its special tokens included."""
+    path: str | None = None
+    """Use the tokenizer in this folder (a tokenizer/ of a run, for example) instead of training one."""
+
+
+class DataConfig(Section):
+    """Where the text comes from and how it is cut into training windows."""
+
+    sources: tuple[str, ...] = ()
+    """Files, folders, globs, `-` for standard input, or `songbook`."""
+    songs: int = Field(8000, ge=1)
+    """Size of the built-in songbook when it is a source."""
+    val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
+    """Share held out for validation: whole documents, or the last part of a single one."""
+    val_tokens: int | None = Field(None, ge=1)
+    """Validation targets used while training (the first ones); all of them at the end, and when unset."""
+    stride: int | None = Field(None, ge=1)
+    """Distance between the starts of training windows; sequence_length (every token once an epoch) when unset."""
+    isolate_documents: bool = False
+    """Keep attention inside a document when a window holds several."""
+
+
+class TrainConfig(Section):
+    """The optimisation. A step consumes batch_size * gradient_accumulation_steps * sequence_length tokens."""
+
+    batch_size: int = Field(12, ge=1)
+    """Windows in one micro-batch."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches in one optimizer step."""
+    sequence_length: int | None = Field(None, ge=1)
+    """Length of a training window; model.block_size when unset, never more."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps in all. One budget at most: max_steps, minutes, tokens or epochs."""
+    minutes: float | None = Field(None, gt=0.0)
+    """Wall-clock budget of the whole command; the steps that fit are measured before the first one."""
+    tokens: int | None = Field(None, ge=1)
+    """Training tokens in all."""
+    epochs: float | None = Field(None, gt=0.0)
+    """Passes over the training text."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
+    learning_rate: float = Field(6e-4, gt=0.0)
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = Field(0.02, gt=0.0)
+    """Peak learning rate of Muon, when it is the optimizer."""
+    min_lr: float | None = Field(None, ge=0.0)
+    """Where AdamW's learning rate ends (Muon's in proportion); a tenth of the peak when unset (0 for linear, wsd)."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape of the learning rate after the warm-up; wsd stays flat, then falls over the last 20%."""
+    weight_decay: float = Field(0.1, ge=0.0)
+    """Decoupled decay of matrices; vectors (biases, gains) are never decayed."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's first moment decay."""
+    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    """AdamW's second moment decay."""
+    grad_clip: float = Field(1.0, ge=0.0)
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+    eval_interval: int | None = Field(None, ge=1)
+    """Steps between evaluations; about a tenth of the run when unset."""
+    sample_interval: int | None = Field(None, ge=1)
+    """Steps between samples (also drawn at the start and the end); as eval_interval when unset."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the samples; chosen from the validation text when empty."""
+    checkpoint_interval: int | None = Field(None, ge=1)
+    """Steps between checkpoints, beside the one before each evaluation; as eval_interval when unset."""
+    keep_checkpoints: int | Literal["milestones"] | None = Field(None)
+    """How many of the last checkpoints stay (3), or milestones: the weights of log-spaced steps too (small models)."""
+    log_interval: int | None = Field(None, ge=1)
+    """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better validation loss."""
+    seed: int = Field(1337, ge=0)
+    """Seed of every random stream."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """bf16 and fp16 run matrix products in 16 bits under autocast; weights stay fp32."""
+    compile: bool = False
+    """torch.compile the model."""
+    attention: Literal["auto", "sdpa", "explicit"] = "auto"
+    """Which implementation of the same attention; auto measures both."""
+    activation_checkpointing: bool = False
+    """Recompute blocks in the backward pass: less memory, about a third more time."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; as many as the process may use when unset."""
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between fields, each with its remedy."""
+        budgets = [name for name in ("max_steps", "minutes", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            yield f"train.{' and train.'.join(budgets)} are both a budget; give one of them"
+        if self.min_lr is not None and self.min_lr > self.learning_rate:
+            yield f"train.min_lr = {self.min_lr} is above train.learning_rate = {self.learning_rate}"
+        if isinstance(self.keep_checkpoints, int) and self.keep_checkpoints < 1:
+            yield f"train.keep_checkpoints = {self.keep_checkpoints}: keep at least one"
+
+
+class GenerateConfig(Section):
+    """Defaults of generation."""
+
+    max_new_tokens: int = Field(200, ge=1)
+    """Tokens to add."""
+    temperature: float = Field(0.9, ge=0.0)
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int | None = Field(200, ge=1)
+    """Sample among the k likeliest only."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Sample among the fewest tokens whose probabilities reach p."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling."""
+    start_document: bool | None = None
+    """Begin every prompt with the end-of-text id, as documents did in training; set by training."""
+
+
+class PlanRecord(Section):
+    """What was measured or chosen before step 1. Written by training, read by resume; not meant for editing."""
+
+    device: str = ""
+    threads: int = 0
+    train_tokens: int = 0
+    """Tokens of the training split."""
+    step_seconds: float = 0.0
+    """Measured time of one optimizer step."""
+    expected_seconds: float = 0.0
+    """Forecast of the whole training, evaluation included."""
+    expected_memory_mb: float = 0.0
+    """Forecast of the growth of memory by model, optimizer and activations."""
+    notes: tuple[str, ...] = ()
+    """Choices in words, as printed."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    plan: PlanRecord = PlanRecord()
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between fields of all sections."""
+        yield from self.model.problems()
+        yield from self.train.problems()
+        if (self.train.sequence_length or 0) > self.model.block_size:
+            yield (
+                f"train.sequence_length = {self.train.sequence_length} is above "
+                f"model.block_size = {self.model.block_size}; lower the first or raise the second"
+            )
+
+    def with_values(self, **sections: Mapping[str, Any]) -> "Config":
+        """A copy with some values replaced: `config.with_values(train={"max_steps": 10})`."""
+        return resolve(self.model_dump(exclude_unset=True), sections)
+
+
+# A preset is a layer: the switches of an architecture and the optimisation that suits it. Sizes stay the user's.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "gpt2": {},  # the defaults are GPT-2's block
+    "qwen3": {
+        "model": {
+            "bias": False,
+            "norm": "rmsnorm",
+            "norm_eps": 1e-6,
+            "position": "rope",
+            "mlp": "swiglu",
+            "qk_norm": True,
+        }
+    },
+    "prime": {
+        "model": {
+            "bias": False,
+            "norm": "rmsnorm",
+            "norm_gain": False,
+            "norm_eps": 1e-6,
+            "position": "rope",
+            "mlp": "relu2",
+            "qk_norm": True,
+            "residual_init": "zero",
+            "tie_embeddings": False,
+        },
+        "train": {"optimizer": "muon", "learning_rate": 3e-3, "schedule": "linear", "weight_decay": 0.0},
+    },
+}
+
+
+class Layer(NamedTuple):
+    """One source of configuration: nested values, and where they came from, for error messages."""
+
+    values: Mapping[str, Any]
+    origin: str = ""
+
+
+def preset_name(*layers: Layer | Mapping[str, Any]) -> str:
+    """The preset that `layers` ask for (the last word counts), whichever layer it stands in."""
+    name = ModelConfig().preset
+    for layer in layers:
+        values = layer.values if isinstance(layer, Layer) else layer
+        model = values.get("model", {})
+        name = model.get("preset", name) if isinstance(model, Mapping) else name
+    if name not in PRESETS:
+        raise ConfigError(f"model.preset = {name!r} is not a preset", nearest(str(name), PRESETS))
+    return name
+
+
+def resolve(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Config:
+    """Merge `layers` (later ones win) above the preset that they name, above the zero-config `recipe`.
+
+    Raises ConfigError, one line with every problem found, for an unknown key, a bad value or a contradiction.
+    """
+    named = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
+    preset = PRESETS[preset_name(recipe or {}, *named)]
+    merged: dict[str, Any] = {}
+    for layer in (Layer(recipe or {}), Layer(preset), *named):
+        _check(layer)
+        merged = _merge(merged, layer.values)
+    config = Config.model_validate(merged)
+    if problems := list(config.problems()):
+        raise ConfigError(" · ".join(problems))
+    return config
+
+
+def read_toml(path: str | Path) -> Layer:
+    """The layer in a TOML file. Raises ConfigError if it cannot be read or parsed."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return Layer(tomllib.load(file), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}", "name a readable .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def write_toml(config: Config) -> str:
+    """The resolved configuration as TOML text; unset values are left out."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def explain(error: ValidationError, origin: str = "") -> ConfigError:
+    """Pydantic's report as one line: the key, the file, what was expected or probably meant."""
+    prefix = f"{origin}: " if origin else ""
+    return ConfigError(prefix + " · ".join(dict.fromkeys(_explain_one(item) for item in error.errors())))
+
+
+def _check(layer: Layer) -> None:
+    """Validate one layer by itself, so that a message can name the source of a bad value."""
+    try:
+        Config.model_validate(layer.values)
+    except ValidationError as error:
+        raise explain(error, layer.origin) from None
+
+
+def _explain_one(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(part for part in location if part in _known_names())
+    if item["type"] == "extra_forbidden":
+        name, parent = location[-1], location[:-1]
+        fields = Config.model_fields if not parent else type(getattr(Config(), parent[0])).model_fields
+        return f"unknown key {'.'.join(location)!r}; {nearest(name, fields)}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{key or '.'.join(location)} = {item['input']!r}: {message}"
+
+
+def _known_names() -> set[str]:
+    sections = {name: type(getattr(Config(), name)) for name in Config.model_fields}
+    return set(sections).union(*(section.model_fields for section in sections.values()))
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`low` overlaid with `high`, section by section."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
