@@ -1,0 +1,1 @@
+"""The network itself: it knows nothing of training, data, devices or parallelism."""

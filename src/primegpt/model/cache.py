@@ -1,0 +1,74 @@
+"""Keys and values of the tokens already seen, allocated once, so that decoding computes each token once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from primegpt.config import ModelConfig
+
+
+class KVCache:
+    """Room for `max_length` tokens in each of `batch_size` rows; row b holds `lengths[b]` of them.
+
+    Rows may differ in length. A batch of unequal prompts is prefilled padded on the right; setting `lengths` to the
+    true ones afterwards makes the padding invisible, because a slot is read only by queries at or after it, and by
+    then its row has written it anew.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.n_layer, batch_size, config.kv_heads, max_length, config.head_size)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = [0] * batch_size
+        self.max_length = max_length
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows are equally long, so that slices serve instead of index tensors."""
+        return len(set(self.lengths)) == 1
+
+    def positions(self, T: int, device: torch.device | str) -> Tensor:
+        """Where the next T tokens of each row stand, (B or 1, T)."""
+        starts = torch.tensor(self.lengths[:1] if self.uniform else self.lengths, device=device)
+        return starts.unsqueeze(1) + torch.arange(T, device=device)
+
+    def mask(self, T: int, device: torch.device | str) -> Tensor | None:
+        """What the next T tokens may see, (B or 1, 1, T, S): the slots up to their own. None: all of them."""
+        if T == 1 and self.uniform:
+            return None
+        slots = torch.arange(max(self.lengths) + T, device=device)
+        return (slots <= self.positions(T, device).unsqueeze(-1)).unsqueeze(1)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values (B, K, T, D) behind each row's own; return all of them so far, (B, K, S, D)."""
+        T, end = k.size(2), max(self.lengths) + k.size(2)
+        assert end <= self.max_length, f"the cache holds {self.max_length} tokens, {end} are asked for"
+        for store, new in ((self.k[layer], k), (self.v[layer], v)):
+            if self.uniform:
+                store[:, :, end - T : end] = new
+            else:
+                rows = torch.arange(len(self.lengths), device=new.device).unsqueeze(1)
+                store[rows, :, self.positions(T, new.device)] = new.transpose(1, 2).to(store.dtype)
+        return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
+
+    def advance(self, T: int) -> None:
+        """Count the T tokens that a forward pass has just written."""
+        self.lengths = [length + T for length in self.lengths]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only `rows`, in this order (finished texts leave, a beam is copied)."""
+        index = torch.tensor(list(rows), device=self.k.device)
+        self.k, self.v = self.k[:, index], self.v[:, index]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def clear(self) -> None:
+        """Forget every token; the room stays allocated."""
+        self.lengths = [0] * len(self.lengths)

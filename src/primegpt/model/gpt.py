@@ -1,0 +1,316 @@
+"""A decoder-only Transformer, from first principles, in reading order: norm, rotation, attention, MLP, block, GPT.
+
+Letters in shapes: B batch, T time (new tokens), S keys seen (T without a cache), C channels (n_embd),
+H query heads, K key/value heads, D head width, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from primegpt.config import ModelConfig
+from primegpt.errors import MismatchError
+from primegpt.model.cache import KVCache
+from primegpt.model.loss import summed_cross_entropy
+from primegpt.seeds import derive_seed
+
+
+def norm(config: ModelConfig, size: int) -> nn.Module:
+    """The normalisation of the configured kind over the last dimension, `size` wide."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(size, config.norm_eps, config.norm_gain)
+    return nn.LayerNorm(size, config.norm_eps, config.norm_gain, config.bias)
+
+
+def rotary_table(config: ModelConfig) -> Tensor:
+    """Cosines and sines of every position's angles, (2, block_size, D / 2), always in fp32.
+
+    In bf16 the angle of position 4,095 would be off by whole turns. RoPE is Su et al. 2021, arXiv:2104.09864.
+    """
+    half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device="cpu") / config.head_size
+    angles = torch.outer(torch.arange(config.block_size, dtype=torch.float32, device="cpu"), config.rope_theta**-half)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle. x (B, T, heads, D); cos, sin (B or 1, T, 1, D / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √D), fp32 inside. q (B, H, T, D), k (B, H, S, D), mask (B or 1, 1, T, S) True where visible."""
+    scores = (q @ k.transpose(-2, -1)).float() * q.size(-1) ** -0.5  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1).to(q.dtype)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention as the formula reads; the same function as `F.scaled_dot_product_attention`. Returns (B, H, T, D).
+
+    The T x S scores are kept in memory, yet for short contexts on a CPU this is faster than the fused kernel.
+    """
+    return F.dropout(attention_weights(q, k, mask), dropout) @ v
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention; with n_kv_head < n_head, groups of queries share keys and values."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_size
+        self.dropout = config.dropout
+        self.kernel: Literal["sdpa", "explicit"] = "sdpa"  # set from outside, by measurement
+        self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_dim, config.bias)
+        self.c_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, config.bias)
+        self.q_norm = norm_heads(config)
+        self.k_norm = norm_heads(config)
+
+    def forward(self, x: Tensor, view: "View", layer: int) -> Tensor:
+        B, T, _ = x.shape
+        qkv = self.c_attn(x).view(B, T, self.n_head + 2 * self.n_kv_head, self.head_dim)
+        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)  # (B, T, H or K, D)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if view.rotation is not None:
+            q, k = rotate(q, *view.rotation), rotate(k, *view.rotation)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
+        if view.cache is not None:
+            k, v = view.cache.update(layer, k, v)  # (B, K, S, D)
+        y = self.attend(q, k.to(q.dtype), v.to(q.dtype), view)  # (B, H, T, D)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, self.n_head * self.head_dim))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, view: "View") -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        grouped = self.n_kv_head != self.n_head
+        if self.kernel == "sdpa" and view.maps is None:
+            mask = None if view.causal else view.mask
+            return F.scaled_dot_product_attention(q, k, v, mask, dropout, view.causal, enable_gqa=grouped)
+        if grouped:  # query head h reads key/value head h // (H / K)
+            k, v = (t.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for t in (k, v))
+        if view.maps is not None:
+            view.maps.append(attention_weights(q, k, view.mask))
+        return explicit_attention(q, k, v, view.mask, dropout)
+
+
+def norm_heads(config: ModelConfig) -> nn.Module:
+    """Per-head RMS norm of queries or keys (Qwen3; Henry et al. 2020, arXiv:2010.04245), or nothing."""
+    return nn.RMSNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else nn.Identity()
+
+
+class MLP(nn.Module):
+    """Position-wise: up, nonlinearity, down."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kind = config.mlp
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_size, config.bias)
+        self.c_gate = nn.Linear(config.n_embd, config.mlp_size, config.bias) if config.mlp == "swiglu" else None
+        self.c_proj = nn.Linear(config.mlp_size, config.n_embd, config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.c_fc(x)  # (B, T, intermediate_size)
+        if self.c_gate is not None:
+            h = F.silu(self.c_gate(x)) * h  # SwiGLU: Shazeer 2020, arXiv:2002.05202
+        elif self.kind == "relu2":
+            h = F.relu(h).square()  # So et al. 2021 (Primer), arXiv:2109.08668
+        else:
+            h = F.gelu(h, approximate="tanh")  # the GELU that GPT-2 was trained with
+        return self.c_proj(h)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.ln_1, self.attn = norm(config, config.n_embd), Attention(config)
+        self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, view: "View", layer: int) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), view, layer))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+@dataclass
+class View:
+    """What every block needs to know of where the tokens stand; computed once a forward pass."""
+
+    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B or 1, T, 1, D / 2)
+    mask: Tensor | None  # (B or 1, 1, T, S), True where visible; None = all visible
+    causal: bool  # the mask is the plain triangle, which fused kernels do without a tensor
+    cache: KVCache | None = None
+    maps: list[Tensor] | None = None  # collects the attention maps of a trace
+
+
+@dataclass
+class Trace:
+    """Inside a forward pass: `hidden` after the embedding and each block, (B, T, C); `maps` (B, H, T, T) a layer."""
+
+    hidden: list[Tensor]
+    maps: list[Tensor]
+    logits: Tensor
+
+
+class GPT(nn.Module):
+    """The model. `GPT(config, seed)` is initialised; the same seed gives the same weights on every device."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        assert config.vocab_size, "vocab_size comes from the tokenizer"
+        self.config = config
+        with torch.device("meta"):  # shapes first, values by `initialise` alone
+            self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+            self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
+            self.drop = nn.Dropout(config.dropout)
+            self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+            self.ln_f = norm(config, config.n_embd)
+            tied = config.tie_embeddings
+            self.lm_head = None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        self.to_empty(device="cpu")
+        # Not a buffer: `model.bfloat16()` must not round the angles.
+        self.rotary = rotary_table(config) if config.position == "rope" else None
+        initialise(self, seed)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+        targets: Tensor | None = None,
+        logits_for: Literal["all", "last"] | Tensor = "all",
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, T, V) for every position of `ids` (B, T), or what training needs.
+
+        - `logits_for="last"` gives (B, 1, V); a tensor (B,) names one position a row, also (B, 1, V).
+        - `targets` (B, T), -100 where ignored: returns the summed fp32 cross-entropy and how many targets counted.
+        - `segments` (B, T) numbers the documents in a row; attention stays inside one. `positions` (B, T) overrides
+          where a token stands (0, 1, 2, ... by default).
+        - `cache` holds the keys and values of the tokens before `ids`, one length a row, and takes in the new ones.
+        """
+        hidden = self.ln_f(
+            self.run_blocks(self.embed(ids, positions, cache), self.view(ids, positions, segments, cache))
+        )
+        if cache is not None:
+            cache.advance(ids.size(1))
+        if targets is not None:
+            return summed_cross_entropy(hidden, targets, self.logits, self.config.padded_vocab_size)
+        if isinstance(logits_for, Tensor):
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_for].unsqueeze(1)  # (B, 1, C)
+        elif logits_for == "last":
+            hidden = hidden[:, -1:]
+        return self.logits(hidden)
+
+    def embed(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The residual stream at its source: token (and learnt position) embeddings, (B, T, C)."""
+        x = self.wte(ids)
+        if self.wpe is not None:
+            x = x + self.wpe(self.place(ids, positions, cache))
+        return self.drop(x)
+
+    def place(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+        """Where each token stands in its text, (B or 1, T)."""
+        if positions is not None:
+            return positions
+        if cache is not None:
+            return cache.positions(ids.size(1), ids.device)
+        return torch.arange(ids.size(1), device=ids.device).unsqueeze(0)
+
+    def view(
+        self, ids: Tensor, positions: Tensor | None, segments: Tensor | None, cache: KVCache | None = None
+    ) -> View:
+        """Rotation and visibility, shared by all blocks."""
+        T = ids.size(1)
+        place = self.place(ids, positions, cache)
+        rotation = None
+        if self.rotary is not None:
+            self.rotary = self.rotary.to(ids.device)
+            cos, sin = self.rotary[:, place].unsqueeze(-2)  # (B or 1, T, 1, D / 2) each
+            rotation = cos, sin
+        if cache is not None:
+            assert segments is None, "a cache holds one document a row"
+            mask = cache.mask(T, ids.device)
+            return View(rotation, mask, causal=False, cache=cache)
+        mask = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril().view(1, 1, T, T)
+        if segments is not None:
+            mask = mask & (segments.unsqueeze(-1) == segments.unsqueeze(-2)).unsqueeze(1)  # (B, 1, T, T)
+        return View(rotation, mask, causal=segments is None)
+
+    def run_blocks(self, x: Tensor, view: View) -> Tensor:
+        for layer, block in enumerate(self.h):
+            x = block(x, view, layer)
+        return x  # (B, T, C)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., C) → logits (..., V); the padding rows of the head are never seen outside."""
+        head = self.wte.weight if self.lm_head is None else self.lm_head.weight
+        logits = F.linear(hidden, head)[..., : self.config.vocab_size]
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits.float() / cap)
+
+    @torch.no_grad()
+    def trace(self, ids: Tensor) -> Trace:
+        """Hidden states and attention maps of one forward pass over `ids` (B, T)."""
+        view = self.view(ids, None, None)
+        view.maps = []
+        hidden = [self.embed(ids)]
+        for layer, block in enumerate(self.h):
+            hidden.append(block(hidden[-1], view, layer))
+        return Trace(hidden, view.maps, self.logits(self.ln_f(hidden[-1])))
+
+    def use_attention(self, kernel: Literal["sdpa", "explicit"]) -> "GPT":
+        """Choose the implementation of attention; the function computed is the same."""
+        for block in self.h:
+            block.attn.kernel = kernel
+        return self
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter by name, detached; a tied head appears once, as the embedding."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> "GPT":
+        """Copy `weights` into the model's own storage. Raises MismatchError for a missing, extra or misshapen one."""
+        own = self.weights()
+        for name in sorted(own.keys() ^ weights.keys()):
+            raise MismatchError(f"weight {name!r} is {'missing from the file' if name in own else 'not in the model'}")
+        for name, tensor in own.items():
+            if tensor.shape != weights[name].shape:
+                shapes = f"{list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+                raise MismatchError(f"weight {name!r} has another shape: {shapes}")
+            tensor.copy_(weights[name])
+        return self
+
+
+@torch.no_grad()
+def initialise(model: GPT, seed: int) -> None:
+    """Every weight's first value, from the stream (seed, "init") alone.
+
+    - norms: gain 1, bias 0; biases: 0.
+    - matrices and embeddings: N(0, 0.02), as GPT-2.
+    - projections into the residual stream (`c_proj`): GPT-2 scales them by 1/sqrt(2 n_layer), so that the sum of
+      all branches starts with the variance of one; `residual_init = "zero"` starts every branch at nothing, which
+      lets a higher learning rate through (Zhang et al. 2019, arXiv:1901.09321).
+    - with zero branches the other matrices are N(0, 1/fan_in), and an untied head starts near zero, N(0, 0.001), so
+      that the first loss is ln V.
+    """
+    config, generator = model.config, torch.Generator().manual_seed(derive_seed(seed, "init"))
+    modern = config.residual_init == "zero"
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        elif name.endswith("c_proj.weight"):
+            std = 0.0 if modern else 0.02 * (2 * config.n_layer) ** -0.5
+            parameter.normal_(0.0, std, generator=generator) if std else parameter.zero_()
+        elif name.startswith("lm_head"):
+            parameter.normal_(0.0, 0.001 if modern else 0.02, generator=generator)
+        else:
+            std = parameter.size(1) ** -0.5 if modern and name.startswith("h.") else 0.02
+            parameter.normal_(0.0, std, generator=generator)
