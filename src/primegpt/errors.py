@@ -33,6 +33,10 @@ class DataError(UsageError):
     """A text cannot be used: missing, empty, too short, not UTF-8."""
 
 
+class TokenizerError(UsageError):
+    """A tokenizer folder is missing or damaged."""
+
+
 class RunFolderError(UsageError):
     """A run folder is missing, already there, or in use by another process."""
 

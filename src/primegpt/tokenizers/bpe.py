@@ -1,0 +1,181 @@
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): learnt here, exact for any text.
+
+Text is split by GPT-2's regular expression and, inside each part, the pair of neighbours that was learnt first is
+merged until none is left. The base vocabulary is the 256 bytes, so nothing is ever unknown. Hugging Face's
+`tokenizers` learns the merges; tiktoken, several times faster, encodes with them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from primegpt.errors import ConfigError
+from primegpt.tokenizers.base import SECTION, JsonTokenizer, SpecialTokens, refuse_collisions, special_kinds
+
+if TYPE_CHECKING:
+    import tiktoken
+
+Merge = tuple[bytes, bytes]
+
+# GPT-2's split, which exporters (llama.cpp) know by name only, in the equivalent form that runs fastest in tiktoken.
+SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# Where a letter or a digit is followed by whitespace or common punctuation, GPT-2's split always splits, whatever
+# stands around; so a text cut there keeps its ids.
+SURE_SPLIT = re.compile(r"[^\W_](?=[\s!-/:-@\[-`{-~、。，！？；：])")
+
+# The learner takes a hundred bytes of memory a character, and time that grows with the square of a run's length.
+LEARNER_SECTION = 5_000
+
+
+class ByteLevelBPE(JsonTokenizer):
+    """256 bytes, then one id a merge in the order they were learnt, then the special tokens.
+
+    Encoding equals that of `tokenizers` on the saved tokenizer.json, with one exception: in a stretch of more than
+    50,000 characters without a single letter or digit before whitespace or punctuation (a megabyte of one letter or
+    of spaces), pieces may be cut, because the splitter's stack or quadratic merging would not survive it. Decoding
+    gives back the text in every case.
+    """
+
+    kind = "bpe"
+    system_tokens = ("<|endoftext|>",)
+    eot_token = "<|endoftext|>"
+    pre_tokenizer: ClassVar[dict[str, object]] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    decoder: ClassVar[dict[str, object]] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+
+    def __init__(self, merges: Sequence[Merge], special_tokens: SpecialTokens | None = None) -> None:
+        """Raises ValueError if a merge joins what is not there yet or gives what is."""
+        self.merges = list(merges)
+        self._ranks = ranks_of(self.merges)
+        kinds = special_kinds(self.system_tokens, special_tokens)
+        names = [name for group in kinds.values() for name in group]
+        self._vocabulary = {to_letters(piece): rank for piece, rank in self._ranks.items()}
+        refuse_collisions(names, self._vocabulary)
+        specials = {name: len(self._ranks) + i for i, name in enumerate(names)}
+        super().__init__([*self._ranks, *(name.encode() for name in names)], specials, kinds)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: SpecialTokens | None = None
+    ) -> Self:
+        """Learn up to `vocab_size` - 256 - (special tokens) merges; fewer if the text has no pair left that repeats.
+
+        Raises ConfigError if `vocab_size` is missing or has no room for the bytes and the special tokens.
+        """
+        specials = sum(map(len, special_kinds(cls.system_tokens, special_tokens).values()))
+        if vocab_size is None or vocab_size < 256 + specials:
+            raise ConfigError(
+                f"tokenizer.vocab_size = {vocab_size} is too small for byte-level BPE",
+                f"use at least {256 + specials}: 256 bytes and {specials} special token(s)",
+            )
+        return cls(learn_merges(texts, vocab_size - 256 - specials), special_tokens)
+
+    @cached_property
+    def encoding(self) -> "tiktoken.Encoding":
+        """The same vocabulary as a tiktoken encoding."""
+        import tiktoken
+
+        return tiktoken.Encoding(
+            self.kind, pat_str=SPLIT, mergeable_ranks=self._ranks, special_tokens=self.special_tokens
+        )
+
+    def _sections(self, text: str) -> list[str]:
+        return sections(text)
+
+    def _encode_section(self, text: str) -> NDArray[np.unsignedinteger]:
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.id_dtype)
+
+    def _identity(self) -> dict[str, object]:
+        return {"split": "gpt2", "merges": [[left.hex(), right.hex()] for left, right in self.merges]}
+
+    def _model(self) -> dict[str, object]:
+        nothing = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
+        no = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
+        merges = [[to_letters(left), to_letters(right)] for left, right in self.merges]
+        return {"type": "BPE", **nothing, **no, "vocab": self._vocabulary, "merges": merges}
+
+    @classmethod
+    def _from_model(cls, model: dict[str, Any], special_tokens: SpecialTokens) -> Self:
+        return cls([(to_bytes(left), to_bytes(right)) for left, right in model["merges"]], special_tokens)
+
+
+def learn_merges(texts: Iterable[str], count: int) -> list[Merge]:
+    """The `count` merges (or fewer) that byte-pair encoding learns from `texts`, in order.
+
+    The same text gives the same merges on any number of threads, and however it is divided among `texts` at places
+    that are a split anyway. TOKENIZERS_PARALLELISM is left to the user: nothing but this function uses the library.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + count,
+        min_frequency=2,  # a pair seen once is a spelling, not a regularity
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    parts = (part for text in texts for part in sections(text, LEARNER_SECTION))
+    learner.train_from_iterator(parts, trainer)
+    model = json.loads(learner.to_str())["model"]
+    return [(to_bytes(left), to_bytes(right)) for left, right in model["merges"]]
+
+
+def sections(text: str, size: int = SECTION) -> list[str]:
+    """`text` cut into parts of at most `size` characters, at sure splits wherever there is one in half a part."""
+    cut, start = [], 0
+    while len(text) - start > size:
+        found = SURE_SPLIT.search(text, start + size // 2, start + size)
+        end = found.end() if found else start + size
+        cut.append(text[start:end])
+        start = end
+    return [*cut, text[start:]]
+
+
+def ranks_of(merges: Iterable[Merge]) -> dict[bytes, int]:
+    """Bytes -> id. tiktoken merges whichever neighbours give the lowest of these, so ids must be in learnt order."""
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(LETTERS)}
+    for left, right in merges:
+        if left not in ranks or right not in ranks or left + right in ranks:
+            raise ValueError(f"the merge of {left!r} and {right!r} is out of order")
+        ranks[left + right] = len(ranks)
+    return ranks
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte, in GPT-2's order of ids: Ġ for the space, Ċ for the newline.
+
+    Bytes that print in Latin-1 stand for themselves; the others take the code points from 256 on, in turn.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+LETTERS = byte_letters()
+BYTES = {letter: byte for byte, letter in LETTERS.items()}
+
+
+def to_letters(piece: bytes) -> str:
+    """Bytes as tokenizer.json spells them: b" the" is "Ġthe"."""
+    return "".join([LETTERS[byte] for byte in piece])
+
+
+def to_bytes(letters: str) -> bytes:
+    """The inverse of `to_letters`. Raises KeyError on a character that stands for no byte."""
+    return bytes([BYTES[letter] for letter in letters])

@@ -1,0 +1,84 @@
+"""One small tokenizer of each kind, trained once, and what others make of its files."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from primegpt import tokenizers
+
+CONTROLS = {"control": ["<song>", "</song>", "<prompt>"], "structure": ["[chorus]", "[verse]"]}
+
+
+def make_corpus(words: int = 6000, seed: int = 0) -> str:
+    """Text with the statistics that BPE feeds on: few frequent words, many rare ones, several scripts."""
+    rng = random.Random(seed)
+    stems = [
+        "lo",
+        "ve",
+        "ri",
+        "ver",
+        "ing",
+        "song",
+        "the",
+        "re",
+        "é",
+        "日本",
+        "語",
+        "при",
+        "вет",
+        "12",
+        "7",
+        "😀",
+        "n't",
+    ]
+    lexicon = ["".join(rng.choices(stems, k=rng.randint(1, 4))) for _ in range(400)]
+    weights = [1 / (rank + 1) for rank in range(400)]
+    ends = rng.choices([" ", ", ", ".\n", "\n\n", "  ", "!\t", "'s "], [12, 2, 2, 1, 1, 1, 1], k=words)
+    return "".join(word + end for word, end in zip(rng.choices(lexicon, weights, k=words), ends, strict=True))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> str:
+    return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def char(corpus):
+    return tokenizers.train("char", [corpus], special_tokens=CONTROLS)
+
+
+@pytest.fixture(scope="session")
+def bpe(corpus):
+    return tokenizers.train("bpe", [corpus], 600, CONTROLS)
+
+
+@pytest.fixture(scope="session", params=["char", "bpe"])
+def tokenizer(request):
+    """Each kind in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def huggingface(tmp_path_factory):
+    """The `tokenizers` library's reading of what we saved, told (as every caller must) that text is ordinary."""
+    from tokenizers import Tokenizer
+
+    def read(tokenizer):
+        folder = tmp_path_factory.mktemp(tokenizer.kind)
+        tokenizer.save(folder)
+        theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        theirs.encode_special_tokens = True
+        return theirs
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    root = Path(__file__).parents[2]
+    folder = Path(os.environ.get("PRIMEGPT_SHARED_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the shared data is not here")
+    return folder
