@@ -1,0 +1,209 @@
+"""Windows of a token stream as batches: a pure function of (seed, step), with no position to save or restore.
+
+The N tokens of a split are one stream, each document opened by the end-of-text id, and the stream is a circle. One
+epoch lays n = ceil(N / T) windows of T targets around it, starting at a random phase, and visits them in a random
+order. Window i reads T tokens and is asked for the token after each:
+
+    stream   … a  b  c  d  e  f …
+    ids         a  b  c  d           T = 4
+    targets        b  c  d  e
+
+Seen from the targets the windows are tiles, so every token is a target exactly once an epoch, the first included
+(its context is the end of the stream). Where N is no multiple of T, the last tile overlaps the first; the targets
+that would count twice are ignored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from primegpt.data.shards import Shards
+from primegpt.errors import DataError
+from primegpt.seeds import derive_seed
+
+IGNORED = -100  # a target that is not in the loss, as in torch's cross_entropy
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One micro-batch: B windows of T tokens."""
+
+    ids: Tensor
+    """(B, T) int64."""
+    targets: Tensor
+    """(B, T) int64, the token after each id; IGNORED where it is not in the loss."""
+    segments: Tensor | None
+    """(B, T) int64, the number of the document within the row, from 0; only when documents are isolated."""
+    positions: Tensor | None
+    """(B, T) int64, counted from 0 in each document of the row; only when documents are isolated."""
+    first_example: int
+    """Index of the first row among all examples of the run: names this micro-batch's random stream."""
+
+    @property
+    def supervised(self) -> int:
+        """Number of targets in the loss."""
+        return int((self.targets != IGNORED).sum())
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on `device`; itself when it is there already."""
+        if self.ids.device.type == device:
+            return self
+        moved = (None if t is None else t.to(device) for t in (self.ids, self.targets, self.segments, self.positions))
+        ids, targets, segments, positions = moved
+        assert ids is not None
+        assert targets is not None
+        return Batch(ids, targets, segments, positions, self.first_example)
+
+
+class TrainingWindows:
+    """The shuffled training windows of a stream. Example e of a run is a window of epoch e // examples_per_epoch.
+
+    With a `stride`, windows of T targets start every `stride` tokens instead, all targets supervised: below T they
+    overlap, and each token is seen T / stride times an epoch. Raises DataError if the stream is too short for one.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        sequence_length: int,
+        batch_size: int,
+        gradient_accumulation_steps: int,
+        seed: int,
+        stride: int | None = None,
+        isolate_documents: bool = False,
+    ) -> None:
+        if len(shards) <= sequence_length:
+            raise DataError(
+                f"the {shards.split} split has {len(shards):,} tokens, fewer than a window of {sequence_length:,} + 1",
+                "add text or lower train.sequence_length",
+            )
+        self.shards, self.seed = shards, seed
+        self.sequence_length, self.batch_size, self.stride = sequence_length, batch_size, stride
+        self.isolate_documents = isolate_documents
+        self.examples_per_step = batch_size * gradient_accumulation_steps
+        self.tokens_per_step = self.examples_per_step * sequence_length
+        self.examples_per_epoch = -(-len(shards) // (stride or sequence_length))
+        self._shuffled = (-1, 0, np.empty(0, np.uint32))
+
+    def halved(self) -> "TrainingWindows":
+        """The same steps in twice as many micro-batches of half the size."""
+        return TrainingWindows(
+            self.shards,
+            sequence_length=self.sequence_length,
+            batch_size=self.batch_size // 2,
+            gradient_accumulation_steps=2 * self.gradient_accumulation_steps,
+            seed=self.seed,
+            stride=self.stride,
+            isolate_documents=self.isolate_documents,
+        )
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        return self.examples_per_step // self.batch_size
+
+    def epoch(self, step: int) -> float:
+        """Epochs completed before `step`."""
+        return step * self.examples_per_step / self.examples_per_epoch
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """The micro-batches of optimizer step `step` (from 0); together, the same rows however they are split."""
+        first = step * self.examples_per_step
+        batch = self._assemble(first)
+        return [_rows(batch, row, self.batch_size) for row in range(0, self.examples_per_step, self.batch_size)]
+
+    def _assemble(self, first_example: int) -> Batch:
+        starts, supervised = self._windows(np.arange(first_example, first_example + self.examples_per_step))
+        return _assemble(self.shards, starts, supervised, self.sequence_length, self.isolate_documents, first_example)
+
+    def _windows(self, examples: Integers) -> tuple[Integers, Integers]:
+        """Where the windows of `examples` start in the stream, and how many of their targets count; (B,) each."""
+        n_tokens, spacing = len(self.shards), self.stride or self.sequence_length
+        epochs, places = np.divmod(examples, self.examples_per_epoch)
+        phases, windows = np.empty_like(examples), np.empty_like(examples)
+        for epoch in range(epochs[0], epochs[-1] + 1):  # one, unless the step straddles an epoch's end
+            here = epochs == epoch
+            phases[here], order = self._shuffle(epoch)
+            windows[here] = order[places[here]]
+        starts = windows * spacing
+        targets = self.sequence_length if self.stride else np.minimum(self.sequence_length, n_tokens - starts)
+        return (phases + starts) % n_tokens, np.broadcast_to(targets, starts.shape)
+
+    def _shuffle(self, epoch: int) -> tuple[int, npt.NDArray[np.unsignedinteger]]:
+        """The phase of an epoch and the order of its windows, kept until another epoch is asked for."""
+        if self._shuffled[0] != epoch:
+            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "data order", epoch)))
+            phase = int(generator.integers(len(self.shards)))
+            order = np.arange(self.examples_per_epoch, dtype=np.min_scalar_type(self.examples_per_epoch))
+            generator.shuffle(order)
+            self._shuffled = (epoch, phase, order)
+        return self._shuffled[1:]
+
+
+def validation_batches(
+    shards: Shards,
+    *,
+    sequence_length: int,
+    batch_size: int,
+    max_targets: int | None = None,
+    isolate_documents: bool = False,
+) -> Iterator[Batch]:
+    """Non-overlapping windows in order: tokens 1 … N - 1 are targets once each, or only the first `max_targets`.
+
+    The last window is filled up with ignored targets, the last batch may have fewer rows. Raises DataError when there
+    is no token to predict.
+    """
+    n_targets = min(len(shards) - 1, max_targets or len(shards))
+    if n_targets < 1:
+        raise DataError(f"the {shards.split} split has no token to predict", "add text")
+    starts = np.arange(0, n_targets, sequence_length)
+    supervised = np.minimum(sequence_length, n_targets - starts)
+    for first in range(0, len(starts), batch_size):
+        rows = slice(first, first + batch_size)
+        yield _assemble(shards, starts[rows], supervised[rows], sequence_length, isolate_documents, first)
+
+
+def _assemble(
+    shards: Shards, starts: Integers, supervised: Integers, length: int, isolate_documents: bool, first_example: int
+) -> Batch:
+    """The windows at `starts` (B,) around the circle, of whose targets the first `supervised` (B,) count."""
+    positions = starts[:, None] + np.arange(length + 1)  # (B, T + 1), unwrapped: past N the circle begins again
+    tokens = shards.gather(positions % len(shards))
+    pair = np.empty((2, len(starts), length), np.int64)  # one allocation, one tensor
+    pair[0], pair[1] = tokens[:, :-1], tokens[:, 1:]
+    if (supervised < length).any():
+        pair[1][np.arange(length) >= supervised[:, None]] = IGNORED
+    ids, targets = torch.from_numpy(pair)
+    if not isolate_documents:
+        return Batch(ids, targets, None, None, first_example)
+    segments, restarted = torch.from_numpy(_documents(shards, positions[:, :-1]))
+    return Batch(ids, targets, segments, restarted, first_example)
+
+
+def _documents(shards: Shards, positions: Integers) -> Integers:
+    """Document number within the row, and position within that document, (2, B, T), of unwrapped positions (B, T)."""
+    turns, wrapped = np.divmod(positions, len(shards))
+    documents = shards.document_index(wrapped)  # (B, T)
+    starts = shards.document_starts[documents] + turns * len(shards)
+    # A new turn of the circle opens a new document even if the stream holds a single one.
+    segments = documents + turns * shards.n_documents
+    first = positions[:, :1]  # a document that began before the row is counted from the start of the row
+    return np.stack([segments - segments[:, :1], positions - np.maximum(starts, first)])
+
+
+def _rows(batch: Batch, first: int, count: int) -> Batch:
+    """Rows first … first + count - 1 of a batch, without copying."""
+    rows = slice(first, first + count)
+    return Batch(
+        batch.ids[rows],
+        batch.targets[rows],
+        None if batch.segments is None else batch.segments[rows],
+        None if batch.positions is None else batch.positions[rows],
+        batch.first_example + first,
+    )

@@ -1,0 +1,266 @@
+"""Tokenized text on disk: fixed-size files of token ids that are memory-mapped, so a corpus need not fit in memory.
+
+    folder/
+      tokens-00000.bin …   token ids, little-endian uint16 (ids below 65,536) or uint32, one after another
+      documents.bin        where each document starts in the stream of tokens, little-endian uint64
+      manifest.json        what belongs together: sizes and SHA-256 of the files, tokenizer, source, split
+
+Files get their names when they are whole, and the manifest is written last: a folder that has one is complete.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from primegpt.errors import DataError, MismatchError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+DOCUMENTS = "documents.bin"
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+PREPARE_AGAIN = "delete that folder and prepare the data again"
+
+
+class ShardWriter:
+    """Appends documents to a stream of tokens that is cut into files of `shard_tokens` ids.
+
+    >>> with ShardWriter(folder, tokenizer.id_dtype) as writer:
+    ...     writer.write(ids)  # once a document
+    ...     writer.close(tokenizer_fingerprint=..., source_fingerprint=..., split="train", text_bytes=...)
+
+    Leaving the block without `close` leaves no manifest, and so nothing that opens as shards.
+    """
+
+    def __init__(self, folder: str | Path, dtype: npt.DTypeLike, shard_tokens: int = 100_000_000) -> None:
+        self.dtype, self.shard_tokens = np.dtype(dtype).name, shard_tokens
+        if self.dtype not in DTYPES:
+            raise ValueError(f"tokens are stored as {' or '.join(DTYPES)}, not {self.dtype}")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on the folder is not whole
+        self.n_tokens = 0
+        self._documents = _HashedFile(self.folder / DOCUMENTS)
+        self._tokens: list[_HashedFile] = []
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (*self._tokens, self._documents):
+            file.abandon()
+
+    def write(self, ids: npt.ArrayLike) -> None:
+        """Append one document, (n,) ids. Raises ValueError if it is empty or an id does not fit the dtype."""
+        tokens = self._checked(np.asarray(ids))
+        self._documents.write(np.uint64(self.n_tokens).astype("<u8").tobytes())
+        while len(tokens):
+            room = self.shard_tokens - self.n_tokens % self.shard_tokens
+            self._current_file().write(tokens[:room].tobytes())
+            self.n_tokens += len(tokens[:room])
+            tokens = tokens[room:]
+
+    def close(self, *, tokenizer_fingerprint: str, source_fingerprint: str, split: str, text_bytes: int) -> None:
+        """Finish the files and write the manifest. `text_bytes` is the size of the text in UTF-8."""
+        if not self.n_tokens:
+            raise ValueError("no document was written")
+        files = [*self._tokens, self._documents]
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "dtype": self.dtype,
+            "n_tokens": self.n_tokens,
+            "text_bytes": text_bytes,
+            "split": split,
+            "tokenizer_fingerprint": tokenizer_fingerprint,
+            "source_fingerprint": source_fingerprint,
+            "files": {file.path.name: file.finish() for file in files},
+        }
+        manifest["fingerprint"] = _fingerprint(manifest)
+        file = _HashedFile(self.folder / MANIFEST)
+        file.write((json.dumps(manifest, indent=2) + "\n").encode())
+        file.finish()
+
+    def _checked(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        # Without this check numpy would wrap a large id around to a small one, silently.
+        if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+            raise ValueError(f"a document is a non-empty row of integer ids, not {ids.dtype} of shape {ids.shape}")
+        low, high, largest = int(ids.min()), int(ids.max()), np.iinfo(DTYPES[self.dtype]).max
+        if low < 0 or high > largest:
+            raise ValueError(f"token id {low if low < 0 else high} is outside 0…{largest}, which {self.dtype} holds")
+        return ids.astype(DTYPES[self.dtype])
+
+    def _current_file(self) -> "_HashedFile":
+        if self.n_tokens % self.shard_tokens == 0:
+            if self._tokens:
+                self._tokens[-1].finish()
+            self._tokens.append(_HashedFile(self.folder / f"tokens-{len(self._tokens):05d}.bin"))
+        return self._tokens[-1]
+
+
+class Shards:
+    """A finished stream of tokens, memory-mapped and read-only. `len(shards)` is its number of tokens."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.fingerprint: str = manifest["fingerprint"]
+        self.tokenizer_fingerprint: str = manifest["tokenizer_fingerprint"]
+        self.source_fingerprint: str = manifest["source_fingerprint"]
+        self.split: str = manifest["split"]
+        self.text_bytes: int = manifest["text_bytes"]
+        """Size of the text in UTF-8."""
+        self.dtype = DTYPES[manifest["dtype"]]
+        names = sorted(name for name in manifest["files"] if name != DOCUMENTS)
+        self._files = [_map(folder / name, self.dtype) for name in names]
+        # Read as int64, the type of positions: searchsorted would convert the whole array on every call otherwise.
+        self.document_starts: npt.NDArray[np.int64] = _map(folder / DOCUMENTS, np.dtype("<i8"))
+        """Where each document starts in the stream, ascending from 0; (n_documents,)."""
+        self._file_starts = np.cumsum([0, *(len(file) for file in self._files)])
+
+    @classmethod
+    def open(cls, folder: str | Path, tokenizer_fingerprint: str | None = None) -> "Shards":
+        """Open finished shards; names and sizes of the files are checked, their contents by `verify`.
+
+        Raises DataError if they are missing or damaged, MismatchError if another tokenizer wrote them.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        found = manifest["tokenizer_fingerprint"]
+        if tokenizer_fingerprint not in (None, found):
+            raise MismatchError(
+                f"{folder}: these shards were written by tokenizer {found}, not by {tokenizer_fingerprint}",
+                "use the tokenizer they were prepared with, or prepare the data again",
+            )
+        try:
+            for name, entry in manifest["files"].items():
+                _check_size(folder / name, entry["bytes"])
+            return cls(folder, manifest)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def verify(self) -> "Shards":
+        """Compare every file with its SHA-256 (over 1 GB/s). Raises DataError naming a damaged one."""
+        try:
+            for name, entry in self.manifest["files"].items():
+                _check_hash(self.folder / name, entry["sha256"])
+        except OSError as error:
+            raise _unreadable(error) from error
+        return self
+
+    def close(self) -> None:
+        """Let go of the files (Windows cannot delete or rename an open one)."""
+        self._files, self.document_starts = [], np.empty(0, np.int64)
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.manifest["n_tokens"]
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.document_starts)
+
+    def slice(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """A copy of the tokens at start … stop - 1, across files."""
+        pieces = zip(self._file_starts, self._files, strict=False)
+        return np.concatenate([file[max(start - first, 0) : max(stop - first, 0)] for first, file in pieces])
+
+    def gather(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """A copy of the tokens at `positions` of the stream, in their shape."""
+        if len(self._files) == 1:
+            return self._files[0][positions]
+        which = self._file_index(positions)
+        tokens = np.empty(positions.shape, self.dtype)
+        for index in np.unique(which):
+            here = which == index
+            tokens[here] = self._files[index][positions[here] - self._file_starts[index]]
+        return tokens
+
+    def document_index(self, positions: npt.ArrayLike) -> Any:
+        """Which document (from 0) the tokens at `positions` belong to, in their shape."""
+        return np.searchsorted(self.document_starts, positions, side="right") - 1
+
+    def _file_index(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._file_starts, positions, side="right") - 1
+
+
+class _HashedFile:
+    """A file that is hashed while written, and gets its name only when it is safely on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._partial = path.with_name(path.name + ".partial")
+        self._sha256 = hashlib.sha256()
+        self._file = self._partial.open("wb")
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size += len(data)
+
+    def finish(self) -> dict[str, Any]:
+        """Flush to the disk and rename; the size and SHA-256 for the manifest. Calling it again does no harm."""
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self.path)
+        return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
+
+    def abandon(self) -> None:
+        """Close and remove what was not finished."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    # As a plain array: indexing np.memmap itself pays for its subclass on every call.
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else in the manifest, and through its hashes over every byte of the shards."""
+    rest = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        version, whole = manifest["format_version"], manifest["fingerprint"] == _fingerprint(manifest)
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror or error}", "there are no finished shards; prepare the data"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from error
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}", PREPARE_AGAIN)
+    if not whole:
+        raise DataError(f"{path} is damaged: its fingerprint does not match its content", PREPARE_AGAIN)
+    return manifest
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size
+    if size != expected:
+        raise DataError(f"{path} is damaged: {size:,} bytes instead of {expected:,}", PREPARE_AGAIN)
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise DataError(f"{path} is damaged: its SHA-256 has changed", PREPARE_AGAIN)
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: {error.strerror or error}", PREPARE_AGAIN)
