@@ -1,0 +1,46 @@
+"""SIGINT and SIGTERM as a polite request: finish the micro-batch, save, leave; a second SIGINT leaves at once."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from primegpt.errors import PrimegptError
+
+
+class Interrupted(PrimegptError):
+    """The run was asked to stop. `exit_code` follows the shell's custom: 130 for SIGINT, 143 for SIGTERM."""
+
+    def __init__(self, number: int, what: str = "interrupted", remedy: str = "") -> None:
+        super().__init__(what, remedy)
+        self.number, self.exit_code = number, 128 + number
+
+
+class Interrupts:
+    """While entered, signals only set a flag; `poll()` raises Interrupted at a moment of the caller's choosing."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "Interrupts":
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received == number == signal.SIGINT:
+            os._exit(130)
+        self.received = number
+
+    def poll(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.received is not None:
+            raise Interrupted(self.received)

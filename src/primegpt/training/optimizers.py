@@ -1,0 +1,151 @@
+"""AdamW and Muon: which parameters each one moves, how far, and their state by parameter name."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from primegpt.config import TrainConfig
+from primegpt.errors import CheckpointError
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal: every direction of a matrix moves equally far.
+
+    For the 2-D weights inside blocks only. After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    Matrices of equal shape (and the transposes of tall ones) are orthogonalised together as one batch, since on a
+    small model the calls cost more than the arithmetic. `lr` is the spectral norm of a square matrix's step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        iterations: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.iterations, self.dtype = iterations, dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyrefly: ignore[bad-override]
+        assert closure is None, "Muon takes its gradients from .grad"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = [self._momentum(p, p.grad, group["momentum"]) for p in params]
+            directions = orthogonalise_all(updates, self.iterations, self.dtype)
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            for p, direction in zip(params, directions, strict=True):
+                # A tall matrix has fewer directions than rows: widen the step so that its entries move alike.
+                p.add_(direction, alpha=-group["lr"] * math.sqrt(max(1, p.size(0) / p.size(1))))
+
+    def _momentum(self, p: Tensor, gradient: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of p's gradient, same shape."""
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum)
+
+
+def orthogonalise_all(matrices: list[Tensor], iterations: int, dtype: torch.dtype) -> list[Tensor]:
+    """The nearest (semi-)orthogonal matrix to each, in batches of one shape; wide ones are handled transposed."""
+    batches: dict[tuple[int, int], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        batches.setdefault((max(matrix.shape), min(matrix.shape)), []).append(i)
+    result: list[Tensor] = list(matrices)
+    for members in batches.values():
+        tall = [matrices[i] if matrices[i].size(0) >= matrices[i].size(1) else matrices[i].T for i in members]
+        for i, direction in zip(members, newton_schulz(torch.stack(tall), iterations, dtype), strict=True):
+            result[i] = direction if matrices[i].size(0) >= matrices[i].size(1) else direction.T
+    return result
+
+
+def newton_schulz(x: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    """Drive the singular values of each tall matrix in x (N, rows, columns) towards 1, by matrix products alone.
+
+    An odd polynomial a x + b x xᵀx + c x (xᵀx)² applied repeatedly; the coefficients are tuned for speed, so that
+    singular values end in about (0.7, 1.2) rather than at 1, which serves an optimizer as well.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    for _ in range(iterations):
+        gram = x.mT @ x  # (N, columns, columns)
+        x = torch.baddbmm(x, x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), beta=a)
+    return x.float()
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Weight decay is for matrices and embeddings; biases and gains, which are vectors, are left alone."""
+    return parameter.dim() >= 2
+
+
+def is_matrix_of_block(name: str, parameter: Tensor) -> bool:
+    """What Muon moves: the 2-D weights inside blocks; embeddings, head and vectors stay with AdamW."""
+    return parameter.dim() == 2 and name.startswith("h.")
+
+
+class Optimizers:
+    """The optimizers of one model behind one `step`, with state saved and restored by parameter name."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, matmul_dtype: torch.dtype = torch.float32) -> None:
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
+        adam = [p for p in self.names if not any(p is other for other in muon)]
+        groups = [
+            {"params": [p for p in adam if decays(self.names[p], p)], "weight_decay": config.weight_decay},
+            {"params": [p for p in adam if not decays(self.names[p], p)], "weight_decay": 0.0},
+        ]
+        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
+        self.members: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.learning_rate,
+                betas=(config.beta1, config.beta2),
+                eps=1e-8,
+                fused=fused,
+            )
+        ]
+        if muon:
+            rate, decay = config.muon_learning_rate, config.weight_decay
+            self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype))
+        self.peaks = [[group["lr"] for group in member.param_groups] for member in self.members]
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Put every group at `factor` times its own peak."""
+        for member, peaks in zip(self.members, self.peaks, strict=True):
+            for group, peak in zip(member.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def step(self) -> None:
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self) -> None:
+        for member in self.members:
+            member.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every state tensor as "parameter/kind"."""
+        return {
+            f"{self.names[parameter]}/{kind}": tensor
+            for member in self.members
+            for parameter, state in member.state.items()
+            for kind, tensor in state.items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned. Raises CheckpointError when it belongs to other parameters."""
+        by_name = {name: parameter for parameter, name in self.names.items()}
+        owner = {p: member for member in self.members for group in member.param_groups for p in group["params"]}
+        for key, tensor in tensors.items():
+            name, _, kind = key.rpartition("/")
+            if name not in by_name:
+                raise CheckpointError(f"optimizer state {key!r} belongs to no parameter of this model")
+            parameter = by_name[name]
+            owner[parameter].state[parameter][kind] = tensor.to(parameter.device, copy=True)

@@ -1,0 +1,256 @@
+"""What is chosen or measured once, before step 1: device, precision, threads, attention, and the steps that fit.
+
+The result is an ordinary configuration with nothing left open. It is printed, written to the run, and reused on
+resume, since a run is exactly repeatable only under the same choices.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from primegpt.config import Config
+from primegpt.data.batches import TrainingWindows
+from primegpt.data.prepare import Corpus
+from primegpt.model.gpt import GPT
+from primegpt.model.size import human_bytes, human_count, parameter_count, training_memory
+from primegpt.training.optimizers import Optimizers
+from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
+from primegpt.training.trainer import compute_gradients, update
+
+DEFAULT_MINUTES = 3.0
+EVALUATIONS = 10
+EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
+SAMPLES = 4
+PROBE_SECONDS = 0.4  # of steps timed for each candidate
+
+Kernel = Literal["sdpa", "explicit"]
+
+
+def recipe(text_bytes: int | None, device: str, minutes: float | None, preset: str = "prime") -> dict[str, Any]:
+    """The zero-config layer: what to train on `text_bytes` of text in `minutes` on `device`, nothing else known.
+
+    Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
+    time there is, not with the text: on a CPU, minutes are what is scarce. Measured in docs/experiments.md.
+    """
+    minutes, text_bytes = minutes or DEFAULT_MINUTES, text_bytes or 1_000_000  # a stream's size is not known
+    size = _network(device, minutes)
+    char = text_bytes < 3_000_000
+    vocab_size = 2048 if text_bytes < 20_000_000 else 8192 if text_bytes < 500_000_000 else 16384
+    return {
+        "model": {"preset": preset, **size["model"]},
+        "tokenizer": {"kind": "char"} if char else {"kind": "bpe", "vocab_size": vocab_size},
+        "train": size["train"],
+    }
+
+
+def _network(device: str, minutes: float) -> dict[str, dict[str, Any]]:
+    """Width, depth, context and batch by the compute there is."""
+    if device == "cuda":
+        return {
+            "model": {"n_layer": 12, "n_head": 6, "n_embd": 768, "block_size": 512},
+            "train": {"batch_size": 64},
+        }
+    if minutes < 1:
+        return {
+            "model": {"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 64},
+            "train": {"batch_size": 32},
+        }
+    if minutes < 8:
+        return {
+            "model": {"n_layer": 4, "n_head": 3, "n_embd": 192, "block_size": 128},
+            "train": {"batch_size": 16},
+        }
+    return {
+        "model": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256},
+        "train": {"batch_size": 16},
+    }
+
+
+def prepare_device(config: Config) -> Config:
+    """Resolve device, precision and threads, and set the process up for them."""
+    train = config.train
+    device = choose_device(train.device)
+    threads = train.threads or available_threads()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 cost a hundred times as much and mean nothing here
+    precision = choose_precision(train.precision, device)
+    return config.with_values(train={"device": device, "threads": threads, "precision": precision})
+
+
+def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config:
+    """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone.
+
+    Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
+    flags leave nothing to measure.
+    """
+    train = config.train
+    length = train.sequence_length or config.model.block_size
+    config = config.with_values(train={"sequence_length": length})
+    windows = training_windows(config, corpus)
+    times = measure_steps(config, windows)
+    kernel = min(times, key=lambda name: times[name])
+    step_seconds = times[kernel]
+
+    tokens_per_step = windows.tokens_per_step
+    eval_seconds_per_token = step_seconds / tokens_per_step / 3  # forward is a third of forward and backward
+    minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
+    steps = steps_for_counted_budget(config, windows)
+    training_seconds = 0.0
+    if minutes is not None:
+        closing = eval_seconds_per_token * len(corpus.val) + 3.0  # the full evaluation, the plot, the last samples
+        training_seconds = max(1.0, 60 * minutes - elapsed - closing)
+        steps = max(1, int(training_seconds * (1 - EVALUATION_SHARE - 0.04) / step_seconds))
+    assert steps is not None
+
+    budget = training_seconds or steps * step_seconds
+    values: dict[str, Any] = intervals(config, steps)
+    values |= {"max_steps": steps, "minutes": None, "tokens": None, "epochs": None, "attention": kernel}
+    small = 4 * parameter_count(config.model) < 50e6
+    values["keep_checkpoints"] = train.keep_checkpoints or ("milestones" if small else 3)
+    val_tokens = config.data.val_tokens or affordable_targets(config, budget, eval_seconds_per_token)
+    start = config.generate.start_document
+    record = {
+        "device": train.device,
+        "threads": train.threads,
+        "train_tokens": len(corpus.train),
+        "step_seconds": step_seconds,
+        "peak_flops": matmul_rate(train.device, Precision(train.precision, train.device).dtype),
+        "training_seconds": training_seconds,
+        "expected_seconds": training_seconds or steps * step_seconds * (1 + EVALUATION_SHARE + 0.04),
+        "expected_memory_mb": training_memory(config.with_values(train={"attention": kernel})).total / 1e6,
+        "notes": [f"attention {name}: {1000 * seconds:.1f} ms a step" for name, seconds in times.items()],
+    }
+    return config.with_values(
+        train=values,
+        data={"val_tokens": min(val_tokens, len(corpus.val) - 1)},
+        generate={"start_document": corpus.n_documents > 1 if start is None else start},
+        plan=record,
+    )
+
+
+def training_windows(config: Config, corpus: Corpus) -> TrainingWindows:
+    """The batches of a run, as its configuration describes them."""
+    train = config.train
+    return TrainingWindows(
+        corpus.train,
+        sequence_length=train.sequence_length or config.model.block_size,
+        batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        seed=train.seed,
+        stride=config.data.stride,
+        isolate_documents=config.data.isolate_documents,
+    )
+
+
+def steps_for_counted_budget(config: Config, windows: TrainingWindows) -> int | None:
+    """The steps of a budget in steps, tokens or epochs; None when none of these is given."""
+    train = config.train
+    if train.tokens:
+        return math.ceil(train.tokens / windows.tokens_per_step)
+    if train.epochs:
+        return math.ceil(train.epochs / windows.epoch(1))
+    return train.max_steps
+
+
+def intervals(config: Config, steps: int) -> dict[str, int]:
+    """How often to log, evaluate, sample and save, where the user has not said."""
+    train = config.train
+    evaluation = train.eval_interval or max(1, math.ceil(steps / EVALUATIONS))
+    return {
+        "eval_interval": evaluation,
+        "sample_interval": train.sample_interval or max(1, math.ceil(steps / SAMPLES)),
+        "checkpoint_interval": train.checkpoint_interval or evaluation,
+        "log_interval": train.log_interval or max(1, math.ceil(steps / 500)),
+    }
+
+
+def affordable_targets(config: Config, budget: float, seconds_per_token: float) -> int:
+    """Validation targets that keep all evaluations (train and validation set each time) within their share."""
+    affordable = EVALUATION_SHARE * budget / (2 * (EVALUATIONS + 1)) / seconds_per_token
+    batch = config.train.batch_size * (config.train.sequence_length or config.model.block_size)
+    return batch * max(1, round(affordable / batch))
+
+
+def measure_steps(config: Config, windows: TrainingWindows) -> dict[Kernel, float]:
+    """Seconds of one optimizer step for each attention implementation that is in question, on a throw-away model."""
+    wanted = config.train.attention
+    candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
+    if wanted == "auto" and config.train.device == "cuda":
+        candidates = ("sdpa",)
+    model = GPT(config.model, config.train.seed).to(config.train.device)
+    return {kernel: measure_step(config, model.use_attention(kernel), windows) for kernel in candidates}
+
+
+def measure_step(config: Config, model: GPT, windows: TrainingWindows) -> float:
+    """Median seconds of one optimizer step, two warm-ups aside."""
+    precision = Precision(config.train.precision, config.train.device)
+    optimizers = Optimizers(model, config.train, precision.dtype)
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < PROBE_SECONDS and len(times) < 100):
+        start = time.perf_counter()
+        compute_gradients(model, windows.micro_batches(len(times)), precision, config.train.seed, len(times))
+        update(model, optimizers, precision, config.train.grad_clip)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
+    """The plan in words, a row a choice, for printing."""
+    model, train, plan = config.model, config.train, config.plan
+    parameters = parameter_count(model)
+    windows = training_windows(config, corpus)
+    steps = train.max_steps or 0
+    total = steps * windows.tokens_per_step
+    text = f"{human_bytes(corpus.train_bytes)} to train on, {human_bytes(corpus.val_bytes)} held out"
+    return [
+        ("text", f"{text}, {corpus.n_documents} document{'s' if corpus.n_documents > 1 else ''}"),
+        ("tokenizer", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} ids"),
+        (
+            "model",
+            f"{model.preset}, {human_count(parameters)} parameters: {model.n_layer} layers, {model.n_embd} wide, "
+            f"{model.n_head} heads, context {model.block_size}",
+        ),
+        (
+            "data",
+            f"{human_count(plan.train_tokens)} tokens, {plan.train_tokens / parameters:.1f} a parameter, "
+            f"{windows.epoch(steps):.1f} epochs",
+        ),
+        (
+            "steps",
+            f"{steps:,} of {windows.tokens_per_step:,} tokens ({human_count(total)} in all), "
+            f"{train.optimizer}, {train.schedule}",
+        ),
+        ("machine", f"{train.device}, {train.threads} threads, {train.precision}, {train.attention} attention"),
+        ("expected", f"{human_seconds(plan.expected_seconds)}, {plan.expected_memory_mb:,.0f} MB for training"),
+    ]
+
+
+def human_seconds(seconds: float) -> str:
+    """90 → "1 min 30 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def conditions(config: Config) -> dict[str, Any]:
+    """What must be equal, beside the plan, for two runs to be equal bit for bit."""
+    import platform
+
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": config.train.device,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Conditions that have changed, in words."""
+    return [f"{key} was {saved.get(key)}, is {now[key]}" for key in now if saved.get(key) != now[key]]

@@ -1,0 +1,384 @@
+"""The training loop: batches → logits → loss → gradients → update, and everything needed to stop and go on exactly.
+
+The state of a run is the model, the optimizers, the scaler and one `TrainState`; batches and every random number are
+functions of (seed, step). A run that was killed and resumed therefore computes the same numbers as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from primegpt.config import Config
+from primegpt.data.batches import Batch, TrainingWindows
+from primegpt.errors import NonFiniteError
+from primegpt.evaluation.perplexity import LossResult, evaluate_loss
+from primegpt.model.gpt import GPT
+from primegpt.run.atomic import write_text_atomic
+from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, save_checkpoint, step_name
+from primegpt.run.folder import RunFolder
+from primegpt.seeds import derive_seed
+from primegpt.training.early_stopping import EarlyStopping
+from primegpt.training.interrupts import Interrupted, Interrupts
+from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
+from primegpt.training.optimizers import Optimizers
+from primegpt.training.precision import Precision
+from primegpt.training.schedule import Stretch, learning_rate_factor, progress
+
+
+@dataclass
+class TrainState:
+    """All that changes while training, model and optimizers aside; saved in every checkpoint's state.json."""
+
+    step: int = 0
+    """Completed optimizer steps."""
+    tokens: int = 0
+    """Supervised targets seen."""
+    seconds: float = 0.0
+    """Time spent, over all sessions."""
+    loss_sum: float = 0.0
+    """Summed loss since the last line of metrics.jsonl ..."""
+    loss_tokens: int = 0
+    """... over so many targets."""
+    skipped_updates: int = 0
+    """Steps whose fp16 gradients overflowed."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """What happened to the plan: out-of-memory back-offs, a schedule fitted to its deadline."""
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+
+
+class Observer(Protocol):
+    """Who watches a run: a progress display, a notebook, a test."""
+
+    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None: ...
+    def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None: ...
+    def on_sample(self, state: TrainState, text: str) -> None: ...
+    def on_message(self, text: str) -> None: ...
+
+
+@dataclass
+class EvaluationSet:
+    """A fixed list of batches and the bytes of text that their targets stand for."""
+
+    batches: Sequence[Batch]
+    text_bytes: float
+
+
+def compute_gradients(
+    model: GPT,
+    micro_batches: Sequence[Batch],
+    precision: Precision,
+    seed: int,
+    step: int,
+    poll: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, int]:
+    """Add the gradient of one optimizer step's loss to `.grad`; return the summed loss and the supervised targets.
+
+    loss = Σ cross-entropy over supervised targets / number of supervised targets, both over all micro-batches: the
+    count is known before the first backward pass, so that how the batch is split changes nothing but rounding.
+    """
+    supervised = sum(batch.supervised for batch in micro_batches)
+    total = torch.zeros((), device=precision.device)
+    for batch in micro_batches:
+        poll()
+        torch.manual_seed(derive_seed(seed, "dropout", step, batch.first_example))
+        batch = batch.to(precision.device)
+        with precision.autocast():
+            loss, _ = model(batch.ids, positions=batch.positions, segments=batch.segments, targets=batch.targets)
+        if supervised:
+            precision.backward(loss / supervised)
+        total += loss.detach()
+    return total, supervised
+
+
+def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: float) -> float:
+    """Clip the gradient to norm `grad_clip` and move the weights; return the norm before clipping.
+
+    A norm that is not finite means that nothing was moved.
+    """
+    for member in optimizers.members:
+        precision.scaler.unscale_(member)
+    norm = clip_grad_norm_(model.parameters(), grad_clip or math.inf, foreach=True).item()
+    if math.isfinite(norm):
+        optimizers.step()
+    if precision.scaler.is_enabled():
+        precision.scaler.update()
+    optimizers.zero_grad()
+    return norm
+
+
+class Trainer:
+    """One run in progress. `fit()` trains to the end; `restore()` first puts it where a checkpoint left off."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: GPT,
+        windows: TrainingWindows,
+        *,
+        train_set: EvaluationSet,
+        val_set: EvaluationSet,
+        folder: RunFolder,
+        precision: Precision,
+        observer: Observer,
+        sample: Callable[[GPT], str] = lambda model: "",
+        fingerprints: dict[str, str] | None = None,
+        conditions: dict[str, Any] | None = None,
+        speed: Speed | None = None,
+    ) -> None:
+        self.config, self.model, self.windows = config, model, windows
+        self.train_set, self.val_set, self.sample_text = train_set, val_set, sample
+        self.folder, self.precision, self.observer = folder, precision, observer
+        self.fingerprints, self.conditions = fingerprints or {}, conditions or {}
+        self.optimizers = Optimizers(model, config.train, precision.dtype)
+        self.speed = speed or Speed(0.0, 0.0)
+        self.state = TrainState(early_stopping=EarlyStopping(config.train.patience))
+        self.interrupts = Interrupts()
+        self.grad_norm = 0.0
+        self.restored_from: Checkpoint | None = None
+        self.saved_step: int | None = None  # the newest step known to be on disk, whole
+
+    # ---- The loop ----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> TrainState:
+        """Train from the present step to the end. Raises Interrupted (after saving) and NonFiniteError."""
+        self.session_start = time.monotonic() - self.state.seconds
+        self.model.train()
+        with self.interrupts:
+            try:
+                if self.restored_from:
+                    self.finish_interrupted_step(self.restored_from)
+                else:
+                    self.after_step()
+                while not self.finished:
+                    self.step()
+                    self.after_step()
+            except Interrupted as stop:
+                self.leave(stop)
+        return self.state
+
+    def step(self) -> None:
+        """One optimizer step: gradients of the whole batch, then clip, then update."""
+        state, train = self.state, self.config.train
+        started = time.monotonic()
+        self.optimizers.set_learning_rate(self.learning_rate_factor)
+        micro_batches = self.windows.micro_batches(state.step)
+        loss, supervised = self.gradients(micro_batches)
+        if not math.isfinite(loss):
+            self.stop_at_non_finite("loss")
+        if supervised:
+            self.grad_norm = update(self.model, self.optimizers, self.precision, train.grad_clip)
+        if not math.isfinite(self.grad_norm):
+            if not self.precision.scaler.is_enabled():
+                self.stop_at_non_finite("gradient")
+            state.skipped_updates += 1
+        state.step += 1
+        state.tokens += supervised
+        state.loss_sum += loss
+        state.loss_tokens += supervised
+        self.speed.add(supervised, time.monotonic() - started)
+
+    def after_step(self) -> None:
+        """Log, save, evaluate, sample: whatever is due at this step, in this order."""
+        step, train = self.state.step, self.config.train
+        self.log()
+        evaluating = self.due(train.eval_interval)
+        if evaluating or (step and self.due(train.checkpoint_interval)):
+            self.save()
+        if evaluating:
+            self.evaluate()
+        if self.due(train.sample_interval):
+            self.sample()
+
+    def due(self, interval: int | None) -> bool:
+        return interval is not None and (self.state.step % interval == 0 or self.state.step >= self.max_steps)
+
+    @property
+    def finished(self) -> bool:
+        return self.state.step >= self.max_steps or self.state.early_stopping.should_stop
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return [Stretch(event["step"], event["max_steps"]) for event in self.state.events if "max_steps" in event]
+
+    @property
+    def max_steps(self) -> int:
+        assert self.config.train.max_steps, "the plan resolves max_steps"
+        return self.stretches[-1].max_steps if self.stretches else self.config.train.max_steps
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The share of each peak learning rate for the next update."""
+        train = self.config.train
+        done = progress(self.state.step, train.max_steps or 1, self.stretches)
+        falls_to_zero = train.schedule in ("linear", "wsd")
+        floor = (0.0 if falls_to_zero else 0.1) if train.min_lr is None else train.min_lr / train.learning_rate
+        return learning_rate_factor(self.state.step, done, train.schedule, train.warmup_steps, floor)
+
+    def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
+        """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out."""
+        state, seed = self.state, self.config.train.seed
+        try:
+            loss, supervised = compute_gradients(
+                self.model, micro_batches, self.precision, seed, state.step, self.interrupts.poll
+            )
+            return loss.item(), supervised
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or self.windows.batch_size % 2:
+                raise
+        self.optimizers.zero_grad()
+        self.windows = self.windows.halved()
+        size, accumulation = self.windows.batch_size, self.windows.gradient_accumulation_steps
+        state.events.append({"step": state.step, "batch_size": size, "gradient_accumulation_steps": accumulation})
+        self.observer.on_message(f"out of memory at step {state.step}: micro-batch {size}, accumulation {accumulation}")
+        return self.gradients(self.windows.micro_batches(state.step))
+
+    # ---- What is due -------------------------------------------------------------------------------------------------
+
+    def log(self) -> None:
+        """Every `log_interval` steps a line of metrics.jsonl: the mean loss since the last one."""
+        state, line = self.state, None
+        state.seconds = time.monotonic() - self.session_start
+        if state.step and self.due(self.config.train.log_interval) and state.loss_tokens:
+            line = train_line(
+                step=state.step,
+                tokens=state.tokens,
+                seconds=state.seconds,
+                loss=state.loss_sum / state.loss_tokens,
+                lr=self.optimizers.members[0].param_groups[0]["lr"],
+                grad_norm=self.grad_norm,
+                speed=self.speed,
+                memory_mb=memory_mb(self.precision.device),
+            )
+            self.folder.append_metrics(line)
+            state.loss_sum, state.loss_tokens = 0.0, 0
+            self.speed.reset()
+            self.meet_deadline()
+        self.observer.on_step(state, line)
+
+    def save(self) -> None:
+        """A checkpoint of the present step, then fewer old ones."""
+        tensors = {"model": self.model.weights(), "optimizer": self.optimizers.state()}
+        state = {
+            "train": asdict(self.state),
+            "scaler": self.precision.scaler.state_dict(),
+            "config": self.config.model_dump(mode="json", exclude_none=True),
+            "fingerprints": self.fingerprints,
+            "conditions": self.conditions,
+        }
+        self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
+        save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
+        self.saved_step = self.state.step
+        self.folder.point("last", self.state.step)
+        keep = self.config.train.keep_checkpoints
+        self.folder.prune(keep if isinstance(keep, int) else 3, keep_milestones=keep == "milestones")
+
+    def evaluate(self) -> None:
+        """Loss on the fixed sets; committed beside the checkpoint just saved, then counted for early stopping."""
+        state = self.state
+        line = evaluation_line(
+            step=state.step,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            train=self.loss_on(self.train_set),
+            val=self.loss_on(self.val_set),
+        )
+        if not math.isfinite(line["val/loss"]):
+            self.stop_at_non_finite("validation loss")
+        commit_evaluation(self.folder.checkpoint_path(state.step), line)
+        self.take_in(line)
+
+    def take_in(self, line: dict[str, Any]) -> None:
+        """Count a committed evaluation: early stopping, the best pointer, metrics.jsonl."""
+        best = self.state.early_stopping.update(line["step"], line["val/loss"])
+        if best:
+            self.folder.point("best", line["step"])
+        self.folder.append_metrics(line)
+        self.observer.on_evaluation(self.state, line, best)
+
+    def loss_on(self, fixed: EvaluationSet) -> LossResult:
+        return evaluate_loss(
+            self.model,
+            fixed.batches,
+            text_bytes=fixed.text_bytes,
+            device=self.precision.device,
+            autocast=self.precision.autocast,
+            poll=self.interrupts.poll,
+        )
+
+    def sample(self) -> None:
+        """Texts that the model writes at this step, kept in samples/."""
+        if text := self.sample_text(self.model):
+            write_text_atomic(self.sample_path, text + "\n")
+            self.observer.on_sample(self.state, text)
+
+    @property
+    def sample_path(self) -> Path:
+        return self.folder.samples_dir / f"{step_name(self.state.step)}.txt"
+
+    def meet_deadline(self) -> None:
+        """Slower than planned: let the schedule end earlier, so that the run still cools down within its time."""
+        state, budget = self.state, self.config.plan.training_seconds
+        if not budget or state.step < self.max_steps // 10:
+            return
+        rate = state.seconds / state.step  # evaluations and samples included
+        affordable = state.step + max(1, int((budget - state.seconds) / rate))
+        if affordable < 0.97 * self.max_steps:
+            state.events.append({"step": state.step, "max_steps": affordable})
+            self.observer.on_message(f"slower than planned: {affordable} steps fit the time instead")
+
+    # ---- Stopping and going on ---------------------------------------------------------------------------------------
+
+    def leave(self, stop: Interrupted) -> None:
+        """Save the last completed step, its partial successor discarded, and pass the interruption on."""
+        self.optimizers.zero_grad()
+        if self.saved_step != self.state.step:  # an interrupted evaluation was preceded by a save
+            self.save()
+        resume = f"continue with: primegpt train --resume {self.folder.path}"
+        raise Interrupted(stop.number, f"stopped at step {self.state.step}, saved", resume)
+
+    def stop_at_non_finite(self, what: str) -> None:
+        saved = self.saved_step
+        last = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
+        raise NonFiniteError(
+            f"the {what} became NaN or infinite at step {self.state.step}; {last}",
+            "lower train.learning_rate, or look for a fault in the data",
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from `checkpoint`: its state, the evaluation that belongs to it, and no later line of metrics."""
+        saved = dict(checkpoint.state["train"])
+        stopping = saved.pop("early_stopping")
+        self.state = TrainState(**saved, early_stopping=EarlyStopping(**stopping))
+        self.model.load_weights(checkpoint.tensors["model"])
+        self.optimizers.load_state(checkpoint.tensors["optimizer"])
+        if checkpoint.state["scaler"]:
+            self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
+        for event in self.state.events:
+            if "batch_size" in event:
+                self.windows = self.windows.halved()
+        self.folder.truncate_metrics(self._precedes)
+        self.restored_from, self.saved_step = checkpoint, checkpoint.step
+
+    def _precedes(self, line: dict[str, Any]) -> bool:
+        """Whether a line of metrics was written before the checkpoint was: an evaluation comes after its own."""
+        return line["step"] < self.state.step or (line["step"] == self.state.step and "lr" in line)
+
+    def finish_interrupted_step(self, checkpoint: Checkpoint) -> None:
+        """What was due at the checkpoint's step and may not have happened: its evaluation and its samples."""
+        if self.due(self.config.train.eval_interval):
+            committed = read_evaluation(checkpoint.path, self.observer.on_message)
+            self.take_in(committed) if committed else self.evaluate()
+        if self.due(self.config.train.sample_interval) and not self.sample_path.exists():
+            self.sample()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception of its own for it; the CPU allocator says so in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

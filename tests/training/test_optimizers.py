@@ -1,0 +1,120 @@
+"""Optimizers against plain loops and linear algebra."""
+
+import copy
+
+import pytest
+import torch
+from primegpt.config import resolve
+from primegpt.errors import CheckpointError
+from primegpt.model.gpt import GPT
+from primegpt.training.optimizers import Muon, Optimizers, decays, is_matrix_of_block, newton_schulz
+
+SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
+
+
+def make(preset="gpt2", **train):
+    config = resolve({"model": {"preset": preset, **SIZES}, "train": train})
+    return config, GPT(config.model, seed=1)
+
+
+def gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_only_matrices_decay():
+    _, model = make()
+    decayed = {name for name, p in model.named_parameters() if decays(name, p)}
+    assert "wte.weight" in decayed
+    assert "h.0.attn.c_attn.weight" in decayed
+    assert not {name for name in decayed if "ln_" in name or name.endswith("bias")}
+    assert len(decayed) == 2 + 4 * SIZES["n_layer"]  # wte, wpe; per block qkv, proj, fc, proj
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+def test_every_parameter_has_exactly_one_place(preset, optimizer):
+    config, model = make(preset, optimizer=optimizer)
+    placed = [p for m in Optimizers(model, config.train).members for group in m.param_groups for p in group["params"]]
+    assert sorted(map(id, placed)) == sorted(map(id, model.parameters()))
+
+
+def test_muon_moves_the_matrices_of_blocks_only():
+    _, model = make("prime")
+    names = {name for name, p in model.named_parameters() if is_matrix_of_block(name, p)}
+    assert all(name.startswith("h.") for name in names)
+    assert len(names) == 4 * SIZES["n_layer"]
+
+
+def test_twenty_steps_of_adamw_equal_a_plain_loop():
+    config, model = make(learning_rate=1e-2, weight_decay=0.1)
+    reference = copy.deepcopy(model)
+    optimizers = Optimizers(model, config.train)
+    decayed = [p for p in reference.parameters() if p.dim() >= 2]
+    rest = [p for p in reference.parameters() if p.dim() < 2]
+    plain = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+        lr=1e-2, betas=(0.9, 0.95), fused=False, foreach=False,
+    )  # fmt: skip
+    for step in range(20):
+        gradients(model, step)
+        gradients(reference, step)
+        optimizers.step()
+        plain.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 16)])
+def test_newton_schulz_approaches_the_polar_factor(shape):
+    """U Vᵀ of the SVD has all singular values 1; the quintic brings them near, without turning the matrix."""
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    got = newton_schulz(x, 5, torch.float32)
+    singular = torch.linalg.svdvals(got)
+    assert singular.min() > 0.5
+    assert singular.max() < 1.3
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    alignment = ((u @ vh) * got).sum((1, 2)) / got.norm(dim=(1, 2)) / shape[1] ** 0.5
+    assert alignment.min() > 0.97
+
+
+def test_muon_in_batches_equals_one_matrix_at_a_time():
+    shapes = [(16, 16), (16, 16), (48, 16), (16, 48), (48, 16)]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(s, generator=generator) for s in shapes]
+    grads = [torch.randn(s, generator=generator) for s in shapes]
+
+    def run(groups):
+        params = [torch.nn.Parameter(t.clone()) for t in start]
+        for group in groups:
+            muon = Muon([params[i] for i in group], lr=0.1, weight_decay=0.1)
+            for scale in (1.0, -0.5, 2.0):
+                for i in group:
+                    params[i].grad = grads[i] * scale
+                muon.step()
+        return params
+
+    for together, alone in zip(run([range(5)]), run([[i] for i in range(5)]), strict=True):
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_state_comes_back_by_name(optimizer):
+    config, model = make("prime", optimizer=optimizer)
+    first = Optimizers(model, config.train)
+    for step in range(3):
+        gradients(model, step)
+        first.step()
+    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    twin = GPT(config.model, seed=9).load_weights(model.weights())
+    second = Optimizers(twin, config.train)
+    second.load_state(saved)
+    for m, o in ((model, first), (twin, second)):
+        gradients(m, 7)
+        o.step()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+    untouched = Optimizers(GPT(config.model), config.train)
+    with pytest.raises(CheckpointError, match="belongs to no parameter"):
+        untouched.load_state({"nowhere/exp_avg": torch.zeros(1)})

@@ -1,0 +1,44 @@
+"""The schedule: continuous, fitted to its end, and the same as the formulas in the papers."""
+
+import math
+
+import pytest
+from primegpt.training.schedule import Stretch, learning_rate_factor, progress
+
+
+def test_progress_runs_from_zero_to_one():
+    assert progress(0, 100) == 0.0
+    assert progress(50, 100) == 0.5
+    assert progress(100, 100) == progress(130, 100) == 1.0
+
+
+def test_a_stretch_keeps_the_present_and_ends_on_time():
+    stretches = [Stretch(40, 70)]
+    assert progress(40, 100, stretches) == pytest.approx(0.4)  # nothing jumps where the plan changes
+    assert progress(55, 100, stretches) == pytest.approx(0.7)  # half of what was left
+    assert progress(70, 100, stretches) == 1.0
+
+
+def test_stretches_follow_each_other():
+    stretches = [Stretch(40, 80), Stretch(60, 65)]
+    before = progress(60, 100, stretches[:1])
+    assert progress(60, 100, stretches) == pytest.approx(before) == pytest.approx(0.7)
+    assert progress(65, 100, stretches) == 1.0
+
+
+def test_cosine_is_nanogpts():
+    """get_lr of nanoGPT, written out: warm-up (it + 1) / (warmup + 1), then a cosine down to min_lr."""
+    peak, low, warmup, end = 6e-4, 6e-5, 10, 200
+    for step in range(warmup, end):
+        ratio = step / end
+        expected = low + 0.5 * (1 + math.cos(math.pi * ratio)) * (peak - low)
+        got = peak * learning_rate_factor(step, progress(step, end), "cosine", warmup, low / peak)
+        assert got == pytest.approx(expected)
+    assert learning_rate_factor(4, 0.02, "constant", warmup) == pytest.approx(5 / 11)
+
+
+@pytest.mark.parametrize(("kind", "middle", "late"), [("constant", 1, 1), ("linear", 0.5, 0.1), ("wsd", 1, 0.5)])
+def test_shapes(kind, middle, late):
+    assert learning_rate_factor(50, 0.5, kind) == pytest.approx(middle)
+    assert learning_rate_factor(90, 0.9, kind) == pytest.approx(late)
+    assert learning_rate_factor(90, 1.0, "linear", 0, floor=0.1) == pytest.approx(0.1)

@@ -1,0 +1,302 @@
+"""The training step and the loop, in one process, on a model of a few thousand weights."""
+
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+from primegpt.config import Config, resolve
+from primegpt.data.batches import IGNORED, Batch, TrainingWindows, validation_batches
+from primegpt.data.shards import Shards, ShardWriter
+from primegpt.errors import NonFiniteError
+from primegpt.model.gpt import GPT
+from primegpt.run.checkpoint import load_newest
+from primegpt.run.folder import RunFolder
+from primegpt.training.interrupts import Interrupted
+from primegpt.training.metrics import TIMING_KEYS
+from primegpt.training.precision import Precision
+from primegpt.training.trainer import EvaluationSet, Trainer, compute_gradients
+
+SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
+
+
+class Silent:
+    """An observer that keeps the messages."""
+
+    def __init__(self):
+        self.messages, self.evaluations, self.samples = [], [], []
+
+    def on_step(self, state, line):
+        pass
+
+    def on_evaluation(self, state, line, best):
+        self.evaluations.append(line)
+
+    def on_sample(self, state, text):
+        self.samples.append((state.step, text))
+
+    def on_message(self, text):
+        self.messages.append(text)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    ids = np.random.default_rng(0).integers(1, 30, size=500)
+    ids[::50] = 0
+    with ShardWriter(tmp_path / "shards", "uint16") as writer:
+        for document in np.split(ids, range(50, 500, 50)):
+            writer.write(document)
+        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=500)
+    with Shards.open(tmp_path / "shards") as shards:
+        yield shards
+
+
+def configuration(preset="gpt2", **train) -> Config:
+    defaults = {
+        "batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 12,
+        "eval_interval": 5,
+        "sample_interval": 6,
+        "checkpoint_interval": 3,
+        "log_interval": 1,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    return resolve({"model": {"preset": preset, **SIZES, "dropout": 0.1}, "train": defaults | train})
+
+
+def make_trainer(config: Config, shards: Shards, folder: RunFolder, observer=None) -> Trainer:
+    train = config.train
+    windows = TrainingWindows(
+        shards,
+        sequence_length=8,
+        batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        seed=train.seed,
+    )
+    fixed = EvaluationSet(list(validation_batches(shards, sequence_length=8, batch_size=4, max_targets=64)), 64.0)
+    return Trainer(
+        config,
+        GPT(config.model, train.seed),
+        windows,
+        train_set=fixed,
+        val_set=fixed,
+        folder=folder,
+        precision=Precision(train.precision, "cpu"),
+        observer=observer or Silent(),
+        sample=lambda model: "a sample",
+    )
+
+
+def logged(folder: RunFolder) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMING_KEYS} for line in folder.read_metrics()]
+
+
+def ragged_batch(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 30, (rows, 8), generator=generator)
+    targets = torch.randint(0, 30, (rows, 8), generator=generator)
+    keep = torch.rand(rows, 8, generator=generator) < torch.linspace(0.1, 0.9, rows).unsqueeze(1)
+    return ids, targets.masked_fill(~keep, IGNORED)
+
+
+@pytest.mark.parametrize("split", [1, 2, 4])
+def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split):
+    """Oracle: the mean cross-entropy over all supervised targets at once, by autograd."""
+    config = resolve({"model": SIZES})
+    ids, targets = ragged_batch(8)
+    reference = GPT(config.model, 3)
+    logits = reference(ids)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED).backward()
+    model = GPT(config.model, 3)
+    parts = [Batch(ids[i : i + split], targets[i : i + split], None, None, first_example=i) for i in range(0, 8, split)]
+    _, supervised = compute_gradients(model, parts, Precision("fp32", "cpu"), seed=0, step=0)
+    assert supervised == int((targets != IGNORED).sum())
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
+
+
+def test_a_step_without_supervised_targets_changes_nothing(shards, tmp_path):
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    before = {name: tensor.clone() for name, tensor in trainer.model.weights().items()}
+    ids, targets = ragged_batch(3)
+    trainer.windows.micro_batches = lambda step: [Batch(ids, torch.full_like(targets, IGNORED), None, None, 0)]
+    trainer.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.weights().items())
+
+
+def test_the_model_learns_what_comes_next(tmp_path):
+    """A cyclic text must be predicted exactly one token ahead: a double shift would show here."""
+    with ShardWriter(tmp_path / "cycle", "uint16") as writer:
+        writer.write(np.arange(700) % 7)
+        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=700)
+    with Shards.open(tmp_path / "cycle") as cycle:
+        config = configuration(max_steps=80, eval_interval=80).with_values(model={"dropout": 0.0})
+        trainer = make_trainer(config, cycle, RunFolder.create(tmp_path / "run"))
+        trainer.fit()
+    ids = torch.arange(8).unsqueeze(0) % 7
+    trainer.model.eval()
+    assert trainer.model(ids).argmax(-1).tolist()[0][1:] == [(i + 1) % 7 for i in range(8)][1:]
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "prime"])
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 7, 10])
+def test_a_resumed_run_equals_one_that_never_stopped(preset, stop_after, shards, tmp_path):
+    config = configuration(preset, patience=9)
+    whole = make_trainer(config, shards, RunFolder.create(tmp_path / "whole"))
+    whole.fit()
+
+    folder = RunFolder.create(tmp_path / "parts")
+    first = make_trainer(config, shards, folder)
+    step = first.step
+
+    def interrupted_step():
+        if first.state.step == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        step()
+
+    first.step = interrupted_step
+    with pytest.raises(Interrupted) as caught:
+        first.fit()
+    assert caught.value.exit_code == 143
+
+    second = make_trainer(config, shards, folder)
+    checkpoint = load_newest(folder.checkpoints_dir, pytest.fail)
+    assert checkpoint.step == stop_after
+    second.restore(checkpoint)
+    second.fit()
+    assert logged(folder) == logged(whole.folder)
+    for name, tensor in whole.model.weights().items():
+        assert torch.equal(tensor, second.model.weights()[name])
+    assert second.state.early_stopping == whole.state.early_stopping
+
+
+def test_an_evaluation_that_was_not_committed_is_done_on_resume(shards, tmp_path):
+    whole = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "whole"))
+    whole.fit()
+    folder = RunFolder.create(tmp_path / "parts")
+    first = make_trainer(configuration(), shards, folder)
+    evaluate = first.evaluate
+
+    def die_at_five():
+        if first.state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        evaluate()
+
+    first.evaluate = die_at_five
+    with pytest.raises(Interrupted) as caught:
+        first.fit()
+    assert caught.value.exit_code == 130
+    second = make_trainer(configuration(), shards, folder)
+    second.restore(load_newest(folder.checkpoints_dir, pytest.fail))
+    second.fit()
+    assert [line["step"] for line in second.observer.evaluations] == [5, 10, 12]
+    assert logged(folder) == logged(whole.folder)
+
+
+def test_evaluating_more_often_changes_nothing_else(shards, tmp_path):
+    runs = []
+    for interval in (2, 12):
+        trainer = make_trainer(
+            configuration(eval_interval=interval), shards, RunFolder.create(tmp_path / str(interval))
+        )
+        trainer.fit()
+        runs.append((trainer, [line for line in logged(trainer.folder) if "lr" in line]))
+    assert runs[0][1] == runs[1][1]
+    for a, b in zip(runs[0][0].model.parameters(), runs[1][0].model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_step_zero_is_evaluated_and_close_to_uniform(shards, tmp_path):
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    first = trainer.observer.evaluations[0]
+    assert first["step"] == 0
+    assert first["val/loss"] == pytest.approx(math.log(30), abs=0.1)
+    assert first["val/bits_per_byte"] == pytest.approx(first["val/loss"] / math.log(2))  # a byte a token here
+
+
+def test_samples_at_the_start_at_intervals_and_at_the_end(shards, tmp_path):
+    trainer = make_trainer(configuration(max_steps=15), shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    assert [step for step, _ in trainer.observer.samples] == [0, 6, 12, 15]
+    assert sorted(path.name for path in trainer.folder.samples_dir.iterdir())[0] == "step-000000.txt"
+
+
+def test_nan_is_not_saved_and_the_last_good_checkpoint_is_named(shards, tmp_path):
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    step = trainer.step
+
+    def poisoned():
+        if trainer.state.step == 7:
+            with torch.no_grad():
+                trainer.model.ln_f.weight.fill_(float("nan"))
+        step()
+
+    trainer.step = poisoned
+    with pytest.raises(NonFiniteError, match=r"step 7.*step 6"):
+        trainer.fit()
+    newest = load_newest(trainer.folder.checkpoints_dir, pytest.fail)
+    assert newest.step == 6
+    assert all(tensor.isfinite().all() for tensor in newest.tensors["model"].values())
+
+
+def test_patience_ends_the_run(shards, tmp_path):
+    config = configuration(max_steps=400, eval_interval=4, patience=2, learning_rate=0.3)
+    trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    assert trainer.state.step < 400
+    losses = [line["val/loss"] for line in trainer.observer.evaluations]
+    assert min(losses) not in losses[-2:]
+    assert trainer.folder.pointed("best") == trainer.observer.evaluations[losses.index(min(losses))]["step"]
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(shards, tmp_path):
+    config = configuration(batch_size=4, max_steps=6)
+    trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
+    forward = trainer.model.forward
+
+    def small_memory(ids, **options):
+        if trainer.model.training and len(ids) > 2 and trainer.state.step >= 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(ids, **options)
+
+    trainer.model.forward = small_memory
+    trainer.fit()
+    assert trainer.state.events == [{"step": 2, "batch_size": 2, "gradient_accumulation_steps": 4}]
+    whole = make_trainer(config, shards, RunFolder.create(tmp_path / "whole"))
+    whole.fit()
+    assert trainer.state.tokens == whole.state.tokens
+
+
+def test_fp16_overflow_skips_the_update_and_is_counted(shards, tmp_path):
+    trainer = make_trainer(configuration(precision="fp16", max_steps=4), shards, RunFolder.create(tmp_path / "run"))
+    trainer.precision.scaler.load_state_dict(trainer.precision.scaler.state_dict() | {"scale": 1e30})
+    before = {name: tensor.clone() for name, tensor in trainer.model.weights().items()}
+    trainer.step()
+    assert trainer.state.skipped_updates == 1
+    assert trainer.precision.scaler.get_scale() < 1e30
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.weights().items())
+
+
+def test_a_slow_machine_shortens_the_schedule_to_meet_the_deadline(shards, tmp_path):
+    config = configuration(max_steps=1000, eval_interval=1000, sample_interval=1000, checkpoint_interval=1000)
+    config = config.with_values(plan={"training_seconds": 1.0})
+    trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    assert trainer.state.events[0]["max_steps"] < 1000
+    assert trainer.state.step == trainer.max_steps
+    assert trainer.state.seconds < 2.0
+    assert logged(trainer.folder)[-2]["lr"] < 0.2 * 1e-2  # it cooled down all the same
+
+
+def test_state_json_is_readable_and_complete(shards, tmp_path):
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    state = json.loads((trainer.folder.checkpoint_path("last") / "state.json").read_text(encoding="utf-8"))
+    assert state["train"]["step"] == 12
+    assert set(state) == {"train", "scaler", "config", "fingerprints", "conditions"}
