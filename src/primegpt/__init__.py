@@ -1,1 +1,40 @@
-"""Placeholder until the public surface lands."""
+"""primegpt: train your own GPT from scratch on your own text, understand why it works, and ship it.
+
+run = primegpt.train("my.txt", minutes=2)
+print(run.generate("Once upon a time"))
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported on first use, so that `import primegpt` does not import torch.
+_HOMES = {
+    "train": "primegpt.api",
+    "resume": "primegpt.api",
+    "load": "primegpt.api",
+    "Run": "primegpt.api",
+    "GPT": "primegpt.model.gpt",
+    "ModelConfig": "primegpt.config",
+    "Config": "primegpt.config",
+}
+__all__ = ["GPT", "Config", "ModelConfig", "Run", "load", "resume", "tokenizers", "train"]
+
+if TYPE_CHECKING:
+    from primegpt import tokenizers
+    from primegpt.api import Run, load, resume, train
+    from primegpt.config import Config, ModelConfig
+    from primegpt.model.gpt import GPT
+
+
+def __getattr__(name: str) -> object:
+    if name == "tokenizers":
+        return importlib.import_module("primegpt.tokenizers")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'primegpt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -234,6 +234,10 @@ class PlanRecord(Section):
     """Tokens of the training split."""
     step_seconds: float = 0.0
     """Measured time of one optimizer step."""
+    peak_flops: float = 0.0
+    """Measured rate of matrix products, the 100% of `mfu`."""
+    training_seconds: float = 0.0
+    """Time that training may take, when the budget is one of time."""
     expected_seconds: float = 0.0
     """Forecast of the whole training, evaluation included."""
     expected_memory_mb: float = 0.0

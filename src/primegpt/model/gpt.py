@@ -268,8 +268,9 @@ class GPT(nn.Module):
 
     def use_attention(self, kernel: Literal["sdpa", "explicit"]) -> "GPT":
         """Choose the implementation of attention; the function computed is the same."""
-        for block in self.h:
-            block.attn.kernel = kernel
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.kernel = kernel
         return self
 
     def weights(self) -> dict[str, Tensor]:

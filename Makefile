@@ -1,0 +1,45 @@
+# Every target does all of its own set-up. On a fresh machine: `make demo`, then `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Exactly this torch: where a CPU build is provided pip takes it; a range would pull gigabytes of CUDA libraries.
+TORCH  := torch==2.13.0
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test lint test-reliability test-peers clean
+
+demo: $(VENV)/installed
+	$(BIN)/primegpt demo
+
+test: $(VENV)/installed-dev lint
+	$(PYTEST) -m "not reliability and not peers" -n 2
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/pyrefly check
+
+test-reliability: $(VENV)/installed-dev
+	$(PYTEST) -m reliability
+
+test-peers: $(VENV)/installed-peers
+	$(PYTEST) -m peers
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("primegpt needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-peers: $(VENV)/installed-dev
+	$(PIP) --editable '.[dev,peers]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

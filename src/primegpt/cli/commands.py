@@ -1,0 +1,46 @@
+"""The commands as an application: their names, and how a wrong command line is told."""
+
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from primegpt import __version__
+from primegpt.config import explain
+from primegpt.errors import UsageError
+
+app = App(
+    name="primegpt",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+    help="Train your own GPT from scratch on your own text.",
+)
+app.command("primegpt.cli.train:demo", name="demo")
+app.command("primegpt.cli.train:train", name="train")
+app.command("primegpt.cli.generate:generate", name="generate")
+app.command("primegpt.cli.inspect:info", name="info")
+app.command("primegpt.cli.inspect:doctor", name="doctor")
+
+
+def execute(arguments: Sequence[str], started: float) -> int:
+    """Run one command line. Raises UsageError, in one line, for one that cannot be understood."""
+    try:
+        command, bound, ignored = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise usage_error(error) from None
+    if "started" in ignored:
+        bound.arguments["started"] = started
+    result = command(*bound.args, **bound.kwargs)
+    return result if isinstance(result, int) else 0
+
+
+def usage_error(error: CycloptsError) -> UsageError:
+    """Cyclopts' complaint as one line; a value that pydantic refuses is named by its key."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            return explain(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+    return UsageError(text[0].lower() + text[1:], "see `primegpt COMMAND --help`")

@@ -1,0 +1,49 @@
+"""`primegpt info` and `primegpt doctor`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def info(target: Path | None = None, *, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """Parameters, FLOPs, memory and expected time of a run or a recipe, before it is trained.
+
+    Parameters
+    ----------
+    target
+        A run folder or a CONFIG.toml; the latest run when not given.
+    as_json
+        Print JSON.
+    """
+    from primegpt import api
+
+    facts = api.info(target)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in api.describe(facts):
+        print(f"{name:<22} {value}")
+
+
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Tell what this machine can do, and whether a training step works on it.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON.
+    """
+    from primegpt.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([{"name": f.name, "value": f.value, "ok": f.ok} for f in findings], indent=2))
+    else:
+        marks = {None: " ", True: "✓", False: "✗"}
+        encoding = sys.stdout.encoding or "ascii"
+        for f in findings:
+            print(f"{marks[f.ok]} {f.name:<16} {f.value}".encode(encoding, "replace").decode(encoding))
+    return 1 if any(f.ok is False for f in findings) else 0

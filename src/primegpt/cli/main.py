@@ -1,0 +1,66 @@
+"""`primegpt`: the list of commands, and the one place where an error becomes a line and an exit code."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+HELP = """\
+primegpt: train your own GPT from scratch on your own text.
+
+Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its options
+
+  demo                          two minutes on this CPU: from noise to songs
+  train SOURCE... | CONFIG.toml train on a text, a folder, or by a recipe
+  train --resume RUN            go on exactly where a run stopped
+  generate [RUN] [PROMPT]       continue a prompt
+  info RUN | CONFIG.toml        parameters, FLOPs, memory, expected time
+  doctor                        what this machine can do
+
+RUN is a run folder, by default the latest in runs/. A first try:
+
+  primegpt train my.txt --minutes 2
+  primegpt generate
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits 0, or with the code of the error that it prints in one line."""
+    started = time.monotonic()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments in (["--help"], ["-h"]):  # answered before anything slow is imported
+        print(HELP, end="")
+        return
+    sys.exit(run(arguments, started))
+
+
+def run(arguments: Sequence[str], started: float) -> int:
+    """Carry out one command line; the exit code."""
+    from primegpt.errors import PrimegptError
+
+    # GNU OpenMP's threads spin for milliseconds while they wait for each other. When another program wants a core
+    # too, that costs most of the speed; a short spin keeps what it is good for. (Read when torch is imported.)
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from primegpt.cli.commands import execute
+
+        return execute(arguments, started)
+    except PrimegptError as error:
+        return complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(message: str, code: int) -> int:
+    print(f"primegpt: {message}", file=sys.stderr)
+    return code
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Outside the training loop, which has a gentler handler, SIGTERM ends the process with its own code."""
+    sys.exit(128 + number)
