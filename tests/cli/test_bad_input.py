@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from primegpt.cli.main import run
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 400

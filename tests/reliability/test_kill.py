@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from primegpt.training.metrics import TIMING_KEYS
 
 pytestmark = [

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from primegpt.config import resolve
 from primegpt.errors import CheckpointError
 from primegpt.model.gpt import GPT

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from primegpt.training.schedule import Stretch, learning_rate_factor, progress
 
 

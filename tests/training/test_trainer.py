@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+
 from primegpt.config import Config, resolve
 from primegpt.data.batches import IGNORED, Batch, TrainingWindows, validation_batches
 from primegpt.data.shards import Shards, ShardWriter

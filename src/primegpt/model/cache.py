@@ -65,7 +65,7 @@ class KVCache:
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only `rows`, in this order (finished texts leave, a beam is copied)."""
-        index = torch.tensor(list(rows), device=self.k.device)
+        index = torch.tensor(list(rows), dtype=torch.long, device=self.k.device)
         self.k, self.v = self.k[:, index], self.v[:, index]
         self.lengths = [self.lengths[row] for row in rows]
 

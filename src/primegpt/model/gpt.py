@@ -98,9 +98,16 @@ class Attention(nn.Module):
         return explicit_attention(q, k, v, view.mask, dropout)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMS norm of each head's queries or keys, in their own number format (Henry et al. 2020, arXiv:2010.04245)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, gain, self.eps)
+
+
 def norm_heads(config: ModelConfig) -> nn.Module:
-    """Per-head RMS norm of queries or keys (Qwen3; Henry et al. 2020, arXiv:2010.04245), or nothing."""
-    return nn.RMSNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else nn.Identity()
+    return HeadNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else nn.Identity()
 
 
 class MLP(nn.Module):
@@ -286,6 +293,7 @@ class GPT(nn.Module):
             if tensor.shape != weights[name].shape:
                 shapes = f"{list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
                 raise MismatchError(f"weight {name!r} has another shape: {shapes}")
+        for name, tensor in own.items():  # only now, so that a refused file changes nothing
             tensor.copy_(weights[name])
         return self
 

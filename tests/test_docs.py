@@ -1,0 +1,78 @@
+"""Every command and every Python block of README and docs runs, with budgets cut to a few steps."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from primegpt.cli.main import HELP, run
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--data.songs", "60", "--generate.max_new_tokens", "8"]
+BUDGETS = ("--minutes", "--epochs", "--tokens", "--train.max_steps")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def shortened(arguments: list[str]) -> list[str]:
+    """The same command on a budget of three steps."""
+    if arguments[:1] != ["train"] or "--resume" in arguments or "--help" in arguments:
+        return arguments
+    kept = list(arguments)
+    for budget in BUDGETS:
+        while budget in kept:
+            at = kept.index(budget)
+            del kept[at : at + 2]
+    return [*kept, *SMALL]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A user's folder: a text, the recipes, and a finished run."""
+    monkeypatch.chdir(tmp_path)
+    words = "the river ran under a bridge of stone and the song went on until morning\n"
+    (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    assert run(["train", "my.txt", *SMALL], 0.0) == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_run(page, place, capsys):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in commands(page):
+        program, *arguments = shlex.split(line)
+        if program == "primegpt":
+            assert run(shortened(arguments), 0.0) == 0, f"{line}\n{capsys.readouterr().err}"
+        elif program == "make":
+            assert re.search(rf"^{arguments[0]}:", makefile, re.MULTILINE), line
+        else:
+            assert program == "pip", f"no test knows how to run {line!r}"
+
+
+def test_python_in_the_readme_runs(place, capsys):
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3}}"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_help_page_names_exactly_the_commands():
+    from primegpt.cli.commands import app
+
+    listed = set(re.findall(r"^  (\w+) ", HELP.split("RUN is")[0], re.MULTILINE))
+    registered = {name for name in app if not name.startswith("-")}
+    assert listed == registered
