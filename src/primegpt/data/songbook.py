@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, count
 from math import sqrt
-from operator import itemgetter
+from operator import eq, itemgetter
 from typing import NamedTuple, TypeVar
 
 from primegpt.data import songbook_words as words
@@ -492,6 +492,7 @@ def _singing(hook: str, cry: str) -> Opening:
 
 
 def _stumbles(line: str) -> bool:
-    """Whether a line says a long word twice."""
-    long = [word for word in line.split() if len(word) > 3]
-    return len(set(long)) < len(long)
+    """Whether a line says a long word twice, or any word twice running."""
+    said = line.split()
+    long = [word for word in said if len(word) > 3]
+    return len(set(long)) < len(long) or any(map(eq, said, said[1:]))

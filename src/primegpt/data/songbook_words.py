@@ -760,7 +760,7 @@ sky rap: corner; bassline; traffic
 sky rock: feedback; downbeat; engine
 sky rb: groove; midnight; slow song
 moves any: is calling; is waiting; is changing; keeps turning; slips away; comes early; won't wait; calls my name;
-    goes by; knows us well; follows me; turns around; lets me in
+    goes by; knows us well; follows me; turns around; takes me home
 moves happy: is singing; is laughing; is dancing; says hello; smiles at us; wakes me up; opens wide; feels like home;
     picks me up; cheers for us; is shining
 moves sad: is fading; is crying; is falling; leaves me here; says goodbye; hides from me; feels so cold; breaks my
@@ -946,7 +946,7 @@ any: {a_emotion} {genre} song about {themes}; {a_emotion} {genre} song about {th
 THEMES = """
 river | slow; winding; muddy | runs; is rising; carries me; keeps on rolling; finds its way
     | follow; swim across; drink from; sit beside | a paper boat; the muddy water; the smooth round stones
-ocean | wide; deep; endless | roars; is waiting; pulls me in; never sleeps; washes over me
+ocean | wide; deep; endless | roars; is waiting; pulls me down; never sleeps; washes over me
     | sail across; stare at; sing to; dive into | the salty spray; the white foam; the crying gulls
 mountain | tall; distant; snowy | stands tall; won't move; touches heaven; looks down on us; hides its face
     | climb; look up at; shout to; camp beside | the narrow trail; a frozen peak; the falling rocks
@@ -962,7 +962,7 @@ meadow | open; green; quiet | is waving; sings with bees; lies open; turns to go
     | run through; lie down in; cross; picnic in | the tall grass; wild daisies; a white lamb
 valley | deep; lonely; green | echoes; fills with fog; keeps us safe; lies below; holds the light
     | walk through; shout across; come home to; settle in | the morning mist; a farmhouse; a cowbell
-harbor | safe; foggy; old | is sleeping; waits for ships; takes us in; smells of salt; shines at night
+harbor | safe; foggy; old | is sleeping; waits for ships; takes us home; smells of salt; shines at night
     | sail into; walk along; leave; return to | the tall masts; a rusty chain; the fishing nets
 storm | wild; coming; perfect | is coming; breaks the sky; rattles the glass; won't let up; blows me down
     | chase; run from; wait out; stand up to | the flooded streets; a broken branch; dark clouds
@@ -1044,15 +1044,15 @@ necklace | silver; golden; broken | shines for you; holds your name; breaks in t
     | wear; buy you; lose; clasp | a silver chain; the velvet case; your soft throat
 crown | golden; heavy; paper | is heavy; slips away; shines too bright; fits me well; falls at last
     | wear; steal; drop; polish | a purple robe; the empty throne room; bright jewels
-key | rusty; golden; lost | turns the lock; won't fit now; hangs alone; lets me in; knows the door
+key | rusty; golden; lost | turns the lock; won't fit now; hangs alone; takes me home; knows the door
     | turn; lose; hide; throw out | a heavy door; the old lock; a metal ring
 map | torn; old; hidden | shows the way; fell apart; leads to you; tells a lie; folds too small
     | read; fold; draw; follow | a red pen mark; the wrong turn; a strange coast
 compass | broken; old; silver | points to you; spins around; lost its north; leads me home; never lies
     | trust; hold; follow; drop | the far north; a spinning needle; a sailor's hand
-lantern | old; paper; swinging | lights the path; flickers low; swings at night; burns for you; guides us in
+lantern | old; paper; swinging | lights the path; flickers low; swings at night; burns for you; guides us home
     | light; swing; follow; hang | a moth or two; the dark path; an iron hook
-lighthouse | old; lonely; white | turns its light; guides me in; stands alone; warns the ships; never sleeps
+lighthouse | old; lonely; white | turns its light; guides me home; stands alone; warns the ships; never sleeps
     | steer for; climb; see; keep | the black rocks; a spinning beam; the stormy coast
 bottle | empty; green; broken | rolls away; holds a note; runs dry now; breaks in two; floats to you
     | open; throw; fill; drain | a soft cork; the last drop; broken green glass
@@ -1194,7 +1194,7 @@ orange | ripe; sweet; bitter | rolls away; tastes like sun; drips on me; falls f
     | peel; share; slice; pick | the sticky juice; a fruit stand; curled-up peel
 whiskey* | cheap; old; sweet | burns my throat; knows my name; pours too fast; numbs the pain; runs out now
     | drink; pour; spill; quit | a shot glass; the closing hour; a bar tab
-prison | cold; lonely; crowded | holds me in; locks at ten; rings with steel; breaks us down; keeps its dead
+prison | cold; lonely; crowded | holds me down; locks at ten; rings with steel; breaks us down; keeps its dead
     | leave; escape; paint; serve | the iron bars; a narrow bunk; guards at the gate
 school | old; empty; strict | lets us out; rings its bell; taught me wrong; smells of chalk; shuts its doors
     | skip; leave; hate; finish | a row of desks; the chalkboard; torn-up notes

@@ -11,8 +11,8 @@ from primegpt.training.trainer import TrainState
 class PlainDisplay:
     """A line at each evaluation, and one every `interval` seconds; for logs, pipes and notebooks."""
 
-    def __init__(self, max_steps: int, stream: TextIO | None = None, interval: float = 10.0) -> None:
-        self.max_steps, self.stream, self.interval = max_steps, stream or sys.stderr, interval
+    def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        self.stream, self.interval = stream or sys.stderr, interval
         self.printed_at = time.monotonic()
         self.last: dict[str, Any] = {}
         self.val_loss: float | None = None
@@ -34,7 +34,7 @@ class PlainDisplay:
 
     def describe(self, state: TrainState) -> str:
         """step 120/1000  loss 2.413  val 2.380  21,300 tok/s  1 min 5 s left"""
-        parts = [f"step {state.step:,}/{self.max_steps:,}"]
+        parts = [f"step {state.step:,}/{state.max_steps:,}"]
         if self.last:
             parts.append(f"loss {self.last['train/loss']:.3f}")
         if self.val_loss is not None:
@@ -42,7 +42,7 @@ class PlainDisplay:
         if self.last:
             parts.append(f"{self.last['tokens_per_sec']:,.0f} tok/s")
         if state.step:
-            left = state.seconds / state.step * max(0, self.max_steps - state.step)
+            left = state.seconds / state.step * max(0, state.max_steps - state.step)
             parts.append(f"{human_seconds(left)} left")
         return "  ".join(parts)
 
@@ -70,7 +70,7 @@ class LiveDisplay(PlainDisplay):
 
         console = Console(file=self.stream, highlight=False)
         self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console)
-        self.task = self.bar.add_task("starting", total=self.max_steps)
+        self.task = self.bar.add_task("starting", total=None)
         self.bar.start()
         return self
 
@@ -82,10 +82,10 @@ class LiveDisplay(PlainDisplay):
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
-        self.bar.update(self.task, completed=state.step, total=self.max_steps, description=self.describe(state))
+        self.bar.update(self.task, completed=state.step, total=state.max_steps, description=self.describe(state))
 
 
-def display(max_steps: int, stream: TextIO | None = None) -> PlainDisplay:
+def display(stream: TextIO | None = None) -> PlainDisplay:
     """The live display in a terminal, the plain one elsewhere."""
     stream = stream or sys.stderr
-    return (LiveDisplay if stream.isatty() else PlainDisplay)(max_steps, stream=stream)
+    return (LiveDisplay if stream.isatty() else PlainDisplay)(stream)

@@ -31,6 +31,9 @@ from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.schedule import Stretch, learning_rate_factor, progress
 
+PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
+PACE_TOLERANCE = 0.05  # of the steps left: below this the plan stands
+
 
 @dataclass
 class TrainState:
@@ -38,6 +41,8 @@ class TrainState:
 
     step: int = 0
     """Completed optimizer steps."""
+    max_steps: int = 0
+    """Steps in all, as things stand."""
     tokens: int = 0
     """Supervised targets seen."""
     seconds: float = 0.0
@@ -138,7 +143,9 @@ class Trainer:
         self.fingerprints, self.conditions = fingerprints or {}, conditions or {}
         self.optimizers = Optimizers(model, config.train, precision.dtype)
         self.speed = speed or Speed(0.0, 0.0)
-        self.state = TrainState(early_stopping=EarlyStopping(config.train.patience))
+        assert config.train.max_steps, "the plan resolves max_steps"
+        early_stopping = EarlyStopping(config.train.patience)
+        self.state = TrainState(max_steps=config.train.max_steps, early_stopping=early_stopping)
         self.interrupts = Interrupts()
         self.grad_norm = 0.0
         self.restored_from: Checkpoint | None = None
@@ -149,6 +156,7 @@ class Trainer:
     def fit(self) -> TrainState:
         """Train from the present step to the end. Raises Interrupted (after saving) and NonFiniteError."""
         self.session_start = time.monotonic() - self.state.seconds
+        self.pace = self.state.seconds, self.state.step
         self.model.train()
         with self.interrupts:
             try:
@@ -197,20 +205,15 @@ class Trainer:
             self.sample()
 
     def due(self, interval: int | None) -> bool:
-        return interval is not None and (self.state.step % interval == 0 or self.state.step >= self.max_steps)
+        return interval is not None and (self.state.step % interval == 0 or self.state.step >= self.state.max_steps)
 
     @property
     def finished(self) -> bool:
-        return self.state.step >= self.max_steps or self.state.early_stopping.should_stop
+        return self.state.step >= self.state.max_steps or self.state.early_stopping.should_stop
 
     @property
     def stretches(self) -> list[Stretch]:
         return [Stretch(event["step"], event["max_steps"]) for event in self.state.events if "max_steps" in event]
-
-    @property
-    def max_steps(self) -> int:
-        assert self.config.train.max_steps, "the plan resolves max_steps"
-        return self.stretches[-1].max_steps if self.stretches else self.config.train.max_steps
 
     @property
     def learning_rate_factor(self) -> float:
@@ -323,15 +326,20 @@ class Trainer:
         return self.folder.samples_dir / f"{step_name(self.state.step)}.txt"
 
     def meet_deadline(self) -> None:
-        """Slower than planned: let the schedule end earlier, so that the run still cools down within its time."""
+        """Fit the rest of the schedule to the time that is left, when the pace is not the planned one.
+
+        A machine's speed changes while it trains (other programs, heat). The run then ends later or earlier in steps,
+        but on time and with its learning rate all the way down.
+        """
         state, budget = self.state, self.config.plan.training_seconds
-        if not budget or state.step < self.max_steps // 10:
+        seconds, steps = state.seconds - self.pace[0], state.step - self.pace[1]
+        if not budget or not steps or seconds < budget / PACE_CHECKS:
             return
-        rate = state.seconds / state.step  # evaluations and samples included
-        affordable = state.step + max(1, int((budget - state.seconds) / rate))
-        if affordable < 0.97 * self.max_steps:
+        self.pace = state.seconds, state.step
+        affordable = state.step + max(1, int((budget - state.seconds) * steps / seconds))
+        if abs(affordable - state.max_steps) > PACE_TOLERANCE * (state.max_steps - state.step) + 1:
             state.events.append({"step": state.step, "max_steps": affordable})
-            self.observer.on_message(f"slower than planned: {affordable} steps fit the time instead")
+            state.max_steps = affordable
 
     # ---- Stopping and going on ---------------------------------------------------------------------------------------
 
