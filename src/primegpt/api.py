@@ -6,6 +6,7 @@ run = primegpt.load("runs/my-1")  # .model .tokenizer .config
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -44,6 +45,13 @@ from primegpt.training.report import plot_losses
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
 Say = Callable[[str], None]
+
+
+def to_stderr(text: str) -> None:
+    """Where progress and warnings go, so that standard output holds results alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
 DEMO_SEED = 1  # of the prompts of the demo; the songbook that it trains on is seed 0
 
 
@@ -94,7 +102,7 @@ def train(
     minutes: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     observer: Observer | None = None,
-    say: Say = print,
+    say: Say = to_stderr,
     started: float | None = None,
 ) -> Run:
     """Train a GPT on `sources` (texts, or one configuration) and return the run, its best checkpoint loaded.
@@ -122,7 +130,7 @@ def train(
         return _fit(folder, config, corpus, observer=observer, say=say)
 
 
-def resume(path: str | Path, *, observer: Observer | None = None, say: Say = print) -> Run:
+def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_stderr) -> Run:
     """Continue the run at `path` from its newest good checkpoint; a finished run is returned as it is.
 
     The losses and weights that follow are those of a run that never stopped, bit for bit, on the same machine; what
@@ -166,7 +174,7 @@ def _fit(
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
     run = load(folder.path)
-    judge(run, corpus, trainer.state.step, say)
+    judge(run, corpus, trainer.state.step, print)
     return run
 
 
@@ -444,7 +452,7 @@ def load_config(folder: RunFolder) -> Config:
 
 
 def load(
-    path: str | Path | None = None, *, checkpoint: str | int = "best", device: str = "auto", say: Say = print
+    path: str | Path | None = None, *, checkpoint: str | int = "best", device: str = "auto", say: Say = to_stderr
 ) -> Run:
     """Open a run, by default the latest in runs/, with the weights of its best checkpoint (or "last", or a step)."""
     folder = RunFolder.open(Path(path) if path else latest_run())
