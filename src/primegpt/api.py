@@ -308,7 +308,7 @@ def describe_songs(texts: Sequence[str], training_songs: int) -> list[tuple[str,
     shuffled = songform.shuffled_rhyming_pair_share(texts, seed=0)
     copied = songform.copied_ngram_share(texts, book, 12)
     baseline = songform.copied_ngram_share(fresh, book, 12)
-    times = f", {rhymes / shuffled:.0f} times as many" if shuffled else ""
+    times = f", {rhymes / shuffled:.1f} times as many" if shuffled else ""
     return [
         ("sections in an order a song can have", f"{order:.0%}"),
         ("pairs of near lines that rhyme", f"{rhymes:.1%} (shuffled lines: {shuffled:.1%}{times})"),
