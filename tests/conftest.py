@@ -1,9 +1,14 @@
 """Common to all tests: one thread a process, since several run at once, and a cache of their own."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from primegpt.config import resolve
+from primegpt.model.gpt import GPT
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes that spin on two cores slow each other many times over
 
@@ -20,3 +25,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data is not on this machine")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Commands run in this process set their own number; small models only lose time to the hand-over."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def random_model() -> Callable[..., GPT]:
+    """A maker of small models: weights N(0, 0.2), gains N(1, 0.2). With the initial ones attention hardly matters."""
+
+    def make(preset: str = "gpt2", **sizes: object) -> GPT:
+        small = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "vocab_size": 100}
+        model = GPT(resolve({"model": {"preset": preset, **small, **sizes}}).model)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                gain = parameter.dim() == 1 and name.endswith("weight")
+                parameter.normal_(float(gain), 0.2, generator=generator)
+        return model.eval()
+
+    return make
