@@ -1,0 +1,82 @@
+"""What a run or a recipe amounts to, before any of it is built."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from primegpt.api.runs import load_config
+from primegpt.config import read_toml, resolve
+from primegpt.model.size import (
+    flops_per_token,
+    human_bytes,
+    human_count,
+    inference_memory,
+    parameter_breakdown,
+    training_memory,
+)
+from primegpt.run.folder import RunFolder, latest_run
+from primegpt.training import plan as planning
+from primegpt.training.precision import Precision, matmul_rate
+
+
+def info(target: str | Path | None = None) -> dict[str, Any]:
+    """What a run or a configuration file amounts to: parameters, FLOPs, memory, expected time. Nothing is built.
+
+    Time is that of the plan for a run; for a recipe it is a forecast from this machine's measured rate of matrix
+    products, of which training is taken to reach half.
+    """
+    path = Path(target) if target else latest_run()
+    is_run = path.is_dir() or not path.exists()
+    config = load_config(RunFolder.open(path)) if is_run else resolve(read_toml(path))
+    vocabulary = config.model.vocab_size or (config.tokenizer.vocab_size if config.tokenizer.kind != "char" else 96)
+    config = planning.prepare_device(config.with_values(model={"vocab_size": vocabulary}))
+    train, length = config.train, config.train.sequence_length or config.model.block_size
+    tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
+    flops = flops_per_token(config.model, length)
+    steps = train.max_steps or (train.tokens and -(-train.tokens // tokens_per_step))
+    rate = matmul_rate(train.device, Precision(train.precision, train.device).dtype)
+    seconds = tokens_per_step * flops / (0.5 * rate)
+    expected = config.plan.expected_seconds or (60 * train.minutes if train.minutes else (steps or 0) * seconds)
+    parameters = parameter_breakdown(config.model)
+    return {
+        "source": str(path),
+        "preset": config.model.preset,
+        "vocab_size": vocabulary,
+        "parameters": parameters.total,
+        "parameters_without_embeddings": parameters.non_embedding,
+        "flops_per_token": flops,
+        "tokens_per_step": tokens_per_step,
+        "steps": steps,
+        "training_tokens": config.plan.train_tokens or None,
+        "training_memory_bytes": training_memory(config).total,
+        "generation_memory_bytes": inference_memory(config.model, 1, config.model.block_size).total,
+        "device": train.device,
+        "precision": train.precision,
+        "step_seconds": config.plan.step_seconds or seconds,
+        "expected_seconds": expected or None,
+        "measured": bool(config.plan.step_seconds),
+    }
+
+
+def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """`info` in words, a row a fact."""
+    steps, expected = facts["steps"], facts["expected_seconds"]
+    rows = [
+        (facts["source"], f"{facts['preset']}, vocabulary {facts['vocab_size']:,}"),
+        ("parameters", f"{facts['parameters']:,} ({facts['parameters_without_embeddings']:,} outside embeddings)"),
+        ("training FLOPs", f"{human_count(facts['flops_per_token'])} a token"),
+        ("step", f"{facts['tokens_per_step']:,} tokens, {1000 * facts['step_seconds']:,.0f} ms"),
+        ("memory for training", human_bytes(facts["training_memory_bytes"])),
+        ("memory for generating", human_bytes(facts["generation_memory_bytes"])),
+    ]
+    if steps:
+        total = steps * facts["tokens_per_step"]
+        rows.append(("steps", f"{steps:,}, {human_count(total)} tokens, {total / facts['parameters']:.1f} a parameter"))
+    if facts["training_tokens"]:
+        share = facts["training_tokens"] / facts["parameters"]
+        rows.append(("training text", f"{human_count(facts['training_tokens'])} tokens, {share:.1f} a parameter"))
+    if expected:
+        how = "as planned" if facts["measured"] else "at half of the machine's matrix-product rate"
+        machine = f"{facts['device']}, {facts['precision']}"
+        rows.append(("expected time", f"{planning.human_seconds(expected)} on this machine ({machine}), {how}"))
+    return rows
