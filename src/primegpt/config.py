@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from primegpt.errors import ConfigError, nearest
 
@@ -106,12 +106,28 @@ class ModelConfig(Section):
 class TokenizerConfig(Section):
     """How text becomes ids."""
 
-    kind: Literal["char", "bpe"] = "bpe"
-    """char: one id a character. bpe: byte-level byte-pair encoding trained on the text."""
-    vocab_size: int = Field(4096, ge=2)
-    """Size of a trained bpe vocabulary, its special tokens included."""
+    kind: Literal["char", "bpe", "sentencepiece", "gpt2"] = "bpe"
+    """char: one id a character. bpe: byte pairs, sentencepiece: pieces of words, both learnt. gpt2: GPT-2's own."""
+    vocab_size: int | None = Field(None, ge=2)
+    """Size of a learnt vocabulary, special tokens included; 4,096 for bpe and 8,000 for sentencepiece when unset."""
+    special_tokens: dict[str, tuple[str, ...]] = {}
+    """Special tokens of your own, by kind: a list of names, or one string with spaces between them."""
     path: str | None = None
-    """Use the tokenizer in this folder (a tokenizer/ of a run, for example) instead of training one."""
+    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one."""
+
+    @field_validator("special_tokens", mode="before")
+    @classmethod
+    def _split_names(cls, kinds: Any) -> Any:
+        """A command line has no lists: --tokenizer.special_tokens.control "<song> </song>"."""
+        if not isinstance(kinds, Mapping):
+            return kinds
+        return {kind: names.split() if isinstance(names, str) else names for kind, names in kinds.items()}
+
+    @property
+    def learnt_vocab_size(self) -> int | None:
+        """What to train for, or None for the kinds whose text, or whose files, say how many ids there are."""
+        default = {"bpe": 4096, "sentencepiece": 8000}.get(self.kind)
+        return default and (self.vocab_size or default)
 
 
 class DataConfig(Section):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from primegpt import tokenizers
 from primegpt.errors import ConfigError, DataError
 from primegpt.tokenizers import bpe as bpe_module
-from primegpt.tokenizers.bpe import SURE_SPLIT, ByteLevelBPE, learn_merges, sections, to_bytes
+from primegpt.tokenizers.base import sections
+from primegpt.tokenizers.bpe import SURE_SPLIT, ByteLevelBPE, learn_merges, to_bytes
 
 # As published with GPT-2.
 GPT2_SPLIT = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -178,14 +179,14 @@ def test_cutting_at_a_sure_split_never_changes_ids(bpe, parts, joints):
 @settings(max_examples=100, deadline=None)
 @given(text=wordy)
 def test_sections_are_the_text_in_bounded_parts(text):
-    parts = sections(text, 8)
+    parts = sections(text, SURE_SPLIT, 8)
     assert "".join(parts) == text
     assert all(0 < len(part) <= 8 for part in parts) or text == ""
 
 
 def test_long_text_has_the_ids_of_the_library(bpe, corpus, huggingface):
     long = corpus * 12
-    assert len(sections(long)) > 4
+    assert len(sections(long, SURE_SPLIT)) > 4
     expected = huggingface(bpe).encode(long).ids
     assert bpe.encode(long) == expected
     assert bpe.encode_array(long).tolist() == expected

@@ -97,7 +97,8 @@ def prepare(
     `cache` is as in `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that
     cannot be used.
     """
-    tokenizer = store.load(tokenizer_config.path) if tokenizer_config.path else None
+    path, special_tokens = tokenizer_config.path, tokenizer_config.special_tokens
+    tokenizer = store.load(path, special_tokens) if path else None
     documents = list(read_documents(config.sources, songs=config.songs))
     return _prepare(documents, config, tokenizer or tokenizer_config, cache, report)
 
@@ -202,11 +203,11 @@ def _entry(cache: Path | None, source: str, tokenizer: Tokenizer | TokenizerConf
     return cache_folder(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
 
-def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[str | int]:
+def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[Any]:
     """What makes two tokenizers the same: the fingerprint of a given one, the settings of one to be trained."""
     if not isinstance(tokenizer, TokenizerConfig):
         return [tokenizer.fingerprint]
-    return ["char"] if tokenizer.kind == "char" else [tokenizer.kind, tokenizer.vocab_size]
+    return [tokenizer.kind, tokenizer.learnt_vocab_size, list(tokenizer.special_tokens.items())]
 
 
 def _cached(folder: Path, n_documents: int, report: Report) -> Corpus | None:
@@ -225,12 +226,14 @@ def _cached(folder: Path, n_documents: int, report: Report) -> Corpus | None:
 def _train_tokenizer(
     config: TokenizerConfig, train: Sequence[Document], val: Sequence[Document], report: Report
 ) -> Tokenizer:
+    size = config.learnt_vocab_size
     if config.kind == "char":
         # Over all of the text, so that no character of the user's own is unknown: the model learns no more of the
         # validation text from this than its alphabet. Merges would tell more, and come from training text alone.
-        return store.train("char", (document.text for document in (*train, *val)))
-    report(f"training a {config.kind} tokenizer of {config.vocab_size:,} ids on {_size(train)}")
-    return store.train(config.kind, (document.text for document in train), config.vocab_size)
+        return store.train("char", (document.text for document in (*train, *val)), size, config.special_tokens)
+    if size:
+        report(f"training a {config.kind} tokenizer of {size:,} ids on {_size(train)}")
+    return store.train(config.kind, (document.text for document in train), size, config.special_tokens)
 
 
 def _build(

@@ -313,6 +313,17 @@ def lone_surrogate(text: str) -> DataError:
     return DataError(f"the text holds {place}, half of a character", "decode the file as UTF-8 with errors='replace'")
 
 
+def sections(text: str, sure_split: re.Pattern[str], size: int = SECTION) -> list[str]:
+    """`text` cut into parts of at most `size` characters, at ends of a `sure_split` where half a part has one."""
+    cut, start = [], 0
+    while len(text) - start > size:
+        found = sure_split.search(text, start + size // 2, start + size)
+        end = found.end() if found else start + size
+        cut.append(text[start:end])
+        start = end
+    return [*cut, text[start:]]
+
+
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """`[function(item) for item in items]` on all cores, for functions that release the GIL.
 

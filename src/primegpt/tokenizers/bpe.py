@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primegpt.errors import ConfigError
-from primegpt.tokenizers.base import SECTION, JsonTokenizer, SpecialTokens, refuse_collisions, special_kinds
+from primegpt.tokenizers.base import JsonTokenizer, SpecialTokens, refuse_collisions, sections, special_kinds
 
 if TYPE_CHECKING:
     import tiktoken
@@ -64,8 +64,8 @@ class ByteLevelBPE(JsonTokenizer):
         self._ranks = ranks_of(self.merges)
         kinds = special_kinds(self.system_tokens, special_tokens)
         names = [name for group in kinds.values() for name in group]
-        self._vocabulary = {to_letters(piece): rank for piece, rank in self._ranks.items()}
-        refuse_collisions(names, self._vocabulary)
+        self.letter_ids = {to_letters(piece): rank for piece, rank in self._ranks.items()}
+        refuse_collisions(names, self.letter_ids)
         specials = {name: len(self._ranks) + i for i, name in enumerate(names)}
         super().__init__([*self._ranks, *(name.encode() for name in names)], specials, kinds)
 
@@ -95,7 +95,7 @@ class ByteLevelBPE(JsonTokenizer):
         )
 
     def _sections(self, text: str) -> list[str]:
-        return sections(text)
+        return sections(text, SURE_SPLIT)
 
     def _encode_section(self, text: str) -> NDArray[np.unsignedinteger]:
         return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.id_dtype)
@@ -107,7 +107,7 @@ class ByteLevelBPE(JsonTokenizer):
         nothing = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
         no = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
         merges = [[to_letters(left), to_letters(right)] for left, right in self.merges]
-        return {"type": "BPE", **nothing, **no, "vocab": self._vocabulary, "merges": merges}
+        return {"type": "BPE", **nothing, **no, "vocab": self.letter_ids, "merges": merges}
 
     @classmethod
     def _from_model(cls, model: dict[str, Any], special_tokens: SpecialTokens) -> Self:
@@ -130,21 +130,19 @@ def learn_merges(texts: Iterable[str], count: int) -> list[Merge]:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    parts = (part for text in texts for part in sections(text, LEARNER_SECTION))
+    parts = (part for text in texts for part in sections(text, SURE_SPLIT, LEARNER_SECTION))
     learner.train_from_iterator(parts, trainer)
     model = json.loads(learner.to_str())["model"]
     return [(to_bytes(left), to_bytes(right)) for left, right in model["merges"]]
 
 
-def sections(text: str, size: int = SECTION) -> list[str]:
-    """`text` cut into parts of at most `size` characters, at sure splits wherever there is one in half a part."""
-    cut, start = [], 0
-    while len(text) - start > size:
-        found = SURE_SPLIT.search(text, start + size // 2, start + size)
-        end = found.end() if found else start + size
-        cut.append(text[start:end])
-        start = end
-    return [*cut, text[start:]]
+def parse_merges(content: bytes) -> list[Merge]:
+    """The merges in a vocab.bpe or merges.txt: a pair a line, in GPT-2's letters. Raises ValueError for other text."""
+    lines = content.decode().removesuffix("\n").split("\n")
+    pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
+    if wrong := next((pair for pair in pairs if len(pair) != 2), None):
+        raise ValueError(f"{' '.join(wrong)[:40]!r} is not a merge of two pieces")
+    return [(to_bytes(left), to_bytes(right)) for left, right in pairs]
 
 
 def ranks_of(merges: Iterable[Merge]) -> dict[bytes, int]:

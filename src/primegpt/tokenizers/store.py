@@ -1,7 +1,8 @@
 """Tokenizers on disk, and the table of their kinds.
 
-A saved tokenizer is a folder with the kind's own files (tokenizer.json, for those that Hugging Face's `tokenizers`
-can express) and `primegpt.json`: format version, kind, fingerprint, and the special tokens by kind.
+A saved tokenizer is a folder with the kind's own file (tokenizer.json, for those that Hugging Face's `tokenizers`
+can express, or SentencePiece's tokenizer.model) and `primegpt.json`: format version, kind, fingerprint, and the
+special tokens by kind.
 """
 
 import json
@@ -12,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, TokenizerError, nearest
-from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, lone_surrogate
+from primegpt.tokenizers import foreign
+from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, lone_surrogate, special_kinds
 
 # A new kind is one line here: its name in the configuration, and its class. Imported when first used.
 KINDS = {
     "char": "primegpt.tokenizers.char:CharTokenizer",
     "bpe": "primegpt.tokenizers.bpe:ByteLevelBPE",
+    "gpt2": "primegpt.tokenizers.gpt2:GPT2",
+    "sentencepiece": "primegpt.tokenizers.sentencepiece:SentencePieceBPE",
 }
 FORMAT = 1
 META = "primegpt.json"
+_DAMAGE = (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading rubbish raises
 MAX_BYTES = 256 * 2**20  # a folder may come from anyone; no vocabulary needs a file larger than this
 
 
@@ -57,25 +62,61 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
         raise PrimegptError(f"cannot save the tokenizer to {folder}: {error.strerror}", "is there room?") from error
 
 
-def load(folder: str | Path) -> Tokenizer:
-    """Read the tokenizer in `folder`, or in the `tokenizer` folder of a run, and verify its fingerprint.
+def load(folder: str | Path, special_tokens: SpecialTokens | None = None) -> Tokenizer:
+    """Read the tokenizer in `folder`, or in the `tokenizer` folder of a run, and verify it.
 
-    Raises TokenizerError if it is missing or damaged, MismatchError if it is not the one that was saved.
+    A folder of someone else's may hold GPT-2's files or others of their form (see foreign.py); `special_tokens` come
+    after theirs. A tokenizer of ours has its own, which `special_tokens`, if given, must equal.
+
+    Raises TokenizerError if it is missing, damaged or of no use, MismatchError if it is not the one that was saved.
     """
-    folder = Path(folder)
-    if not (folder / META).exists() and (folder / "tokenizer" / META).exists():
-        folder = folder / "tokenizer"
+    places = (Path(folder), Path(folder) / "tokenizer")
+    if saved := next((place for place in places if (place / META).exists()), None):
+        return _load_saved(saved, special_tokens)
+    if found := next((place for place in places if _foreign_files(place)), None):
+        return _load_foreign(found, special_tokens)
+    raise TokenizerError(f"there is no tokenizer at {folder}: {META} is missing", "check the path")
+
+
+def _load_saved(folder: Path, special_tokens: SpecialTokens | None) -> Tokenizer:
     try:
         tokenizer, saved = _read(folder)
-    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise TokenizerError(f"the tokenizer in {folder} is damaged ({reason})", "restore it from a copy") from error
+    except _DAMAGE as error:
+        raise TokenizerError(
+            f"the tokenizer in {folder} is damaged ({_reason(error)})", "restore it from a copy"
+        ) from error
     if tokenizer.fingerprint != saved:
         raise MismatchError(
             f"the tokenizer in {folder} was saved as {saved}, but its files now make {tokenizer.fingerprint}",
             "restore it from a copy: models and data made with it would be misread",
         )
+    own = {kind: names for kind, names in tokenizer.special_kinds.items() if kind != SYSTEM}
+    if special_tokens and own != {kind: tuple(names) for kind, names in special_tokens.items() if names}:
+        raise MismatchError(
+            f"the tokenizer in {folder} has the special tokens {own}, not those of tokenizer.special_tokens",
+            "leave them out of the configuration: a tokenizer brings its own",
+        )
     return tokenizer
+
+
+def _load_foreign(folder: Path, special_tokens: SpecialTokens | None) -> Tokenizer:
+    special_kinds((), special_tokens)  # what is wrong with the user's own is not the folder's fault
+    files = {name: _read_capped(folder / name) for name in _foreign_files(folder)}
+    try:
+        return foreign.read(files, special_tokens)
+    except _DAMAGE as error:
+        raise TokenizerError(
+            f"{folder} has no {META}, and as a foreign tokenizer it cannot be used ({_reason(error)})",
+            "GPT-2's vocab.bpe and encoder.json, or a tokenizer.json of its kind, can",
+        ) from error
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    return [name for name in foreign.FILE_NAMES if (folder / name).is_file()]
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def class_of(kind: str) -> type[Tokenizer]:
