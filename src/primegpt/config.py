@@ -10,9 +10,9 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from primegpt.errors import ConfigError, nearest
 
@@ -103,6 +103,10 @@ class ModelConfig(Section):
             yield f"model.head_dim = {self.head_size} is odd; rotary positions need an even one"
 
 
+# A command line has no lists: --tokenizer.special_tokens.control "<song> </song>".
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)]
+
+
 class TokenizerConfig(Section):
     """How text becomes ids."""
 
@@ -110,18 +114,10 @@ class TokenizerConfig(Section):
     """char: one id a character. bpe: byte pairs, sentencepiece: pieces of words, both learnt. gpt2: GPT-2's own."""
     vocab_size: int | None = Field(None, ge=2)
     """Size of a learnt vocabulary, special tokens included; 4,096 for bpe and 8,000 for sentencepiece when unset."""
-    special_tokens: dict[str, tuple[str, ...]] = {}
+    special_tokens: dict[str, Names] = {}
     """Special tokens of your own, by kind: a list of names, or one string with spaces between them."""
     path: str | None = None
     """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one."""
-
-    @field_validator("special_tokens", mode="before")
-    @classmethod
-    def _split_names(cls, kinds: Any) -> Any:
-        """A command line has no lists: --tokenizer.special_tokens.control "<song> </song>"."""
-        if not isinstance(kinds, Mapping):
-            return kinds
-        return {kind: names.split() if isinstance(names, str) else names for kind, names in kinds.items()}
 
     @property
     def learnt_vocab_size(self) -> int | None:

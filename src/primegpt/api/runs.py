@@ -71,12 +71,12 @@ def load(
     folder = RunFolder.open(Path(path) if path else latest_run())
     config = load_config(folder)
     tokenizer = store.load(folder.tokenizer_dir)
+    saved = folder.load_checkpoint(checkpoint, say, {"model"})
+    expected = saved.state["fingerprints"]["tokenizer"]
+    tokenizer.check_fingerprint(expected, f"the model in {saved.path}")
     if tokenizer.vocab_size != config.model.vocab_size:
         raise MismatchError(
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.model.vocab_size}"
         )
-    saved = folder.load_checkpoint(checkpoint, say, {"model"})
-    expected = saved.state["fingerprints"]["tokenizer"]
-    tokenizer.check_fingerprint(expected, f"the model in {saved.path}")
     model = GPT(config.model).load_weights(saved.tensors["model"])
     return Run(folder, config, model.to(choose_device(device)).eval(), tokenizer, saved.step)

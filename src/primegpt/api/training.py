@@ -79,7 +79,9 @@ def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_
         config = load_config(folder)
         config = planning.prepare_device(config)
         tokenizer = store.load(folder.tokenizer_dir)
-        corpus = reopen(json.loads(folder.data_path.read_text(encoding="utf-8")), config.data, tokenizer, report=say)
+        record = json.loads(folder.data_path.read_text(encoding="utf-8"))
+        tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
+        corpus = reopen(record, config.data, tokenizer, report=say)
         return _fit(folder, config, corpus, observer=observer, say=say, resuming=True)
 
 
