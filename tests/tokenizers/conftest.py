@@ -54,9 +54,25 @@ def bpe(corpus):
     return tokenizers.train("bpe", [corpus], 600, CONTROLS)
 
 
-@pytest.fixture(scope="session", params=["char", "bpe"])
+@pytest.fixture(scope="session")
+def sentencepiece(corpus):
+    return tokenizers.train("sentencepiece", [corpus], 600, CONTROLS)
+
+
+@pytest.fixture(scope="session")
+def gpt2(shared_data):
+    return tokenizers.load(shared_data / "gpt2", CONTROLS)
+
+
+@pytest.fixture(scope="session", params=["char", "bpe", "sentencepiece"])
 def tokenizer(request):
-    """Each kind in turn."""
+    """Each kind that is learnt, in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=["char", "bpe"])
+def json_tokenizer(request):
+    """Each kind that is saved as tokenizer.json, in turn."""
     return request.getfixturevalue(request.param)
 
 

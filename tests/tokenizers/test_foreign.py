@@ -1,0 +1,198 @@
+"""Tokenizers in the files of others: read when they mean what ours mean, refused with the reason otherwise."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+from primegpt import tokenizers
+from primegpt.errors import ConfigError, TokenizerError
+from primegpt.tokenizers.bpe import ByteLevelBPE, to_letters
+from primegpt.tokenizers.gpt2 import GPT2
+
+MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"\xe6", b"\x97")]
+TEXT = "the theatre\n日 <|endoftext|> [PAD]"
+
+
+@pytest.fixture
+def ours():
+    return ByteLevelBPE(MERGES)
+
+
+@pytest.fixture
+def folder(ours, tmp_path):
+    """A tokenizer.json with no record of ours beside it."""
+    ours.save(tmp_path)
+    (tmp_path / "primegpt.json").unlink()
+    return tmp_path
+
+
+def edit(folder, change):
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    change(document)
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_pair(folder, merges_name, vocab_name, tokenizer, ids=None, header="#version: 0.2\n", end="\n"):
+    lines = [f"{to_letters(left)} {to_letters(right)}" for left, right in tokenizer.merges]
+    (folder / merges_name).write_bytes((header + "\n".join(lines) + end).encode())
+    vocabulary = tokenizer.letter_ids | tokenizer.special_tokens if ids is None else ids
+    (folder / vocab_name).write_text(json.dumps(vocabulary), encoding="utf-8")
+
+
+@pytest.mark.parametrize("names", [("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json")])
+@pytest.mark.parametrize(("header", "end"), [("#version: 0.2\n", "\n"), ("", "")])
+def test_merges_and_vocabulary(ours, tmp_path, names, header, end):
+    write_pair(tmp_path, *names, ours, header=header, end=end)
+    assert tokenizers.load(tmp_path).fingerprint == ours.fingerprint
+    assert tokenizers.load(tmp_path, {"control": ["<song>"]}).token_id("<song>") == ours.vocab_size
+
+
+def test_a_tokenizer_json(ours, folder):
+    assert tokenizers.load(folder).fingerprint == ours.fingerprint
+
+
+def split_spelt_out(document):
+    split = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    step = {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
+    last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step, last]}
+
+
+VARIANTS = {
+    "merges as strings": lambda d: d["model"].update(merges=[" ".join(m) for m in d["model"]["merges"]]),
+    "an old file without use_regex": lambda d: d["pre_tokenizer"].pop("use_regex"),
+    "the split spelt out": split_spelt_out,
+    "another decoder and post-processor": lambda d: d.update(decoder=None, post_processor={"type": "ByteLevel"}),
+    "empty strings for nothing": lambda d: d["model"].update(continuing_subword_prefix="", end_of_word_suffix=""),
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_other_spellings_of_the_same_tokenizer(ours, folder, change):
+    edit(folder, change)
+    assert tokenizers.load(folder).fingerprint == ours.fingerprint
+
+
+def test_tokens_that_were_added_stay_special(ours, folder):
+    edit(folder, lambda d: d["added_tokens"].append({"id": ours.vocab_size, "content": "[PAD]", "special": True}))
+    tokenizer = tokenizers.load(folder, {"control": ["<song>"]})
+    assert tokenizer.special_kinds == {"system": ("<|endoftext|>",), "added": ("[PAD]",), "control": ("<song>",)}
+    assert tokenizer.token_id("[PAD]") == ours.vocab_size
+    assert tokenizer.encode(TEXT) == ours.encode(TEXT)
+
+
+def test_ids_are_those_of_the_tokenizers_library(folder, bpe, tmp_path):
+    from tokenizers import Tokenizer
+
+    bpe.save(tmp_path / "other")
+    (tmp_path / "other" / "primegpt.json").unlink()
+    for place in (folder, tmp_path / "other"):
+        theirs = Tokenizer.from_file(str(place / "tokenizer.json"))
+        theirs.encode_special_tokens = True
+        assert tokenizers.load(place).encode(TEXT) == theirs.encode(TEXT).ids
+
+
+def other_split(document):
+    split_spelt_out(document)
+    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{N}{1,3}| ?\p{L}+|."
+
+
+def swap(document):
+    vocabulary = document["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+
+REFUSED = {
+    "another split": (other_split, "GPT-2's regular expression"),
+    "a space put first": (lambda d: d["pre_tokenizer"].update(add_prefix_space=True), "GPT-2's regular expression"),
+    "no split": (lambda d: d["pre_tokenizer"].update(use_regex=False), "GPT-2's regular expression"),
+    "no pre-tokenizer": (lambda d: d.update(pre_tokenizer=None), "GPT-2's regular expression"),
+    "an empty sequence": (
+        lambda d: d.update(pre_tokenizer={"type": "Sequence", "pretokenizers": []}),
+        "GPT-2's regular expression",
+    ),
+    "a normalizer": (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalizer"),
+    "another model": (lambda d: d["model"].update(type="Unigram"), "'Unigram'"),
+    "dropout": (lambda d: d["model"].update(dropout=0.1), "dropout = 0.1"),
+    "byte fallback": (lambda d: d["model"].update(byte_fallback=True), "byte_fallback"),
+    "ids in another order": (swap, "not those of GPT-2's scheme"),
+    "no end of text": (lambda d: d.update(added_tokens=[]), "not those of GPT-2's scheme"),
+    "another end of text": (lambda d: d["added_tokens"][0].update(content="</s>"), "not those of GPT-2's scheme"),
+    "a gap before an added token": (
+        lambda d: d["added_tokens"].append({"id": 1000, "content": "[PAD]"}),
+        "not those of GPT-2's scheme",
+    ),
+    "a merge of a letter that is no byte": (lambda d: d["model"]["merges"].append(["語", "a"]), "語"),
+    "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "values to unpack"),
+    "no model": (lambda d: d.pop("model"), "model"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_would_encode_otherwise_is_refused_with_the_reason(folder, change, reason):
+    edit(folder, change)
+    refused(folder, reason)
+
+
+def refused(folder, reason):
+    with pytest.raises(TokenizerError, match="cannot be used") as caught:
+        tokenizers.load(folder)
+    assert str(folder) in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}"])
+def test_a_file_that_is_something_else_is_refused(folder, content):
+    (folder / "tokenizer.json").write_bytes(content)
+    refused(folder, "")
+
+
+@pytest.mark.parametrize(("names", "gone"), [(("vocab.bpe", "encoder.json"), 0), (("merges.txt", "vocab.json"), 1)])
+def test_half_a_pair_names_the_other_half(ours, tmp_path, names, gone):
+    write_pair(tmp_path, *names, ours)
+    (tmp_path / names[gone]).unlink()
+    refused(tmp_path, f"{names[gone]} is missing")
+
+
+def test_merges_and_vocabulary_that_disagree_are_refused(ours, tmp_path):
+    vocabulary = ours.letter_ids | ours.special_tokens
+    for wrong in ({**vocabulary, "Ġa": 400}, {**vocabulary, "the": 5}, {}, dict(list(vocabulary.items())[:-1])):
+        write_pair(tmp_path, "merges.txt", "vocab.json", ours, wrong)
+        refused(tmp_path, "")
+    write_pair(tmp_path, "merges.txt", "vocab.json", ours, header="the quick brown\n")
+    refused(tmp_path, "'the quick brown' is not a merge")
+
+
+def test_a_mistake_in_ones_own_special_tokens_is_not_the_folders(folder):
+    with pytest.raises(ConfigError, match="is there twice"):
+        tokenizers.load(folder, {"control": ["<x>", "<x>"]})
+
+
+def test_gpt2s_files_in_all_forms_make_the_same_tokenizer(gpt2, shared_data, tmp_path):
+    files, plain = shared_data / "gpt2", GPT2(gpt2.merges)
+    shutil.copy(files / "vocab.bpe", tmp_path / "merges.txt")
+    shutil.copy(files / "encoder.json", tmp_path / "vocab.json")
+    assert tokenizers.load(tmp_path).fingerprint == plain.fingerprint
+    plain.save(tmp_path / "json")
+    (tmp_path / "json" / "primegpt.json").unlink()
+    edit(tmp_path / "json", VARIANTS["merges as strings"])
+    loaded = tokenizers.load(tmp_path / "json")
+    assert isinstance(loaded, GPT2)
+    assert loaded.fingerprint == plain.fingerprint
+
+
+def test_any_one_changed_byte_is_refused_or_shows(ours, folder):
+    """Without a fingerprint a changed merge is another tokenizer; but it is one, and never a crash."""
+    whole, rng = (folder / "tokenizer.json").read_bytes(), random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (folder / "tokenizer.json").write_bytes(damaged)
+        try:
+            loaded = tokenizers.load(folder)
+        except TokenizerError:
+            continue
+        assert loaded.decode(loaded.encode(TEXT)) == TEXT
