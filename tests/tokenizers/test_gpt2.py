@@ -11,9 +11,7 @@ from primegpt.tokenizers import gpt2 as our_module
 from primegpt.tokenizers.gpt2 import GPT2, VOCAB_BPE, VOCAB_BPE_SHA256, are_gpt2s
 
 PUBLISHED_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-FINGERPRINT = (
-    "ccdae87e9c7c18864160d9bd59c5bdcbbd527eb503496adf253890566eea62c7"  # no special tokens added
-)
+FINGERPRINT = "ccdae87e9c7c18864160d9bd59c5bdcbbd527eb503496adf253890566eea62c7"  # no special tokens added
 
 
 @pytest.fixture(scope="module")
