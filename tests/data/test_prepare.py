@@ -181,6 +181,8 @@ def test_whatever_determines_the_shards_makes_an_entry_of_its_own(home, monkeypa
     folders.append(prepare(sources(home, val_fraction=0.2), BPE).folder)
     folders.append(prepare(sources(home), TokenizerConfig(kind="bpe", vocab_size=301)).folder)
     folders.append(prepare(sources(home), CHAR).folder)
+    for names in ({"control": ("<a>", "<b>")}, {"control": ("<b>", "<a>")}):  # ids follow the order
+        folders.append(prepare(sources(home), TokenizerConfig(kind="char", special_tokens=names)).folder)
     folders.append(prepare(sources(home), TokenizerConfig(path=str(folders[0] / "tokenizer"))).folder)
     monkeypatch.setattr(prepare_module, "FORMAT_VERSION", 99)
     folders.append(prepare(sources(home), BPE).folder)
@@ -191,7 +193,7 @@ def test_whatever_determines_the_shards_makes_an_entry_of_its_own(home, monkeypa
     (home / "text.txt").write_bytes(data)
     changed = prepare(sources(home), BPE)
     assert texts(changed, changed.val)[0].encode() == data[-changed.val_bytes :]
-    assert len({*folders, changed.folder}) == 7
+    assert len({*folders, changed.folder}) == 9
     # A vocabulary of characters has the size it has.
     assert (
         prepare(sources(home), TokenizerConfig(kind="char", vocab_size=5)).folder == prepare(sources(home), CHAR).folder

@@ -159,6 +159,12 @@ def test_a_text_that_gives_no_more_pieces_gives_a_smaller_vocabulary():
     assert len(tokenizer.encode("abab abab")) == 2
 
 
+def test_text_without_spaces_is_learnt_from_however_long_it_is():
+    """The library leaves out sentences of more than 4,192 bytes."""
+    tokenizer = tokenizers.train("sentencepiece", "日本語を話す" * 5000, 300)
+    assert any(len(piece) == 6 for piece in tokenizer.pieces)
+
+
 def test_rare_characters_go_through_their_bytes():
     text = "the cat sat on the mat\n" * 1000 + "日"
     tokenizer = tokenizers.train("sentencepiece", text, 300)

@@ -39,14 +39,13 @@ def read(files: Mapping[str, bytes], special_tokens: SpecialTokens | None = None
 
 
 def _build(merges: Sequence[Merge], ids: Mapping[str, int], special_tokens: SpecialTokens) -> ByteLevelBPE:
-    end, *added = [name for name, id in sorted(ids.items(), key=lambda item: item[1]) if id >= 256 + len(merges)] or [
-        ""
-    ]
-    kinds = {ADDED: added, **special_tokens} if added else special_tokens
-    tokenizer = (GPT2 if are_gpt2s(merges) else ByteLevelBPE)(merges, kinds)
-    own = [tokenizer.eot_token, *added]
-    if tokenizer.letter_ids | {name: tokenizer.special_tokens[name] for name in own} != ids or end != own[0]:
-        raise ValueError(f"its ids are not those of GPT-2's scheme: 256 bytes, merges in order, {own[0]}")
+    beyond = sorted((id, name) for name, id in ids.items() if id >= 256 + len(merges))
+    added = [name for _, name in beyond[1:]]  # the first is <|endoftext|>, or the comparison fails
+    kind = GPT2 if are_gpt2s(merges) else ByteLevelBPE
+    tokenizer = kind(merges, {ADDED: added, **special_tokens} if added else special_tokens)
+    own = {name: tokenizer.special_tokens[name] for name in (tokenizer.eot_token, *added)}
+    if tokenizer.letter_ids | own != ids:
+        raise ValueError(f"its ids are not those of GPT-2's scheme: 256 bytes, merges in order, {tokenizer.eot_token}")
     return tokenizer
 
 
