@@ -9,15 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from primegpt.data.formats import read_file
 from primegpt.data.hub import parse_dataset
 from primegpt.data.sources import Document, read_documents, source_bytes
 from primegpt.errors import DataError
-
-pyarrow = pytest.importorskip("pyarrow")
-parquet = pytest.importorskip("pyarrow.parquet")
 
 RECORDS = [{"text": 'One\r\n two, "three"', "n": "1"}, {"text": "漢字 🎵\x00", "n": ";"}, {"text": "plain", "n": ""}]
 
@@ -287,7 +286,7 @@ def test_an_address_with_too_many_parts():
 @pytest.fixture
 def dataset(tmp_path, monkeypatch) -> Path:
     """A folder in the layout of the hub: data files named by split."""
-    pytest.importorskip("datasets", reason="the extra [data] is not installed")
+    pytest.importorskip("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     folder = tmp_path / "songs"
     folder.mkdir()
@@ -296,6 +295,7 @@ def dataset(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.peers  # heavy to install
 @pytest.mark.filterwarnings("ignore")  # the library's own
 def test_a_data_set_is_streamed(dataset):
     documents = read(f"hf:{dataset}")
