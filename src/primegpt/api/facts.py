@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.api.runs import load_config
-from primegpt.config import read_toml, resolve
+from primegpt.config import Config, read_toml, resolve
 from primegpt.model.size import (
     flops_per_token,
     human_bytes,
@@ -28,7 +28,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     path = Path(target) if target else latest_run()
     is_run = path.is_dir() or not path.exists()
     config = load_config(RunFolder.open(path)) if is_run else resolve(read_toml(path))
-    vocabulary = config.model.vocab_size or (config.tokenizer.vocab_size if config.tokenizer.kind != "char" else 96)
+    vocabulary = assumed_vocabulary(config)
     config = planning.prepare_device(config.with_values(model={"vocab_size": vocabulary}))
     train, length = config.train, config.train.sequence_length or config.model.block_size
     tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
@@ -56,6 +56,11 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "expected_seconds": expected or None,
         "measured": bool(config.plan.step_seconds),
     }
+
+
+def assumed_vocabulary(config: Config) -> int:
+    """Ids of the tokenizer that `config` describes; of characters, about as many as English has."""
+    return config.model.vocab_size or (config.tokenizer.vocab_size if config.tokenizer.kind != "char" else 96)
 
 
 def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ over the whole corpus, before any of it is held out: a copy of a training docume
 """
 
 import hashlib
+import importlib
 import json
 import re
 from collections import Counter
@@ -185,7 +186,7 @@ class MuchLikeBefore:
 
     def __init__(self, similarity: float) -> None:
         try:
-            import rensa
+            rensa: Any = importlib.import_module("rensa")  # compiled, without type hints
         except ImportError:
             raise DataError(
                 'data.duplicates = "near" needs the package rensa, which is not installed', INSTALL_DATA
