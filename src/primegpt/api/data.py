@@ -74,6 +74,5 @@ def write_songbook(out: str | Path, *, songs: int = 8000, alignment: float = 1.0
 
 
 def _json_line(song: Song) -> str:
-    known = asdict(song)
-    del known["sections"]  # they are the lyrics
+    known = {name: value for name, value in asdict(song).items() if name != "sections"}  # they are the lyrics
     return json.dumps({"text": song.text, "lyrics": song.lyrics, **known}) + "\n"

@@ -241,7 +241,7 @@ def warnings_worth_saying(report: AuditReport) -> list[str]:
             f"{repeated:.0%} of the text repeats what stood before: {size}, but only {distinct} of it is distinct; "
             f"a model learns copies by heart, so {remedy}"
         )
-    if report.complete and report.distinct_bytes < SMALL:
+    if report.complete and (report.distinct_bytes if copied else report.bytes) < SMALL:
         only = f"the distinct text is {distinct}" if copied else f"the text is {size}"
         warnings.append(f"{only}, less than 1 MB: expect words rather than sense; add more text")
     ratio = report.tokens_per_parameter
