@@ -130,9 +130,25 @@ class DataConfig(Section):
     """Where the text comes from and how it is cut into training windows."""
 
     sources: tuple[str, ...] = ()
-    """Files, folders, globs, `-` for standard input, or `songbook`."""
+    """Files, folders, globs, `-` for standard input, `hf:NAME`, the name of a fetched corpus, or `songbook`."""
+    text_field: str = "text"
+    """The field of a record (.jsonl, .csv, .parquet, data set) that holds the text."""
     songs: int = Field(8000, ge=1)
     """Size of the built-in songbook when it is a source."""
+    html: Literal["keep", "text"] = "keep"
+    """text: remove tags and scripts, resolve entities (the extra [data])."""
+    whitespace: Literal["keep", "normalize"] = "keep"
+    """normalize: line ends \\n, one space for several, no space at the ends of lines, one empty line for several."""
+    non_ascii: Literal["keep", "strip", "drop"] = "keep"
+    """What to do about characters beyond ASCII: strip them, or drop the documents that have any."""
+    min_length: int | None = Field(None, ge=1)
+    """Drop documents of fewer characters."""
+    max_length: int | None = Field(None, ge=1)
+    """Drop documents of more characters."""
+    duplicates: Literal["keep", "exact", "near"] = "keep"
+    """exact: drop documents that were there before. near: those much like an earlier one too (the extra [data])."""
+    similarity: float = Field(0.7, gt=0.0, le=1.0)
+    """For duplicates = near: the share of five-word spans in common that makes two documents copies."""
     val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
     """Share held out for validation: whole documents, or the last part of a single one."""
     val_tokens: int | None = Field(None, ge=1)
@@ -141,6 +157,11 @@ class DataConfig(Section):
     """Distance between the starts of training windows; sequence_length (every token once an epoch) when unset."""
     isolate_documents: bool = False
     """Keep attention inside a document when a window holds several."""
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between fields, each with its remedy."""
+        if self.min_length and self.max_length and self.min_length > self.max_length:
+            yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
 
 
 class TrainConfig(Section):
@@ -271,6 +292,7 @@ class Config(Section):
     def problems(self) -> Iterator[str]:
         """What is wrong between fields of all sections."""
         yield from self.model.problems()
+        yield from self.data.problems()
         yield from self.train.problems()
         if (self.train.sequence_length or 0) > self.model.block_size:
             yield (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.api.runs import load_config
-from primegpt.config import TokenizerConfig, read_toml, resolve
+from primegpt.config import Config, read_toml, resolve
 from primegpt.model.size import (
     flops_per_token,
     human_bytes,
@@ -28,7 +28,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     path = Path(target) if target else latest_run()
     is_run = path.is_dir() or not path.exists()
     config = load_config(RunFolder.open(path)) if is_run else resolve(read_toml(path))
-    vocabulary = config.model.vocab_size or _vocabulary(config.tokenizer)
+    vocabulary = assumed_vocabulary(config)
     config = planning.prepare_device(config.with_values(model={"vocab_size": vocabulary}))
     train, length = config.train, config.train.sequence_length or config.model.block_size
     tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
@@ -58,10 +58,12 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     }
 
 
-def _vocabulary(tokenizer: TokenizerConfig) -> int:
-    """The number of ids that training will have, about: a text's characters are only known when it is read."""
+def assumed_vocabulary(config: Config) -> int:
+    """Ids of the tokenizer that `config` describes; of characters, about as many as English has."""
+    tokenizer = config.tokenizer
     own = sum(map(len, tokenizer.special_tokens.values()))
-    return tokenizer.learnt_vocab_size or {"char": 96, "gpt2": 50_257}[tokenizer.kind] + own
+    learnt = tokenizer.learnt_vocab_size or {"char": 96, "gpt2": 50_257}[tokenizer.kind] + own
+    return config.model.vocab_size or learnt
 
 
 def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from primegpt.api.runs import Run, Say, load, load_config, to_stderr
 from primegpt.config import Config, Layer, preset_name, read_toml, resolve, write_toml
+from primegpt.data.audit import audit_corpus
 from primegpt.data.batches import validation_batches
 from primegpt.data.prepare import Corpus, prepare, reopen
 from primegpt.data.shards import Shards
@@ -17,9 +18,7 @@ from primegpt.errors import ConfigError, DataError, MismatchError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.generation.generator import Generator
 from primegpt.model.gpt import GPT
-from primegpt.model.size import (
-    flops_per_token,
-)
+from primegpt.model.size import flops_per_token, parameter_count
 from primegpt.run.atomic import write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder, next_run_path
@@ -31,6 +30,8 @@ from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import display
 from primegpt.training.report import plot_losses
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
+
+AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
 
 def train(
@@ -58,12 +59,15 @@ def train(
     require_text(config)
     corpus = prepare(config.data, config.tokenizer, report=say)
     config = fill_vocabulary(config, corpus.tokenizer)
+    audit = audit_corpus(corpus, parameter_count(config.model), audited_tokens(config))
+    for warning in audit.warnings:
+        say(f"{'warning':<10} {warning}")
     config = planning.make_plan(config, corpus, elapsed=time.monotonic() - started)
     with ExitStack() as stack:
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
         store.save(corpus.tokenizer, folder.tokenizer_dir)
-        write_json_atomic(folder.data_path, corpus.record())
+        write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
         write_text_atomic(folder.config_path, write_toml(config))
         return _fit(folder, config, corpus, observer=observer, say=say)
 
@@ -242,6 +246,12 @@ def require_text(config: Config) -> None:
             f"{', '.join(config.data.sources)}: {size} bytes are fewer than one context of {length} tokens",
             "add text, or lower --model.block_size",
         )
+
+
+def audited_tokens(config: Config) -> int:
+    """How much of each split the audit before training may look at: at about a million a second, 1% of the budget."""
+    seconds = 60 * (config.train.minutes or planning.DEFAULT_MINUTES)
+    return int(min(AUDITED_TOKENS, 0.01 * seconds * 1e6))
 
 
 def fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.data.clean import clean_documents
 from primegpt.data.shards import FORMAT_VERSION, Shards, ShardWriter
-from primegpt.data.sources import STDIN, Document, read_documents, source_fingerprint, split_at_byte, utf8_size
+from primegpt.data.sources import STDIN, Document, source_fingerprint, split_at_byte, utf8_size
 from primegpt.errors import DataError, MismatchError, PrimegptError
 from primegpt.seeds import derive_seed
 from primegpt.tokenizers import store
@@ -97,9 +98,8 @@ def prepare(
     `cache` is as in `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that
     cannot be used.
     """
-    path, special_tokens = tokenizer_config.path, tokenizer_config.special_tokens
-    tokenizer = store.load(path, special_tokens) if path else None
-    documents = list(read_documents(config.sources, songs=config.songs))
+    tokenizer = store.load(tokenizer_config.path) if tokenizer_config.path else None
+    documents = list(clean_documents(config, report))
     return _prepare(documents, config, tokenizer or tokenizer_config, cache, report)
 
 
@@ -127,7 +127,7 @@ def reopen(
             "save that text to a file and start a new run",
         )
     report(f"the shards in {record['folder']} are gone; reading their text again")
-    documents = list(read_documents(config.sources, songs=config.songs))
+    documents = list(clean_documents(config, report))
     if (found := source_fingerprint(documents)) != source:
         raise MismatchError(
             f"the text of this run has changed: its fingerprint was {source} and is now {found}",

@@ -36,15 +36,21 @@ def recipe(text_bytes: int | None, device: str, minutes: float | None, preset: s
     Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
     time there is, not with the text: on a CPU, minutes are what is scarce. Measured in docs/experiments.md.
     """
-    minutes, text_bytes = minutes or DEFAULT_MINUTES, text_bytes or 1_000_000  # a stream's size is not known
-    size = _network(device, minutes)
-    char = text_bytes < 3_000_000
-    vocab_size = 2048 if text_bytes < 20_000_000 else 8192 if text_bytes < 500_000_000 else 16384
+    size = _network(device, minutes or DEFAULT_MINUTES)
     return {
         "model": {"preset": preset, **size["model"]},
-        "tokenizer": {"kind": "char"} if char else {"kind": "bpe", "vocab_size": vocab_size},
+        "tokenizer": tokenizer_for(text_bytes),
         "train": size["train"],
     }
+
+
+def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
+    """The tokenizer of the zero-config layer. The size of a stream is not known; it is taken to be small."""
+    text_bytes = text_bytes or 1_000_000
+    if text_bytes < 3_000_000:
+        return {"kind": "char"}
+    vocab_size = 2048 if text_bytes < 20_000_000 else 8192 if text_bytes < 500_000_000 else 16384
+    return {"kind": "bpe", "vocab_size": vocab_size}
 
 
 def _network(device: str, minutes: float) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,78 @@
+"""What one does with data before training: audit it, fetch a public corpus, write a songbook."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from primegpt.api.facts import assumed_vocabulary
+from primegpt.api.runs import Say, to_stderr
+from primegpt.config import Config, read_toml, resolve
+from primegpt.data import fetch
+from primegpt.data.audit import AuditReport
+from primegpt.data.audit import audit as audit_documents
+from primegpt.data.clean import clean_documents
+from primegpt.data.songbook import Song, songbook
+from primegpt.data.sources import source_bytes
+from primegpt.errors import ConfigError
+from primegpt.model.size import parameter_count
+from primegpt.run.atomic import write_text_atomic
+from primegpt.tokenizers import store
+from primegpt.training import plan as planning
+
+
+def audit(
+    *sources: str | Path,
+    config: str | Path | None = None,
+    text_field: str | None = None,
+    n_parameters: int | None = None,
+    say: Say = to_stderr,
+) -> AuditReport:
+    """Look at the text of `sources` (or of the recipe `config`) as training would see it, and judge it.
+
+    `config` also says how to clean it, and how large the model is; `n_parameters` says the latter alone. Raises
+    DataError for a source that cannot be read.
+    """
+    recipe = resolve(read_toml(config)) if config else Config()
+    given: dict[str, object] = {"sources": [str(source) for source in sources]} if sources else {}
+    if text_field:
+        given["text_field"] = text_field
+    recipe = recipe.with_values(data=given)
+    if config and n_parameters is None:
+        vocabulary = assumed_vocabulary(recipe)
+        n_parameters = parameter_count(recipe.with_values(model={"vocab_size": vocabulary}).model)
+    tokenizer = store.load(recipe.tokenizer.path) if recipe.tokenizer.path else None
+    kind = (
+        recipe.tokenizer.kind
+        if config
+        else planning.tokenizer_for(source_bytes(recipe.data.sources, songs=recipe.data.songs))["kind"]
+    )
+    documents = clean_documents(recipe.data, say)
+    return audit_documents(documents, tokenizer, n_parameters, by_character=kind == "char")
+
+
+def fetch_corpus(name: str, *, say: Say = to_stderr) -> list[Path]:
+    """Download the corpus `name` unless it is there; its files. From then on the name is a source."""
+    if name in fetch.CORPORA:
+        say(f"{name}: {fetch.CORPORA[name].about}")
+        if any(file.checksum is None for file in fetch.CORPORA[name].files):
+            say("no checksum is known for it: that it arrives whole is checked, not what it holds")
+    return fetch.fetch(name, fetch.LineProgress(say))
+
+
+def write_songbook(out: str | Path, *, songs: int = 8000, alignment: float = 1.0, seed: int = 0) -> Path:
+    """Write a songbook: .jsonl with prompt, labels, title and lyrics of each song, or .txt. Raises ConfigError."""
+    path = Path(out)
+    book = songbook(songs, seed, alignment)
+    if path.suffix == ".jsonl":
+        text = "".join(_json_line(song) for song in book)
+    elif path.suffix == ".txt":
+        text = "\n\n\n".join(song.text for song in book) + "\n"
+    else:
+        raise ConfigError(f"{path}: a songbook is written as .jsonl or .txt", "choose another name with --out")
+    write_text_atomic(path, text)
+    return path
+
+
+def _json_line(song: Song) -> str:
+    known = {name: value for name, value in asdict(song).items() if name != "sections"}  # they are the lyrics
+    return json.dumps({"text": song.text, "lyrics": song.lyrics, **known}) + "\n"

@@ -1,0 +1,95 @@
+"""`primegpt data` from the command line, and the warnings that `primegpt train` gives before it spends time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from primegpt.cli.main import run
+
+MODEL = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
+TINY = [*MODEL, "--train.max_steps", "1", "--data.val_tokens", "64", "--train.threads", "1", "--out", "run"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("copied.txt").write_text("".join(f"line {n} of a small text\n" for n in range(100)) * 30, encoding="utf-8")
+    return tmp_path
+
+
+def test_audit_is_a_table_with_warnings(place, capsys):
+    assert run(["data", "audit", "copied.txt", "--model-parameters", "1000000"], 0.0) == 0
+    out = capsys.readouterr().out
+    assert "size              71.7 KB in 1 document" in out
+    assert "per parameter" in out
+    assert "warning           97% of the text repeats what stood before" in out
+
+
+def test_audit_as_json(place, capsys):
+    assert run(["data", "audit", "copied.txt", "--json"], 0.0) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["repeated_share"] == pytest.approx(29 / 30, abs=0.01)
+    assert any("repeats what stood before" in line for line in facts["warnings"])
+
+
+def test_audit_of_a_recipe_cleans_as_it_says_and_knows_its_model(place, capsys):
+    Path("a.jsonl").write_text('{"lyrics": "<b>la</b>"}\n' * 5 + '{"lyrics": "lo"}\n', encoding="utf-8")
+    Path("my.toml").write_text(
+        '[data]\nsources = ["a.jsonl"]\ntext_field = "lyrics"\nduplicates = "exact"\n'
+        '[tokenizer]\nkind = "char"\n[model]\nn_layer = 1\nn_embd = 8\nn_head = 1\nblock_size = 8\n',
+        encoding="utf-8",
+    )
+    assert run(["data", "audit", "--config", "my.toml", "--json"], 0.0) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["n_documents"] == 2
+    assert facts["tokens"] == 11
+    assert 1000 < facts["n_parameters"] < 3000
+    assert "2 of 6 documents are left; dropped: 4 exact copies" in captured.err
+
+
+def test_a_field_of_another_name(place, capsys):
+    Path("a.jsonl").write_text('{"lyrics": "la"}\n', encoding="utf-8")
+    assert run(["data", "audit", "a.jsonl"], 0.0) == 2
+    assert "there is no field 'text', only 'lyrics'" in capsys.readouterr().err
+    assert run(["data", "audit", "a.jsonl", "--text-field", "lyrics"], 0.0) == 0
+
+
+@pytest.mark.parametrize(("name", "count"), [("book.jsonl", 5), ("book.txt", 1)])
+def test_a_songbook_is_a_source(place, capsys, name, count):
+    assert run(["data", "songbook", "--out", name, "--songs", "5", "--alignment", "0.5", "--seed", "3"], 0.0) == 0
+    assert capsys.readouterr().out == f"{name}\n"
+    assert run(["data", "audit", name, "--json"], 0.0) == 0
+    assert json.loads(capsys.readouterr().out)["n_documents"] == count
+
+
+def test_a_songbook_of_another_kind_is_refused(place, capsys):
+    assert run(["data", "songbook", "--out", "book.pdf"], 0.0) == 2
+    assert "book.pdf: a songbook is written as .jsonl or .txt" in capsys.readouterr().err
+    assert run(["data", "songbook", "--out", "a.txt", "--alignment", "2"], 0.0) == 2
+
+
+def test_records_of_a_songbook_hold_all_that_is_known(place):
+    assert run(["data", "songbook", "--out", "book.jsonl", "--songs", "3"], 0.0) == 0
+    first = json.loads(Path("book.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(first) == {"text", "prompt", "genre", "emotion", "themes", "title", "lyrics", "aligned", "written_to"}
+    assert first["text"] == f"{first['prompt']}\n\n{first['lyrics']}"
+    assert first["written_to"]["genre"] == first["genre"]
+
+
+def test_an_unknown_corpus_is_one_line(place, capsys):
+    assert run(["data", "fetch", "shakespear"], 0.0) == 2
+    assert "did you mean 'shakespeare'?" in capsys.readouterr().err
+
+
+def test_train_warns_before_it_spends_time_and_keeps_the_audit(place, capsys):
+    assert run(["train", "copied.txt", *TINY], 0.0) == 0
+    lines = capsys.readouterr().err.splitlines()
+    warned = next(at for at, line in enumerate(lines) if line.startswith("warning    97% of the text repeats"))
+    planned = next(at for at, line in enumerate(lines) if line.startswith("expected"))
+    assert warned < planned
+    kept = json.loads(Path("run/data.json").read_text(encoding="utf-8"))["audit"]
+    assert kept["n_documents"] == 1
+    assert kept["warnings"][0] in lines[warned]
+    assert run(["train", "--resume", "run"], 0.0) == 0
