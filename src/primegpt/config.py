@@ -151,12 +151,34 @@ class DataConfig(Section):
     """For duplicates = near: the share of five-word spans in common that makes two documents copies."""
     val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
     """Share held out for validation: whole documents, or the last part of a single one."""
+    max_bytes: int | None = Field(None, ge=1)
+    """Read no more than about this much text of the sources: the first so many bytes."""
     val_tokens: int | None = Field(None, ge=1)
     """Validation targets used while training (the first ones); all of them at the end, and when unset."""
     stride: int | None = Field(None, ge=1)
     """Distance between the starts of training windows; sequence_length (every token once an epoch) when unset."""
     isolate_documents: bool = False
     """Keep attention inside a document when a window holds several."""
+    template: Literal["text", "song", "response", "chat"] = "text"
+    """text: a stream of documents. song, response, chat: one record a row, supervised on its answer only."""
+    prompt_field: str = "prompt"
+    """The field of a record that holds the instruction (song, response)."""
+    response_field: str | None = None
+    """The field that holds the answer; `lyrics` for songs, `response` for responses, when unset."""
+    genre_field: str = "genre"
+    """The field of a song's genre; records without it get `genre`."""
+    emotion_field: str = "emotion"
+    """The field of a song's emotion; records without it get `emotion`."""
+    genre: str | None = None
+    """The genre of songs that do not say theirs; `random` draws one for each, by a fixed seed."""
+    emotion: str | None = None
+    """The emotion of songs that do not say theirs; `random` draws one for each, by a fixed seed."""
+    structure: Literal["parse", "keep"] = "parse"
+    """parse: a line of the lyrics that is a section header, like [Chorus], becomes its structure token."""
+    prompt_dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    """How often an instruction is left out in training, so that a model also writes without one (song, response)."""
+    drop_labels: bool = False
+    """Leave genre and emotion out together with the instruction."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""

@@ -217,9 +217,11 @@ def test_validation_asks_for_each_token_once_in_order(stream, lengths, length, b
         for token, target in zip(batch.ids.flatten(), batch.targets.flatten(), strict=True)
         if target != IGNORED
     ]
-    n_targets = min(n_tokens - 1, max_targets or n_tokens)
-    assert pairs == [(place, place + 1) for place in range(n_targets)]
-    assert sum(batch.supervised for batch in batches) == n_targets
+    n_windows = -(-(n_tokens - 1) // length)
+    wanted = min(n_windows, -(-(max_targets or n_tokens) // length))
+    starts = [number * n_windows // wanted * length for number in range(wanted)]  # evenly spread
+    assert pairs == [(p, p + 1) for start in starts for p in range(start, min(start + length, n_tokens - 1))]
+    n_targets = len(pairs)
     assert all(batch.ids.shape[1] == length for batch in batches)
     assert sum(len(batch.ids) for batch in batches) == -(-n_targets // length)
     assert all(len(batch.ids) == batch_size for batch in batches[:-1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from primegpt.config import DataConfig, resolve
 from primegpt.data.clean import clean, clean_documents, html_to_text, normalize_whitespace, shingles
 from primegpt.data.formats import Document
-from primegpt.data.prepare import split_documents
+from primegpt.data.split import split_documents
 from primegpt.errors import ConfigError, DataError
 
 

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.data import build, formats
 from primegpt.data import prepare as prepare_module
-from primegpt.data.prepare import Corpus, prepare, reopen, split_documents
+from primegpt.data.prepare import Corpus, prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import Document
+from primegpt.data.split import split_documents
 from primegpt.errors import DataError, MismatchError, PrimegptError
-from primegpt.tokenizers import store
+from primegpt.tokenizers import base, store
 
 CHAR = TokenizerConfig(kind="char")
 BPE = TokenizerConfig(kind="bpe", vocab_size=300)
@@ -102,7 +104,7 @@ def test_a_long_book_among_short_ones_is_never_the_validation_text():
 
 def test_a_text_too_short_to_split_is_refused(home):
     (home / "x.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.txt is too short to hold out data\.val_fraction = 0\.1"):
+    with pytest.raises(DataError, match=r"x\.txt is too short: data\.val_fraction = 0\.1 cannot be held out"):
         prepare(sources(home, "x.txt"), CHAR)
 
 
@@ -119,12 +121,16 @@ def test_documents_keep_their_order_and_borders(home):
     assert (len(val), corpus.n_documents) == (3, 30)
 
 
-def test_batches_of_documents_leave_none_out(home, monkeypatch):
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 10)
+def test_pieces_of_text_leave_nothing_out_and_change_no_id(home, monkeypatch):
     for index in range(9):
-        (home / f"{index}.txt").write_text("abc" * (1 + index % 4), encoding="utf-8")
+        (home / f"{index}.txt").write_text(f"abc {index}\n" * (1 + 9 * (index % 4)), encoding="utf-8")
+    expected = prepare(sources(home, "[0-9].txt"), CHAR, cache=home / "whole")
+    monkeypatch.setattr(build, "PIECE", 10)
+    monkeypatch.setattr(formats, "PART", 16)
+    monkeypatch.setattr(base, "SECTION", 5)
     corpus = prepare(sources(home, "[0-9].txt"), CHAR)
     assert corpus.train.n_documents + corpus.val.n_documents == 9
+    assert corpus.record() | {"folder": ""} == expected.record() | {"folder": ""}
 
 
 def test_characters_come_from_all_of_the_text_and_merges_from_training_text_only(home):
@@ -161,7 +167,7 @@ def test_many_unknown_characters_are_summed_up(home):
 
 
 def entries(home: Path) -> list[Path]:
-    return sorted((home / "cache" / "data").iterdir())
+    return sorted(path for path in (home / "cache" / "data").iterdir() if not path.suffix)
 
 
 def test_equal_requests_share_one_entry_and_do_the_work_once(home, monkeypatch):
@@ -228,17 +234,18 @@ def test_a_damaged_entry_is_reported_and_replaced(home, name, missing):
     assert len(entries(home)) == 1
 
 
-def test_nothing_is_left_of_a_failed_preparation(home, monkeypatch):
-    def no_space(*_):
+def test_a_full_disk_is_one_line_and_what_was_done_is_not_done_again(home, monkeypatch):
+    def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_install", no_space)
+        patch.setattr(prepare_module, "build", no_space)
         with pytest.raises(PrimegptError, match="No space left on device; make room") as caught:
-            prepare(sources(home), CHAR)
+            prepare(sources(home), BPE)
     assert caught.value.exit_code == 1
     assert entries(home) == []
-    prepare(sources(home), CHAR)
+    monkeypatch.setattr(store, "train", None)  # the tokenizer is there already
+    prepare(sources(home), BPE)
 
 
 def test_a_cache_that_cannot_be_written_is_said_in_one_line(home):
@@ -253,13 +260,13 @@ RACE = """if True:
     from primegpt.config import DataConfig, TokenizerConfig
     from primegpt.data import prepare
     home, me = Path(sys.argv[1]), sys.argv[2]
-    install = prepare._install
-    def meet(*paths):  # both have built their own when the first of them may rename
+    locked = prepare._locked
+    def meet(*arguments):  # both have found no entry when the first of them gets the lock
         (home / f"ready-{me}").touch()
         while len(list(home.glob("ready-*"))) < 2:
             time.sleep(0.001)
-        install(*paths)
-    prepare._install = meet
+        return locked(*arguments)
+    prepare._locked = meet
     corpus = prepare.prepare(DataConfig(sources=(str(home / "text.txt"),)), TokenizerConfig(kind="char"))
     print(corpus.train.verify().fingerprint, len(corpus.val), end="")"""
 

@@ -90,7 +90,8 @@ def test_dtype_at_the_boundary(tmp_path):
 def test_an_id_that_does_not_fit_is_refused_rather_than_wrapped(tmp_path, ids, dtype):
     with pytest.raises(ValueError, match=f"token id {ids[0]} is outside"):
         write(tmp_path, [[1], ids], dtype)
-    assert list(tmp_path.iterdir()) == []  # nothing half-written stays
+    with pytest.raises(DataError, match="no finished shards"):
+        Shards.open(tmp_path)
 
 
 @pytest.mark.parametrize("ids", [[], np.empty(0, int), [[1, 2]], [1.5]])
@@ -118,7 +119,7 @@ def test_files_are_on_the_disk_before_they_get_their_names_and_the_manifest_come
     monkeypatch.setattr(os, "fsync", lambda handle: events.append("synced"))
     monkeypatch.setattr(Path, "replace", lambda path, to: (events.append(Path(to).name), replace(path, to)))
     write(tmp_path, [range(150)]).close()
-    names = ["tokens-00000.bin", "tokens-00001.bin", "documents.bin", "manifest.json"]
+    names = ["tokens-00000.bin", "documents.bin", "tokens-00001.bin", "manifest.json"]
     assert events == [event for name in names for event in ("synced", name)]
 
 
@@ -152,7 +153,7 @@ def _replace(name: str, old: bytes, new: bytes):
         (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json: No such file"),
         (_replace("manifest.json", b"{", b""), r"manifest\.json is damaged"),
         (_replace("manifest.json", b'"text_bytes": 7', b'"text_bytes": 8'), r"manifest\.json is damaged"),
-        (_replace("manifest.json", b'"format_version": 1', b'"format_version": 9'), r"format version 9"),
+        (_replace("manifest.json", b'"format_version": 2', b'"format_version": 9'), r"format version 9"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"[]"), r"manifest\.json is damaged"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), r"manifest\.json is damaged"),
     ],
@@ -214,3 +215,29 @@ def test_close_returns_every_file_handle(tmp_path):
     assert mapped() == 4
     shards.close()
     assert (handles(), mapped()) == (before, 0)
+
+
+@pytest.mark.parametrize("moments", [(1,), (3, 4), (2, 5)])
+def test_a_writer_goes_on_where_another_was_killed(tmp_path, moments):
+    """Whatever was written behind the last checkpoint, a finished shard included, is as if it had never been."""
+    documents = [(np.arange(n, 38 * n + 37), np.full(37 * (n + 1), n % 3)) for n in range(7)]
+    facts = {"tokenizer_fingerprint": "tok", "source_fingerprint": "src", "split": "train", "text_bytes": 7}
+
+    def write_all(folder, crashes):
+        saved, done = None, 0
+        for moment in (*crashes, None):
+            with ShardWriter(folder, "uint16", 100, roles=True, resume=saved) as writer:
+                for number, (ids, roles) in enumerate(documents[done:], done):
+                    writer.write(ids, roles)
+                    if number == moment:
+                        saved, done = json.loads(json.dumps(writer.checkpoint())), number + 1
+                    if moment is not None and number == moment + 2:
+                        break  # killed
+                else:
+                    writer.close(**facts)
+        return Shards.open(folder).verify()
+
+    expected, resumed = write_all(tmp_path / "a", ()), write_all(tmp_path / "b", moments)
+    assert resumed.manifest == expected.manifest
+    assert resumed.roles(0, len(resumed)).tolist() == [int(role) for _, roles in documents for role in roles]
+    assert resumed.supervised_tokens == sum(len(ids) for number, (ids, _) in enumerate(documents) if number % 3 == 1)

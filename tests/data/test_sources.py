@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primegpt.data.sources import Document, read_documents, source_bytes, source_fingerprint, split_at_byte, utf8_size
+from primegpt.data.sources import Document, read_documents, source_bytes, split_at_byte, utf8_size
+from primegpt.data.split import survey
 from primegpt.errors import DataError
 
 
@@ -189,7 +190,8 @@ def test_the_size_of_sources_is_known_before_they_are_read(tmp_path):
 
 def test_fingerprint_is_of_contents_in_order():
     def fingerprint(*texts: str) -> str:
-        return source_fingerprint(Document(text, f"{index}.txt") for index, text in enumerate(texts))
+        documents = [Document(text, f"{index}.txt") for index, text in enumerate(texts)]
+        return survey(documents, lambda document, number: (document.text,)).fingerprint
 
     expected = hashlib.sha256("é!".encode() + (3).to_bytes(8, "little") + b"b" + (1).to_bytes(8, "little"))
     assert fingerprint("é!", "b") == expected.hexdigest()
@@ -224,8 +226,9 @@ def test_cuts_in_long_text():
 def test_reading_takes_little_more_memory_than_the_text(tmp_path, peak_memory, text, times):
     """Beside the text as Python holds it (1 or 2 bytes a character here) there may be the file's bytes, no more."""
     script = """if True:
-    from primegpt.data.sources import read_documents, source_fingerprint
-    source_fingerprint(list(read_documents([sys.argv[1]], songs=1)))"""
+    from primegpt.data.sources import read_documents
+    from primegpt.data.split import survey
+    survey(read_documents([sys.argv[1]], songs=1), lambda document, number: (document.text,))"""
     peaks = []
     for name, size in (("small.txt", 1_000), ("large.txt", 20_000_000)):
         (tmp_path / name).write_text(text * (size // len(text)), encoding="utf-8")

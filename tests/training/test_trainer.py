@@ -125,7 +125,7 @@ def test_a_step_without_supervised_targets_changes_nothing(shards, tmp_path):
     trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
     before = {name: tensor.clone() for name, tensor in trainer.model.weights().items()}
     ids, targets = ragged_batch(3)
-    trainer.windows.micro_batches = lambda step: [Batch(ids, torch.full_like(targets, IGNORED), None, None, 0)]
+    trainer.batches.micro_batches = lambda step: [Batch(ids, torch.full_like(targets, IGNORED), None, None, 0)]
     trainer.step()
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.weights().items())
 

@@ -10,10 +10,13 @@ from typing import Any
 from primegpt.api.runs import Run, Say, load, load_config, to_stderr
 from primegpt.config import Config, Layer, preset_name, read_toml, resolve, write_toml
 from primegpt.data.audit import audit_corpus
-from primegpt.data.batches import validation_batches
+from primegpt.data.batches import IGNORED
+from primegpt.data.examples import question
+from primegpt.data.feed import fixed_batches, training_batches
 from primegpt.data.prepare import Corpus, prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import source_bytes
+from primegpt.data.template import template_for
 from primegpt.errors import ConfigError, DataError, MismatchError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.generation.generator import Generator
@@ -57,7 +60,7 @@ def train(
     RunFolder(path).refuse_unless_free(overwrite)
     config = planning.prepare_device(config)
     require_text(config)
-    corpus = prepare(config.data, config.tokenizer, report=say)
+    corpus = prepare(config.data, config.tokenizer, context=context_of(config), report=say)
     config = fill_vocabulary(config, corpus.tokenizer)
     audit = audit_corpus(corpus, parameter_count(config.model), audited_tokens(config))
     for warning in audit.warnings:
@@ -85,7 +88,7 @@ def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_
         tokenizer = store.load(folder.tokenizer_dir)
         record = json.loads(folder.data_path.read_text(encoding="utf-8"))
         tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
-        corpus = reopen(record, config.data, tokenizer, report=say)
+        corpus = reopen(record, config.data, tokenizer, context=context_of(config), report=say)
         return _fit(folder, config, corpus, observer=observer, say=say, resuming=True)
 
 
@@ -124,44 +127,41 @@ def _fit(
 
 def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, observer: Observer) -> Trainer:
     train = config.train
-    length = train.sequence_length or config.model.block_size
     generator = Generator(model, corpus.tokenizer)
-    prompts = train.sample_prompts or default_prompts(corpus)
-    settings = config.generate
+    prompts = sample_prompts(config, corpus)
 
     def sample(_: GPT) -> str:
-        texts = generator.generate(prompts, settings)
-        return "\n\n".join(prompt + completions[0].text for prompt, completions in zip(prompts, texts, strict=True))
+        completions = generator.generate(prompts, config.generate)
+        shown = [prompt if isinstance(prompt, str) else corpus.tokenizer.decode(prompt) for prompt in prompts]
+        return "\n\n".join(prompt + samples[0].text for prompt, samples in zip(shown, completions, strict=True))
 
     return Trainer(
         config,
         model,
-        planning.training_windows(config, corpus),
-        train_set=evaluation_set(corpus.train, corpus.tokenizer, config, length),
-        val_set=evaluation_set(corpus.val, corpus.tokenizer, config, length),
+        training_batches(config, corpus.train),
+        train_set=evaluation_set(corpus.train, corpus.tokenizer, config),
+        val_set=evaluation_set(corpus.val, corpus.tokenizer, config),
         folder=folder,
         precision=Precision(train.precision, train.device),
         observer=observer,
         sample=sample,
         fingerprints={"tokenizer": corpus.tokenizer.fingerprint, "data": corpus.train.fingerprint},
         conditions=planning.conditions(config),
-        speed=Speed(flops_per_token(config.model, length), config.plan.peak_flops),
+        speed=Speed(flops_per_token(config.model, context_of(config)), config.plan.peak_flops),
     )
 
 
-def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config, length: int) -> EvaluationSet:
-    """The first `data.val_tokens` targets of a split, in memory."""
-    limit = min(config.data.val_tokens or len(shards), len(shards) - 1)
-    batches = list(
-        validation_batches(
-            shards,
-            sequence_length=length,
-            batch_size=config.train.batch_size,
-            max_targets=limit,
-            isolate_documents=config.data.isolate_documents,
-        )
-    )
-    return EvaluationSet(batches, len(tokenizer.decode_bytes(shards.slice(1, limit + 1), skip_special_tokens=True)))
+def context_of(config: Config) -> int:
+    """Tokens of a training window."""
+    return config.train.sequence_length or config.model.block_size
+
+
+def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config) -> EvaluationSet:
+    """About `data.val_tokens` targets of a split, evenly spread over it, in memory."""
+    batches = list(fixed_batches(config, shards, config.data.val_tokens))
+    asked = (batch.targets[batch.targets != IGNORED] for batch in batches)
+    text_bytes = sum(len(tokenizer.decode_bytes(ids.tolist(), skip_special_tokens=True)) for ids in asked)
+    return EvaluationSet(batches, text_bytes)
 
 
 def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
@@ -170,12 +170,7 @@ def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
     precision = Precision(config.train.precision, config.train.device)
     result = evaluate_loss(
         run.model.to(config.train.device),
-        validation_batches(
-            corpus.val,
-            sequence_length=config.train.sequence_length or config.model.block_size,
-            batch_size=config.train.batch_size,
-            isolate_documents=config.data.isolate_documents,
-        ),
+        fixed_batches(config, corpus.val),
         text_bytes=corpus.val_bytes,
         device=config.train.device,
         autocast=precision.autocast,
@@ -197,14 +192,21 @@ def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
     return result
 
 
-def default_prompts(corpus: Corpus) -> list[str]:
-    """Beginnings of validation text to continue in samples: the first line of a document, or an empty prompt."""
+def sample_prompts(config: Config, corpus: Corpus) -> list[str | list[int]]:
+    """What the samples continue: the prompts of the configuration, else beginnings of held-out text."""
+    tokenizer, own = corpus.tokenizer, config.train.sample_prompts
+    if template := template_for(config.data, tokenizer):
+        return [template.prompt_ids(tokenizer, prompt) for prompt in own] or [
+            question(corpus.val, record) for record in range(min(2, corpus.val.n_documents))
+        ]
+    if own:
+        return list(own)
     if corpus.n_documents == 1:
-        head = corpus.tokenizer.decode(corpus.val.slice(1, min(200, len(corpus.val))), skip_special_tokens=True)
+        head = tokenizer.decode(corpus.val.slice(1, min(200, len(corpus.val))), skip_special_tokens=True)
         lines = [line for line in head.splitlines()[1:] if line.strip()] or [head]
         return [lines[0][:40] + "\n"]
     starts = corpus.val.document_starts[:2]
-    texts = [corpus.tokenizer.decode(corpus.val.slice(s + 1, min(s + 65, len(corpus.val)))) for s in map(int, starts)]
+    texts = [tokenizer.decode(corpus.val.slice(s + 1, min(s + 65, len(corpus.val)))) for s in map(int, starts)]
     return [text.splitlines()[0] + "\n" for text in texts if text.strip()] or [""]
 
 

@@ -154,19 +154,29 @@ def validation_batches(
     max_targets: int | None = None,
     isolate_documents: bool = False,
 ) -> Iterator[Batch]:
-    """Non-overlapping windows in order: tokens 1 … N - 1 are targets once each, or only the first `max_targets`.
+    """Non-overlapping windows in order: tokens 1 … N - 1 are targets once each.
+
+    With `max_targets`, only so many windows as it fills, spread evenly over the text: its beginning may be unlike the
+    rest.
 
     The last window is filled up with ignored targets, the last batch may have fewer rows. Raises DataError when there
     is no token to predict.
     """
-    n_targets = min(len(shards) - 1, max_targets or len(shards))
+    n_targets = len(shards) - 1
     if n_targets < 1:
         raise DataError(f"the {shards.split} split has no token to predict", "add text")
     starts = np.arange(0, n_targets, sequence_length)
+    if max_targets is not None:
+        starts = starts[evenly_spread(len(starts), -(-max_targets // sequence_length))]
     supervised = np.minimum(sequence_length, n_targets - starts)
     for first in range(0, len(starts), batch_size):
         rows = slice(first, first + batch_size)
         yield _assemble(shards, starts[rows], supervised[rows], sequence_length, isolate_documents, first)
+
+
+def evenly_spread(n: int, count: int) -> Integers:
+    """`count` of the numbers 0 … n - 1, or all of them if they are fewer, ascending."""
+    return np.arange(min(n, count)) * n // max(1, min(n, count))
 
 
 def _assemble(

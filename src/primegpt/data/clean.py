@@ -38,8 +38,27 @@ Report = Callable[[str], None]
 
 def clean_documents(config: DataConfig, report: Report = lambda line: None) -> Iterator[Document]:
     """The documents of `config.sources`, cleaned as `config` asks for."""
-    documents = read_documents(config.sources, songs=config.songs, text_field=config.text_field)
-    return clean(documents, config, report)
+    text_field = config.text_field if config.template == "text" else None
+    documents = read_documents(config.sources, songs=config.songs, text_field=text_field)
+    if not _change(config) and len(_reasons_to_drop(config)) == 1:
+        return documents  # in parts, however long they are
+    return clean(whole(documents), config, report)
+
+
+def whole(documents: Iterable[Document]) -> Iterator[Document]:
+    """`documents` with the parts of long ones put together: to judge a text one must have read it."""
+    parts: list[Document] = []
+    for document in documents:
+        if parts and not document.continues:
+            yield _joined(parts)
+            parts = []
+        parts.append(document)
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[Document]) -> Document:
+    return replace(parts[0], text="".join(part.text for part in parts)) if len(parts) > 1 else parts[0]
 
 
 def clean(documents: Iterable[Document], config: DataConfig, report: Report = lambda line: None) -> Iterator[Document]:

@@ -1,16 +1,18 @@
 """One reader for each kind of file: text, JSON Lines, CSV and Parquet, plain or in gzip, as a stream of documents.
 
-JSON Lines, CSV and Parquet are read record by record, in little memory however large the file. A text file is one
-document and is held whole: where one document ends and the next begins is not for a program to guess.
+Everything is read in little memory however large the file: records one by one, a long text in parts. A text file is
+one document all the same: where one document ends and the next begins is not for a program to guess.
 """
 
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,6 +20,7 @@ from primegpt.errors import DataError, nearest
 
 BOM = b"\xef\xbb\xbf"
 CSV_FIELD_LIMIT = 2**31 - 1  # of characters; the library's own is 131,072
+PART = 16_000_000  # bytes of a text held at once
 PARQUET_ROWS = 256  # read at once
 INSTALL_DATA = "pip install 'primegpt[data]'"
 
@@ -34,6 +37,8 @@ class Document:
     """The record behind it: a JSON object, a row. Empty for plain text."""
     place: str = ""
     """Where it stands, for messages: "lyrics.jsonl, line 12"."""
+    continues: bool = False
+    """Whether this goes on with the document before: a long text comes in parts."""
 
 
 # A reader gets the open file, its name, and the field that holds the text (None: whole records, without text).
@@ -82,7 +87,26 @@ def read_text(file: BinaryIO, name: str, text_field: str | None) -> Iterator[Doc
             f"{name} is plain text, and a template needs records with fields",
             "give .jsonl, .csv or .parquet, or leave data.template out",
         )
-    yield Document(decode(file.read(), name).removeprefix("\ufeff"), name)
+    rest, offset, more = b"", 0, True
+    while more:
+        data = file.read(PART)
+        more = len(data) == PART
+        data = rest + data
+        end = _part_end(data) if more else len(data)
+        if end or not offset:
+            text = decode(data[:end], name, offset)
+            yield Document(text if offset else text.removeprefix("\ufeff"), name, continues=offset > 0)
+        rest, offset = data[end:], offset + end
+
+
+def _part_end(data: bytes) -> int:
+    """Where a text may be parted: behind the last line end before a letter, else between any two characters."""
+    for line_end in islice(re.finditer(rb"[\x21-\xff]\n", data[:0:-1]), 1):  # backwards, the letter comes first
+        return len(data) - line_end.start() - 1
+    end = len(data) - 1
+    while end and data[end] & 0xC0 == 0x80:  # inside a character
+        end -= 1
+    return end
 
 
 def read_jsonl(file: BinaryIO, name: str, text_field: str | None) -> Iterator[Document]:

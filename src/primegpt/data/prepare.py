@@ -1,35 +1,37 @@
 """From sources to a tokenized corpus: read, hold out validation text, tokenize, and keep the result in a cache.
 
-    cache/data/KEY/{tokenizer, train, val}
+    cache/data/KEY/{tokenizer, train, val, corpus.json}
 
-KEY names everything that determines the shards: the text, the tokenizer, the split. Equal requests share one entry,
-which is built in a folder of its own and renamed when it is whole, so that processes never see each other's halves.
+KEY names everything that determines the shards: the text, the tokenizer, the split, the layout of records. Equal
+requests share one entry. It is built in KEY.partial, under a lock, and renamed when it is whole; a process that was
+killed leaves what it had done there, for the next one to finish.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from filelock import FileLock, Timeout
 
 from primegpt.config import DataConfig, TokenizerConfig
-from primegpt.data.clean import clean_documents
-from primegpt.data.shards import FORMAT_VERSION, Shards, ShardWriter
-from primegpt.data.sources import STDIN, Document, source_fingerprint, split_at_byte, utf8_size
-from primegpt.errors import DataError, MismatchError, PrimegptError
-from primegpt.seeds import derive_seed
+from primegpt.data.build import build
+from primegpt.data.shards import FORMAT_VERSION, Shards
+from primegpt.data.sources import STDIN, Document
+from primegpt.data.split import Library, Split, Survey, choose_split, survey
+from primegpt.data.template import Tally, Template, template_for, vocabulary
+from primegpt.errors import MismatchError, PrimegptError
+from primegpt.run.atomic import write_json_atomic
 from primegpt.tokenizers import store
-from primegpt.tokenizers.base import Tokenizer, in_threads
+from primegpt.tokenizers.base import Tokenizer
 
-SPLITTING = 1  # version of how validation text is chosen: part of the key
-BATCH_CHARACTERS = 4_000_000  # tokenized at once: enough for every core, little to hold in memory
+SPLITTING = 2  # version of how validation text is chosen and records are laid out: part of the key
+LEARNT_FROM = 200_000_000  # bytes of training text that a tokenizer is trained on, at most
 NAMED_UNKNOWN = 10  # characters named in one line
 
 Report = Callable[[str], None]
@@ -51,6 +53,8 @@ class Corpus:
     source_fingerprint: str
     folder: Path
     """Where the shards lie in the cache."""
+    tally: Tally
+    """What was seen in records with an answer; empty for plain text."""
 
     @property
     def train_bytes(self) -> int:
@@ -61,9 +65,14 @@ class Corpus:
         return self.val.text_bytes
 
     @property
+    def val_targets(self) -> int:
+        """Tokens of the validation split that are asked for: all but the first, or the answers of records."""
+        return self.val.supervised_tokens if self.val.has_roles else len(self.val) - 1
+
+    @property
     def bytes_per_token(self) -> float:
         """Bytes of validation text per validation target: bits per byte = loss / ln 2 / this."""
-        return self.val_bytes / (len(self.val) - 1)
+        return self.val_bytes / self.val_targets
 
     def record(self) -> dict[str, Any]:
         """What a run keeps in data.json, for `reopen`."""
@@ -91,16 +100,23 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 
 def prepare(
-    config: DataConfig, tokenizer_config: TokenizerConfig, *, cache: Path | None = None, report: Report = _silent
+    config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    *,
+    context: int = 1024,
+    cache: Path | None = None,
+    report: Report = _silent,
 ) -> Corpus:
     """Read `config.sources` and return them as shards, built now or taken from the cache if nothing has changed.
 
-    `cache` is as in `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that
-    cannot be used.
+    `context` is the length of training windows in tokens, which records have to fit into. `cache` is as in
+    `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that cannot be used.
     """
-    tokenizer = store.load(tokenizer_config.path) if tokenizer_config.path else None
-    documents = list(clean_documents(config, report))
-    return _prepare(documents, config, tokenizer or tokenizer_config, cache, report)
+    special_tokens = vocabulary(config, tokenizer_config.special_tokens)
+    tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
+    given = store.load(tokenizer_config.path, special_tokens) if tokenizer_config.path else None
+    library = Library(config, report)
+    return _prepare(library, config, given or tokenizer_config, context, cache, report)
 
 
 def reopen(
@@ -108,6 +124,7 @@ def reopen(
     config: DataConfig,
     tokenizer: Tokenizer,
     *,
+    context: int = 1024,
     cache: Path | None = None,
     report: Report = _silent,
 ) -> Corpus:
@@ -117,8 +134,8 @@ def reopen(
     if they are gone.
     """
     source = record["source_fingerprint"]
-    for folder in dict.fromkeys((Path(record["folder"]), _entry(cache, source, tokenizer, config))):
-        corpus = _cached(folder, record["n_documents"], report)
+    for folder in dict.fromkeys((Path(record["folder"]), _entry(cache, source, tokenizer, config, context))):
+        corpus = _cached(folder, report)
         if corpus and _is_recorded(corpus, record):
             return corpus
     if STDIN in config.sources:
@@ -127,13 +144,7 @@ def reopen(
             "save that text to a file and start a new run",
         )
     report(f"the shards in {record['folder']} are gone; reading their text again")
-    documents = list(clean_documents(config, report))
-    if (found := source_fingerprint(documents)) != source:
-        raise MismatchError(
-            f"the text of this run has changed: its fingerprint was {source} and is now {found}",
-            "put the original text back, or start a new run",
-        )
-    corpus = _prepare(documents, config, tokenizer, cache, report)
+    corpus = _prepare(Library(config, report), config, tokenizer, context, cache, report, expected=source)
     if not _is_recorded(corpus, record):
         raise MismatchError(
             f"the shards of this run were {_names(record)}, and the same text now gives {_names(corpus.record())}",
@@ -142,64 +153,59 @@ def reopen(
     return corpus
 
 
-def split_documents(documents: Sequence[Document], val_fraction: float) -> tuple[list[Document], list[Document]]:
-    """Training and validation documents: whole ones, or the last `val_fraction` of the bytes of a single one.
-
-    Depends on nothing but its arguments: runs of different seeds share their validation text.
-    """
-    if len(documents) > 1:
-        held_out = _hold_out([utf8_size(document.text) for document in documents], val_fraction)
-        train = [document for index, document in enumerate(documents) if index not in held_out]
-        return train, [documents[index] for index in sorted(held_out)]
-    document = documents[0]
-    parts = split_at_byte(document.text, int(utf8_size(document.text) * (1 - val_fraction)))
-    if not all(parts):
-        raise DataError(f"{document.source} is too short to hold out data.val_fraction = {val_fraction}", "add text")
-    train_part, val_part = (Document(part, document.source) for part in parts)
-    return [train_part], [val_part]
-
-
-def _hold_out(sizes: Sequence[int], val_fraction: float) -> set[int]:
-    """Indices of validation documents, drawn until their bytes reach the fraction; at least one on each side."""
-    budget = val_fraction * sum(sizes)
-    drawn = sorted(range(len(sizes)), key=lambda index: derive_seed(0, "validation split", index))
-    # One long book among short ones must not become the validation text by bad luck.
-    fitting = [index for index in drawn if sizes[index] <= budget] or [min(drawn, key=sizes.__getitem__)]
-    total, chosen = 0, set[int]()
-    for index in fitting[: len(sizes) - 1]:
-        if total >= budget:
-            break
-        total += sizes[index]
-        chosen.add(index)
-    return chosen
-
-
 def _prepare(
-    documents: list[Document],
+    library: Library,
     config: DataConfig,
     tokenizer: Tokenizer | TokenizerConfig,
+    context: int,
     cache: Path | None,
     report: Report,
+    expected: str | None = None,
 ) -> Corpus:
-    """Shards of `documents`, with the given tokenizer or one trained by its configuration."""
-    source = source_fingerprint(documents)
-    folder = _entry(cache, source, tokenizer, config)
-    if not isinstance(tokenizer, TokenizerConfig):
-        _report_unknown(documents, tokenizer, report)
-    if corpus := _cached(folder, len(documents), report):
+    """Shards of the library, with the given tokenizer or one trained by its configuration."""
+    given = None if isinstance(tokenizer, TokenizerConfig) else tokenizer
+    template = template_for(config, given)
+    unknown = Counter[str]()
+
+    def texts(document: Document, number: int) -> Iterator[str]:
+        for text in template.texts(document, number) if template else (document.text,):
+            if given:
+                unknown.update(given.count_unknown(text))
+            yield text
+
+    surveyed = survey(library, texts)
+    if expected and surveyed.fingerprint != expected:
+        raise MismatchError(
+            f"the text of this run has changed: its fingerprint was {expected} and is now {surveyed.fingerprint}",
+            "put the original text back, or start a new run",
+        )
+    if given and unknown:
+        _report_unknown(unknown, given, report)
+    split = choose_split(surveyed, config.val_fraction, records=template is not None, source=", ".join(config.sources))
+    folder = _entry(cache, surveyed.fingerprint, tokenizer, config, context)
+    if corpus := _cached(folder, report):
         return corpus
-    train, val = split_documents(documents, config.val_fraction)
-    if isinstance(tokenizer, TokenizerConfig):
-        tokenizer = _train_tokenizer(tokenizer, train, val, report)
-    _build(folder, tokenizer, train, val, source, report)
-    corpus = _cached(folder, len(documents), report)
+    try:
+        with _locked(folder, report):
+            if not _cached(folder, _silent):  # unless another process has just built it
+                _build(folder, library, surveyed, split, tokenizer, template, config, context, report)
+    except OSError as error:
+        raise PrimegptError(
+            f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
+            "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
+        ) from error
+    corpus = _cached(folder, report)
     assert corpus, f"{folder} was just written"
     return corpus
 
 
-def _entry(cache: Path | None, source: str, tokenizer: Tokenizer | TokenizerConfig, config: DataConfig) -> Path:
-    """The folder of the cache for this text, tokenizer and split."""
-    settings = [FORMAT_VERSION, SPLITTING, source, _identity(tokenizer), config.val_fraction]
+def _entry(
+    cache: Path | None, source: str, tokenizer: Tokenizer | TokenizerConfig, config: DataConfig, context: int
+) -> Path:
+    """The folder of the cache for this text, tokenizer, split and layout."""
+    settings: list[Any] = [FORMAT_VERSION, SPLITTING, source, _identity(tokenizer), config.val_fraction]
+    if config.template != "text":
+        settings += [config.template, context, config.structure, config.drop_labels, config.genre, config.emotion]
     return cache_folder(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
 
@@ -210,103 +216,114 @@ def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[Any]:
     return [tokenizer.kind, tokenizer.learnt_vocab_size, list(tokenizer.special_tokens.items())]
 
 
-def _cached(folder: Path, n_documents: int, report: Report) -> Corpus | None:
+def _cached(folder: Path, report: Report) -> Corpus | None:
     """The entry in `folder`, every byte of it verified, or None if it is absent or damaged."""
     if not folder.is_dir():
         return None
     try:
         tokenizer = store.load(folder / "tokenizer")
         train, val = (Shards.open(folder / split, tokenizer.fingerprint).verify() for split in ("train", "val"))
-    except PrimegptError as error:
-        report(f"{error.what}; the data is prepared again")
+        facts = json.loads((folder / "corpus.json").read_bytes())
+        return Corpus(
+            train,
+            val,
+            tokenizer,
+            facts["n_documents"],
+            train.source_fingerprint,
+            folder,
+            Tally.from_json(facts["tally"]),
+        )
+    except (PrimegptError, OSError, ValueError, KeyError) as error:
+        report(f"{getattr(error, 'what', error)}; the data is prepared again")
         return None
-    return Corpus(train, val, tokenizer, n_documents, train.source_fingerprint, folder)
 
 
-def _train_tokenizer(
-    config: TokenizerConfig, train: Sequence[Document], val: Sequence[Document], report: Report
-) -> Tokenizer:
-    size = config.learnt_vocab_size
-    if config.kind == "char":
-        # Over all of the text, so that no character of the user's own is unknown: the model learns no more of the
-        # validation text from this than its alphabet. Merges would tell more, and come from training text alone.
-        return store.train("char", (document.text for document in (*train, *val)), size, config.special_tokens)
-    if size:
-        report(f"training a {config.kind} tokenizer of {size:,} ids on {_size(train)}")
-    return store.train(config.kind, (document.text for document in train), size, config.special_tokens)
+def _locked(folder: Path, report: Report) -> FileLock:
+    """The right to build `folder`, for one process at a time; it goes when the process does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("another process is preparing the same data; waiting for it")
+        lock.acquire()
+    return lock
 
 
 def _build(
     folder: Path,
-    tokenizer: Tokenizer,
-    train: Sequence[Document],
-    val: Sequence[Document],
-    source: str,
+    library: Library,
+    surveyed: Survey,
+    split: Split,
+    tokenizer: Tokenizer | TokenizerConfig,
+    template: Template | None,
+    config: DataConfig,
+    context: int,
     report: Report,
 ) -> None:
-    """Write a whole entry beside `folder`, then rename it; if another process was first, its entry stays."""
-    report(f"tokenizing {_size([*train, *val])}")
-    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        unfinished.mkdir(parents=True)
+    """Write a whole entry beside `folder`, going on with what is there already, then rename it."""
+    unfinished = folder.with_name(f"{folder.name}.partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, TokenizerConfig):
+        tokenizer = _trained_tokenizer(unfinished / "tokenizer", tokenizer, library, surveyed, split, template, report)
+        template = template_for(config, tokenizer)
+    else:
         store.save(tokenizer, unfinished / "tokenizer")
-        _write(unfinished / "train", train, tokenizer, source)
-        _write(unfinished / "val", val, tokenizer, source)
-        _install(unfinished, folder)
-    except OSError as error:
-        raise PrimegptError(
-            f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
-            "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    report(f"tokenizing {surveyed.n_bytes / 1e6:,.1f} MB")
+    tally = build(
+        unfinished,
+        split.assign(library),
+        tokenizer,
+        template,
+        context + 1,  # as many targets, and the token before the first
+        n_bytes=surveyed.n_bytes,
+        source_fingerprint=surveyed.fingerprint,
+        report=report,
+    )
+    write_json_atomic(unfinished / "corpus.json", {"n_documents": surveyed.n_documents, "tally": asdict(tally)})
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+    unfinished.rename(folder)
 
 
-def _install(unfinished: Path, folder: Path) -> None:
+def _trained_tokenizer(
+    saved: Path,
+    config: TokenizerConfig,
+    library: Library,
+    surveyed: Survey,
+    split: Split,
+    template: Template | None,
+    report: Report,
+) -> Tokenizer:
+    """The tokenizer that an interrupted preparation has left, else one trained now."""
     try:
-        unfinished.rename(folder)
-    except OSError:  # there is one already: another process was first, or it is damaged
-        if not _cached(folder, 0, _silent):
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+        return store.load(saved)
+    except PrimegptError:
+        pass
+    size = config.learnt_vocab_size
+    # Characters come from all of the text, so that none of the user's own is unknown: the model learns no more of the
+    # validation text from this than its alphabet. Merges would tell more, and come from training text alone.
+    wanted = ("train", "val") if config.kind == "char" else ("train",)
+    every = 1 if config.kind == "char" else -(-surveyed.n_bytes // LEARNT_FROM)  # one document in so many
+    if size:
+        used = surveyed.n_bytes / every / 1e6
+        report(f"training a {config.kind} tokenizer of {size:,} ids on about {used:,.1f} MB")
+    tokenizer = store.train(config.kind, _texts(library, split, wanted, every, template), size, config.special_tokens)
+    store.save(tokenizer, saved)
+    return tokenizer
 
 
-def _write(folder: Path, documents: Sequence[Document], tokenizer: Tokenizer, source: str) -> None:
-    """One split as shards, each document opened by the end-of-text id: every real token then has a context."""
-    end_of_text = np.array([tokenizer.eot_id])
-    with ShardWriter(folder, tokenizer.id_dtype) as writer:
-        for texts in _batches(documents):
-            for ids in in_threads(tokenizer.encode_array, texts):
-                writer.write(np.concatenate([end_of_text, ids]))
-        writer.close(
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            source_fingerprint=source,
-            split=folder.name,
-            text_bytes=sum(utf8_size(document.text) for document in documents),
-        )
+def _texts(
+    library: Library, split: Split, wanted: tuple[str, ...], every: int, template: Template | None
+) -> Iterable[str]:
+    for name, number, document in split.assign(library):
+        if name in wanted and number % every == 0:
+            yield from template.texts(document, number) if template else (document.text,)
 
 
-def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
-    texts, characters = list[str](), 0
-    for document in documents:
-        texts.append(document.text)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield texts
-            texts, characters = [], 0
-    yield texts
-
-
-def _report_unknown(documents: Sequence[Document], tokenizer: Tokenizer, report: Report) -> None:
-    unknown: Counter[str] = Counter()
-    for document in documents:
-        unknown.update(tokenizer.count_unknown(document.text))
-    if unknown:
-        named = ", ".join(f"{character!r} ×{count:,}" for character, count in unknown.most_common(NAMED_UNKNOWN))
-        rest = f" and {len(unknown) - NAMED_UNKNOWN:,} other kinds" if len(unknown) > NAMED_UNKNOWN else ""
-        report(
-            f"{unknown.total():,} characters are not in the tokenizer and become {tokenizer.unk_token}: {named}{rest}"
-        )
+def _report_unknown(unknown: Counter[str], tokenizer: Tokenizer, report: Report) -> None:
+    named = ", ".join(f"{character!r} ×{count:,}" for character, count in unknown.most_common(NAMED_UNKNOWN))
+    rest = f" and {len(unknown) - NAMED_UNKNOWN:,} other kinds" if len(unknown) > NAMED_UNKNOWN else ""
+    report(f"{unknown.total():,} characters are not in the tokenizer and become {tokenizer.unk_token}: {named}{rest}")
 
 
 def _is_recorded(corpus: Corpus, record: Mapping[str, Any]) -> bool:
@@ -315,7 +332,3 @@ def _is_recorded(corpus: Corpus, record: Mapping[str, Any]) -> bool:
 
 def _names(record: Mapping[str, Any]) -> str:
     return f"{record['train_fingerprint']} (training) and {record['val_fingerprint']} (validation)"
-
-
-def _size(documents: Sequence[Document]) -> str:
-    return f"{sum(utf8_size(document.text) for document in documents) / 1e6:,.1f} MB"

@@ -2,6 +2,7 @@
 
     folder/
       tokens-00000.bin …   token ids, little-endian uint16 (ids below 65,536) or uint32, one after another
+      roles-00000.bin …    one byte a token, for records with an answer: 0 context, 1 supervised, 2 droppable prompt
       documents.bin        where each document starts in the stream of tokens, little-endian uint64
       manifest.json        what belongs together: sizes and SHA-256 of the files, tokenizer, source, split
 
@@ -20,9 +21,10 @@ import numpy.typing as npt
 
 from primegpt.errors import DataError, MismatchError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 DOCUMENTS = "documents.bin"
+SUPERVISED = 1  # the role of a token that is asked for
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 PREPARE_AGAIN = "delete that folder and prepare the data again"
 
@@ -34,51 +36,79 @@ class ShardWriter:
     ...     writer.write(ids)  # once a document
     ...     writer.close(tokenizer_fingerprint=..., source_fingerprint=..., split="train", text_bytes=...)
 
-    Leaving the block without `close` leaves no manifest, and so nothing that opens as shards.
+    Leaving the block without `close` leaves no manifest, and so nothing that opens as shards. What `checkpoint` made
+    safe stays: a writer that gets its result as `resume` goes on behind it.
     """
 
-    def __init__(self, folder: str | Path, dtype: npt.DTypeLike, shard_tokens: int = 100_000_000) -> None:
-        self.dtype, self.shard_tokens = np.dtype(dtype).name, shard_tokens
+    def __init__(
+        self,
+        folder: str | Path,
+        dtype: npt.DTypeLike,
+        shard_tokens: int = 100_000_000,
+        *,
+        roles: bool = False,
+        resume: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dtype, self.shard_tokens, self.roles = np.dtype(dtype).name, shard_tokens, roles
         if self.dtype not in DTYPES:
             raise ValueError(f"tokens are stored as {' or '.join(DTYPES)}, not {self.dtype}")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on the folder is not whole
-        self.n_tokens = 0
-        self._documents = _HashedFile(self.folder / DOCUMENTS)
-        self._tokens: list[_HashedFile] = []
+        saved = resume or {"n_tokens": 0, "supervised": 0, "files": {DOCUMENTS: {"bytes": 0}}}
+        self.n_tokens, self.supervised = saved["n_tokens"], saved["supervised"]
+        self._files = {name: _HashedFile(self.folder / name, entry) for name, entry in saved["files"].items()}
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (*self._tokens, self._documents):
+        for file in self._files.values():
             file.abandon()
 
-    def write(self, ids: npt.ArrayLike) -> None:
-        """Append one document, (n,) ids. Raises ValueError if it is empty or an id does not fit the dtype."""
+    def write(self, ids: npt.ArrayLike, roles: npt.ArrayLike | None = None, *, opens: bool = True) -> None:
+        """Append one document, (n,) ids, with a role for each if these shards have roles.
+
+        `opens=False` goes on with the document before. Raises ValueError if it is empty or an id does not fit the
+        dtype.
+        """
         tokens = self._checked(np.asarray(ids))
-        self._documents.write(np.uint64(self.n_tokens).astype("<u8").tobytes())
-        while len(tokens):
+        marks = None if roles is None else np.asarray(roles, np.uint8)
+        if self.roles != (marks is not None) or (marks is not None and marks.shape != tokens.shape):
+            raise ValueError("either every token of these shards has a role, or none has")
+        if opens:
+            self._files[DOCUMENTS].write(np.uint64(self.n_tokens).astype("<u8").tobytes())
+        written = 0
+        while written < len(tokens):
             room = self.shard_tokens - self.n_tokens % self.shard_tokens
-            self._current_file().write(tokens[:room].tobytes())
-            self.n_tokens += len(tokens[:room])
-            tokens = tokens[room:]
+            piece = slice(written, written + room)
+            self._current("tokens").write(tokens[piece].tobytes())
+            if marks is not None:
+                self._current("roles").write(marks[piece].tobytes())
+                self.supervised += int((marks[piece] == SUPERVISED).sum())
+            self.n_tokens += len(tokens[piece])
+            written += room
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Put what was written safely on the disk; what a later writer needs to go on from here."""
+        files = {name: file.flushed() for name, file in self._files.items()}
+        return {"n_tokens": self.n_tokens, "supervised": self.supervised, "files": files}
 
     def close(self, *, tokenizer_fingerprint: str, source_fingerprint: str, split: str, text_bytes: int) -> None:
-        """Finish the files and write the manifest. `text_bytes` is the size of the text in UTF-8."""
+        """Finish the files and write the manifest. `text_bytes` is the size in UTF-8 of what is to be learnt."""
         if not self.n_tokens:
             raise ValueError("no document was written")
-        files = [*self._tokens, self._documents]
         manifest = {
             "format_version": FORMAT_VERSION,
             "dtype": self.dtype,
+            "roles": self.roles,
             "n_tokens": self.n_tokens,
+            "supervised_tokens": self.supervised if self.roles else self.n_tokens,
             "text_bytes": text_bytes,
             "split": split,
             "tokenizer_fingerprint": tokenizer_fingerprint,
             "source_fingerprint": source_fingerprint,
-            "files": {file.path.name: file.finish() for file in files},
+            "files": {name: file.finish() for name, file in sorted(self._files.items())},
         }
         manifest["fingerprint"] = _fingerprint(manifest)
         file = _HashedFile(self.folder / MANIFEST)
@@ -92,14 +122,17 @@ class ShardWriter:
         low, high, largest = int(ids.min()), int(ids.max()), np.iinfo(DTYPES[self.dtype]).max
         if low < 0 or high > largest:
             raise ValueError(f"token id {low if low < 0 else high} is outside 0…{largest}, which {self.dtype} holds")
-        return ids.astype(DTYPES[self.dtype])
+        return ids.astype(DTYPES[self.dtype], copy=False)
 
-    def _current_file(self) -> "_HashedFile":
-        if self.n_tokens % self.shard_tokens == 0:
-            if self._tokens:
-                self._tokens[-1].finish()
-            self._tokens.append(_HashedFile(self.folder / f"tokens-{len(self._tokens):05d}.bin"))
-        return self._tokens[-1]
+    def _current(self, kind: str) -> "_HashedFile":
+        """The file that the next token belongs in, or its role."""
+        number = self.n_tokens // self.shard_tokens
+        name = f"{kind}-{number:05d}.bin"
+        if name not in self._files:
+            if number:
+                self._files[f"{kind}-{number - 1:05d}.bin"].finish()
+            self._files[name] = _HashedFile(self.folder / name)
+        return self._files[name]
 
 
 class Shards:
@@ -112,10 +145,13 @@ class Shards:
         self.source_fingerprint: str = manifest["source_fingerprint"]
         self.split: str = manifest["split"]
         self.text_bytes: int = manifest["text_bytes"]
-        """Size of the text in UTF-8."""
+        """Size in UTF-8 of the text that is to be learnt: all of it, or the answers of records."""
+        self.supervised_tokens: int = manifest["supervised_tokens"]
         self.dtype = DTYPES[manifest["dtype"]]
-        names = sorted(name for name in manifest["files"] if name != DOCUMENTS)
-        self._files = [_map(folder / name, self.dtype) for name in names]
+        names = sorted(manifest["files"])
+        self._files = [_map(folder / name, self.dtype) for name in names if name.startswith("tokens-")]
+        roles = [_map(folder / name, np.dtype(np.uint8)) for name in names if name.startswith("roles-")]
+        self._roles = roles if manifest["roles"] else None
         # Read as int64, the type of positions: searchsorted would convert the whole array on every call otherwise.
         self.document_starts: npt.NDArray[np.int64] = _map(folder / DOCUMENTS, np.dtype("<i8"))
         """Where each document starts in the stream, ascending from 0; (n_documents,)."""
@@ -153,7 +189,7 @@ class Shards:
 
     def close(self) -> None:
         """Let go of the files (Windows cannot delete or rename an open one)."""
-        self._files, self.document_starts = [], np.empty(0, np.int64)
+        self._files, self._roles, self.document_starts = [], None, np.empty(0, np.int64)
 
     def __enter__(self) -> "Shards":
         return self
@@ -170,7 +206,25 @@ class Shards:
 
     def slice(self, start: int, stop: int) -> npt.NDArray[Any]:
         """A copy of the tokens at start … stop - 1, across files."""
-        pieces = zip(self._file_starts, self._files, strict=False)
+        return self._slice(self._files, start, stop)
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether these are records with an answer, one a document, rather than a stream of text."""
+        return self._roles is not None
+
+    def roles(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """A copy of the roles of the tokens at start … stop - 1. Only where `has_roles`."""
+        assert self._roles is not None, "these shards have no roles"
+        return self._slice(self._roles, start, stop)
+
+    def document(self, index: int) -> tuple[int, int]:
+        """Where document `index` starts in the stream, and where it ends."""
+        ends = self.document_starts[index + 1] if index + 1 < self.n_documents else len(self)
+        return int(self.document_starts[index]), int(ends)
+
+    def _slice(self, files: list[npt.NDArray[Any]], start: int, stop: int) -> npt.NDArray[Any]:
+        pieces = zip(self._file_starts, files, strict=False)
         return np.concatenate([file[max(start - first, 0) : max(stop - first, 0)] for first, file in pieces])
 
     def gather(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -193,32 +247,52 @@ class Shards:
 
 
 class _HashedFile:
-    """A file that is hashed while written, and gets its name only when it is safely on disk."""
+    """A file that is hashed while written, and gets its name only when it is safely on disk.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.size = path, 0
+    `saved`, a result of `flushed` or `finish`, goes on with a file of an earlier process, cut to what it had made safe.
+    """
+
+    def __init__(self, path: Path, saved: Mapping[str, Any] | None = None) -> None:
+        self.path, self.size = path, saved["bytes"] if saved else 0
         self._partial = path.with_name(path.name + ".partial")
+        self._finished: dict[str, Any] | None = None
+        if saved and "sha256" in saved:
+            self._finished = dict(saved)
+            return
+        if saved and not self._partial.exists() and path.exists():
+            path.replace(self._partial)  # it was finished after that
         self._sha256 = hashlib.sha256()
-        self._file = self._partial.open("wb")
+        self._file = self._partial.open("r+b" if self.size else "wb")
+        self._file.truncate(self.size)
+        while chunk := self._file.read(1 << 20) if self.size else b"":
+            self._sha256.update(chunk)
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self._sha256.update(data)
         self.size += len(data)
 
+    def flushed(self) -> dict[str, Any]:
+        """Bring everything written so far to the disk; the size, and the SHA-256 of a finished file."""
+        if self._finished:
+            return self._finished
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self.size}
+
     def finish(self) -> dict[str, Any]:
         """Flush to the disk and rename; the size and SHA-256 for the manifest. Calling it again does no harm."""
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if not self._finished:
+            self.flushed()
             self._file.close()
             self._partial.replace(self.path)
-        return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
+            self._finished = {"bytes": self.size, "sha256": self._sha256.hexdigest()}
+        return self._finished
 
     def abandon(self) -> None:
-        """Close and remove what was not finished."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        """Close what was not finished; what is on the disk stays for one who goes on."""
+        if not self._finished:
+            self._file.close()
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -6,7 +6,6 @@ How each kind of file is read stands in formats.py.
 
 import difflib
 import glob
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ CHUNK = 1 << 20  # characters
 SAMPLED_SONGS = 20  # enough to tell the size of a songbook
 SQUEEZED = {".gz": 3, ".parquet": 2}  # about how many bytes of text a byte of such a file holds
 
-__all__ = ["Document", "read_documents", "source_bytes", "source_fingerprint", "split_at_byte", "utf8_size"]
+__all__ = ["Document", "read_documents", "source_bytes", "split_at_byte", "utf8_chunks", "utf8_size"]
 
 
 def read_documents(
@@ -51,27 +50,15 @@ def source_bytes(sources: Sequence[str], *, songs: int, seed: int = 0) -> int | 
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def source_fingerprint(documents: Iterable[Document]) -> str:
-    """SHA-256 over the contents of `documents`, in order; where they lie on disk does not matter."""
-    digest = hashlib.sha256()
-    for document in documents:
-        size = 0
-        for chunk in _utf8_chunks(document.text):
-            digest.update(chunk)
-            size += len(chunk)
-        digest.update(size.to_bytes(8, "little"))  # or "ab" + "c" would be "a" + "bc"
-    return digest.hexdigest()
-
-
 def utf8_size(text: str) -> int:
     """Size of `text` in UTF-8, without encoding all of it at once."""
-    return len(text) if text.isascii() else sum(map(len, _utf8_chunks(text)))
+    return len(text) if text.isascii() else sum(map(len, utf8_chunks(text)))
 
 
 def split_at_byte(text: str, offset: int) -> tuple[str, str]:
     """`text` cut where its UTF-8 reaches `offset` bytes, or at the end of the character that lies across."""
     start = 0
-    for chunk in _utf8_chunks(text):
+    for chunk in utf8_chunks(text):
         if offset < len(chunk):
             while offset < len(chunk) and chunk[offset] & 0xC0 == 0x80:  # inside a character
                 offset += 1
@@ -82,7 +69,8 @@ def split_at_byte(text: str, offset: int) -> tuple[str, str]:
     return text[:start], text[start:]
 
 
-def _utf8_chunks(text: str) -> Iterator[bytes]:
+def utf8_chunks(text: str) -> Iterator[bytes]:
+    """`text` in UTF-8, a megabyte at a time."""
     for start in range(0, len(text), CHUNK):
         yield text[start : start + CHUNK].encode()
 
@@ -102,7 +90,7 @@ def _size(source: str, songs: int, seed: int) -> int | None:
 def _with_text(source: str, documents: Iterable[Document], records: bool) -> Iterator[Document]:
     found = False
     for document in documents:
-        if (records and document.fields) or (document.text and not document.text.isspace()):
+        if (records and document.fields) or document.continues or (document.text and not document.text.isspace()):
             found = True
             yield document
     if not found:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,18 @@ class Tokenizer(ABC):
     def count_unknown(self, text: str) -> dict[str, int]:
         """Characters of `text` that the vocabulary cannot express, with their counts, most frequent first."""
         return {}
+
+    def cut(self, text: str, size: int) -> Iterator[str]:
+        """`text` in parts of at least `size` characters, the last one aside, parted where that leaves its ids alone."""
+        part, length = list[str](), 0
+        for section in self._sections(text):
+            part.append(section)
+            length += len(section)
+            if length >= size:
+                yield "".join(part)
+                part, length = [], 0
+        if part:
+            yield "".join(part)
 
     def _encode(self, text: str, run: Callable) -> NDArray[np.unsignedinteger]:
         try:
@@ -324,12 +336,17 @@ def sections(text: str, sure_split: re.Pattern[str], size: int = SECTION) -> lis
     return [*cut, text[start:]]
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
+
+
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """`[function(item) for item in items]` on all cores, for functions that release the GIL.
 
     Within such a function it uses no further threads.
     """
-    cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    cores = available_cores()
     if cores == 1 or len(items) < 2 or threading.current_thread().name.startswith(WORKER):
         return [function(item) for item in items]
     size = max(1, len(items) // (8 * cores))  # several items a task: handing one over costs more than a short text

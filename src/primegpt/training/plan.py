@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from primegpt.config import Config
-from primegpt.data.batches import TrainingWindows
+from primegpt.data.feed import Batches, training_batches
 from primegpt.data.prepare import Corpus
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_bytes, human_count, parameter_count, training_memory
@@ -96,18 +96,18 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     train = config.train
     length = train.sequence_length or config.model.block_size
     config = config.with_values(train={"sequence_length": length})
-    windows = training_windows(config, corpus)
-    times = measure_steps(config, windows)
+    batches = training_batches(config, corpus.train)
+    times = measure_steps(config, batches)
     kernel = min(times, key=lambda name: times[name])
     step_seconds = times[kernel]
 
-    tokens_per_step = windows.tokens_per_step
+    tokens_per_step = batches.tokens_per_step
     eval_seconds_per_token = step_seconds / tokens_per_step / 3  # forward is a third of forward and backward
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
-    steps = steps_for_counted_budget(config, windows)
+    steps = steps_for_counted_budget(config, batches)
     training_seconds = 0.0
     if minutes is not None:
-        closing = eval_seconds_per_token * len(corpus.val) + 3.0  # the full evaluation, the plot, the last samples
+        closing = eval_seconds_per_token * corpus.val_targets + 3.0  # the full evaluation, the plot, the last samples
         training_seconds = max(1.0, 60 * minutes - elapsed - closing)
         steps = max(1, int(training_seconds * (1 - EVALUATION_SHARE - 0.04) / step_seconds))
     assert steps is not None
@@ -132,33 +132,24 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     }
     return config.with_values(
         train=values,
-        data={"val_tokens": min(val_tokens, len(corpus.val) - 1)},
-        generate={"start_document": corpus.n_documents > 1 if start is None else start},
+        data={"val_tokens": min(val_tokens, corpus.val_targets)},
+        generate={"start_document": begins_documents(corpus) if start is None else start},
         plan=record,
     )
 
 
-def training_windows(config: Config, corpus: Corpus) -> TrainingWindows:
-    """The batches of a run, as its configuration describes them."""
-    train = config.train
-    return TrainingWindows(
-        corpus.train,
-        sequence_length=train.sequence_length or config.model.block_size,
-        batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        seed=train.seed,
-        stride=config.data.stride,
-        isolate_documents=config.data.isolate_documents,
-    )
+def begins_documents(corpus: Corpus) -> bool:
+    """Whether a text that is to be continued begins a document, as most did in training."""
+    return corpus.n_documents > 1 and not corpus.train.has_roles
 
 
-def steps_for_counted_budget(config: Config, windows: TrainingWindows) -> int | None:
+def steps_for_counted_budget(config: Config, batches: Batches) -> int | None:
     """The steps of a budget in steps, tokens or epochs; None when none of these is given."""
     train = config.train
     if train.tokens:
-        return math.ceil(train.tokens / windows.tokens_per_step)
+        return math.ceil(train.tokens / batches.tokens_per_step)
     if train.epochs:
-        return math.ceil(train.epochs / windows.epoch(1))
+        return math.ceil(train.epochs / batches.epoch(1))
     return train.max_steps
 
 
@@ -181,24 +172,24 @@ def affordable_targets(config: Config, budget: float, seconds_per_token: float) 
     return batch * max(1, round(affordable / batch))
 
 
-def measure_steps(config: Config, windows: TrainingWindows) -> dict[Kernel, float]:
+def measure_steps(config: Config, batches: Batches) -> dict[Kernel, float]:
     """Seconds of one optimizer step for each attention implementation that is in question, on a throw-away model."""
     wanted = config.train.attention
     candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
     if wanted == "auto" and config.train.device == "cuda":
         candidates = ("sdpa",)
     model = GPT(config.model, config.train.seed).to(config.train.device)
-    return {kernel: measure_step(config, model.use_attention(kernel), windows) for kernel in candidates}
+    return {kernel: measure_step(config, model.use_attention(kernel), batches) for kernel in candidates}
 
 
-def measure_step(config: Config, model: GPT, windows: TrainingWindows) -> float:
+def measure_step(config: Config, model: GPT, batches: Batches) -> float:
     """Median seconds of one optimizer step, two warm-ups aside."""
     precision = Precision(config.train.precision, config.train.device)
     optimizers = Optimizers(model, config.train, precision.dtype)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < PROBE_SECONDS and len(times) < 100):
         start = time.perf_counter()
-        compute_gradients(model, windows.micro_batches(len(times)), precision, config.train.seed, len(times))
+        compute_gradients(model, batches.micro_batches(len(times)), precision, config.train.seed, len(times))
         update(model, optimizers, precision, config.train.grad_clip)
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
@@ -208,9 +199,9 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
     """The plan in words, a row a choice, for printing."""
     model, train, plan = config.model, config.train, config.plan
     parameters = parameter_count(model)
-    windows = training_windows(config, corpus)
+    batches = training_batches(config, corpus.train)
     steps = train.max_steps or 0
-    total = steps * windows.tokens_per_step
+    total = steps * batches.tokens_per_step
     text = f"{human_bytes(corpus.train_bytes)} to train on, {human_bytes(corpus.val_bytes)} held out"
     return [
         ("text", f"{text}, {corpus.n_documents} document{'s' if corpus.n_documents > 1 else ''}"),
@@ -223,11 +214,11 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
         (
             "data",
             f"{human_count(plan.train_tokens)} tokens, {plan.train_tokens / parameters:.1f} a parameter, "
-            f"{windows.epoch(steps):.1f} epochs",
+            f"{batches.epoch(steps):.1f} epochs",
         ),
         (
             "steps",
-            f"{steps:,} of {windows.tokens_per_step:,} tokens ({human_count(total)} in all), "
+            f"{steps:,} of {batches.tokens_per_step:,} tokens ({human_count(total)} in all), "
             f"{train.optimizer}, {train.schedule}",
         ),
         ("machine", f"{train.device}, {train.threads} threads, {train.precision}, {train.attention} attention"),

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from primegpt.config import Config
-from primegpt.data.batches import Batch, TrainingWindows
+from primegpt.data.batches import Batch
+from primegpt.data.feed import Batches
 from primegpt.errors import NonFiniteError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.model.gpt import GPT
@@ -125,7 +126,7 @@ class Trainer:
         self,
         config: Config,
         model: GPT,
-        windows: TrainingWindows,
+        batches: Batches,
         *,
         train_set: EvaluationSet,
         val_set: EvaluationSet,
@@ -137,7 +138,7 @@ class Trainer:
         conditions: dict[str, Any] | None = None,
         speed: Speed | None = None,
     ) -> None:
-        self.config, self.model, self.windows = config, model, windows
+        self.config, self.model, self.batches = config, model, batches
         self.train_set, self.val_set, self.sample_text = train_set, val_set, sample
         self.folder, self.precision, self.observer = folder, precision, observer
         self.fingerprints, self.conditions = fingerprints or {}, conditions or {}
@@ -176,7 +177,7 @@ class Trainer:
         state, train = self.state, self.config.train
         started = time.monotonic()
         self.optimizers.set_learning_rate(self.learning_rate_factor)
-        micro_batches = self.windows.micro_batches(state.step)
+        micro_batches = self.batches.micro_batches(state.step)
         loss, supervised = self.gradients(micro_batches)
         if not math.isfinite(loss):
             self.stop_at_non_finite("loss")
@@ -233,14 +234,14 @@ class Trainer:
             )
             return loss.item(), supervised
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self.windows.batch_size % 2:
+            if not is_out_of_memory(error) or self.batches.batch_size % 2:
                 raise
         self.optimizers.zero_grad()
-        self.windows = self.windows.halved()
-        size, accumulation = self.windows.batch_size, self.windows.gradient_accumulation_steps
+        self.batches = self.batches.halved()
+        size, accumulation = self.batches.batch_size, self.batches.gradient_accumulation_steps
         state.events.append({"step": state.step, "batch_size": size, "gradient_accumulation_steps": accumulation})
         self.observer.on_message(f"out of memory at step {state.step}: micro-batch {size}, accumulation {accumulation}")
-        return self.gradients(self.windows.micro_batches(state.step))
+        return self.gradients(self.batches.micro_batches(state.step))
 
     # ---- What is due -------------------------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ class Trainer:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
         for event in self.state.events:
             if "batch_size" in event:
-                self.windows = self.windows.halved()
+                self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
         self.restored_from, self.saved_step = checkpoint, checkpoint.step
 

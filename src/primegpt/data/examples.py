@@ -1,0 +1,137 @@
+"""Records with an answer as batches, one a row: a pure function of (seed, step), like the windows of batches.py.
+
+A row is as long as its record; a micro-batch is padded on the right to its longest one, where causal attention never
+looks. To waste little on padding, rows of like length go together: the shuffled records of an epoch are sorted by
+length within groups of some batches, and the batches of a group are visited in random order.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from primegpt.data.batches import IGNORED, Batch, evenly_spread
+from primegpt.data.shards import SUPERVISED, Shards
+from primegpt.data.template import PROMPT
+from primegpt.errors import DataError
+from primegpt.seeds import derive_seed
+
+GROUP = 32  # optimizer steps whose records are sorted by length together
+
+
+class TrainingExamples:
+    """The shuffled records of a split. Example e of a run is a record of epoch e // examples_per_epoch.
+
+    With probability `prompt_dropout`, decided by (seed, epoch, record), the droppable part of a record is left out.
+    Raises DataError if there are fewer records than one step needs.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        batch_size: int,
+        gradient_accumulation_steps: int,
+        seed: int,
+        prompt_dropout: float = 0.0,
+    ) -> None:
+        self.shards, self.seed, self.prompt_dropout = shards, seed, prompt_dropout
+        self.batch_size = batch_size
+        self.examples_per_step = batch_size * gradient_accumulation_steps
+        self.examples_per_epoch = shards.n_documents
+        if self.examples_per_epoch < self.examples_per_step:
+            raise DataError(
+                f"{self.examples_per_epoch} records are fewer than one step of {self.examples_per_step}",
+                "add records or lower train.batch_size",
+            )
+        self.tokens_per_step = max(1, round(shards.supervised_tokens / shards.n_documents * self.examples_per_step))
+        self._lengths = np.diff(np.append(shards.document_starts, len(shards)))
+        self._shuffled = (-1, np.empty(0, np.int64))
+
+    def halved(self) -> "TrainingExamples":
+        """The same steps in twice as many micro-batches of half the size."""
+        return TrainingExamples(
+            self.shards,
+            batch_size=self.batch_size // 2,
+            gradient_accumulation_steps=2 * self.gradient_accumulation_steps,
+            seed=self.seed,
+            prompt_dropout=self.prompt_dropout,
+        )
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        return self.examples_per_step // self.batch_size
+
+    def epoch(self, step: int) -> float:
+        """Epochs completed before `step`."""
+        return step * self.examples_per_step / self.examples_per_epoch
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """The micro-batches of optimizer step `step` (from 0); together, the same records however they are split."""
+        first = step * self.examples_per_step
+        rows = [self._row(example) for example in range(first, first + self.examples_per_step)]
+        starts = range(0, self.examples_per_step, self.batch_size)
+        return [padded(rows[start : start + self.batch_size], first + start) for start in starts]
+
+    def _row(self, example: int) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
+        """Ids of a record, and which of them are asked for; (n,) each."""
+        epoch, place = divmod(example, self.examples_per_epoch)
+        record = int(self._order(epoch)[place])
+        ids, roles = read(self.shards, record)
+        if self.prompt_dropout and self._drops(epoch, record):
+            ids, roles = ids[roles != PROMPT], roles[roles != PROMPT]
+        return ids, roles == SUPERVISED
+
+    def _drops(self, epoch: int, record: int) -> bool:
+        return derive_seed(self.seed, "prompt dropout", epoch, record) < self.prompt_dropout * 2**63
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The records of an epoch in the order of their visit, kept until another epoch is asked for."""
+        if self._shuffled[0] != epoch:
+            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "data order", epoch)))
+            order = generator.permutation(self.examples_per_epoch)
+            size = GROUP * self.examples_per_step
+            groups = [order[first : first + size] for first in range(0, len(order), size)]
+            self._shuffled = (epoch, np.concatenate([self._by_length(group, generator) for group in groups]))
+        return self._shuffled[1]
+
+    def _by_length(self, group: npt.NDArray[np.int64], generator: np.random.Generator) -> npt.NDArray[np.int64]:
+        ordered = group[np.argsort(self._lengths[group], kind="stable")]
+        whole = len(ordered) // self.examples_per_step * self.examples_per_step
+        steps = ordered[:whole].reshape(-1, self.examples_per_step)
+        return np.concatenate([generator.permutation(steps, axis=0).ravel(), ordered[whole:]])
+
+
+def validation_examples(shards: Shards, *, batch_size: int, max_targets: int | None = None) -> Iterator[Batch]:
+    """Every record once, in order; or so many, spread evenly, as hold about `max_targets` supervised tokens."""
+    wanted = min(1.0, (max_targets or shards.supervised_tokens) / shards.supervised_tokens)
+    records = evenly_spread(shards.n_documents, max(1, round(wanted * shards.n_documents)))
+    for first in range(0, len(records), batch_size):
+        rows = [read(shards, int(record)) for record in records[first : first + batch_size]]
+        yield padded([(ids, roles == SUPERVISED) for ids, roles in rows], first)
+
+
+def read(shards: Shards, record: int) -> tuple[npt.NDArray, npt.NDArray[np.uint8]]:
+    """Ids and roles of one record, (n,) each."""
+    start, stop = shards.document(record)
+    return shards.slice(start, stop), shards.roles(start, stop)
+
+
+def question(shards: Shards, record: int) -> list[int]:
+    """The ids of a record before its first answer."""
+    ids, roles = read(shards, record)
+    return ids[: int(np.argmax(roles == SUPERVISED))].tolist()
+
+
+def padded(rows: Sequence[tuple[npt.NDArray, npt.NDArray[np.bool_]]], first_example: int) -> Batch:
+    """Rows of (ids, asked for) as one batch (B, T), T that of the longest."""
+    T = max(len(ids) for ids, _ in rows) - 1
+    pair = np.zeros((2, len(rows), max(T, 1)), np.int64)
+    pair[1] = IGNORED
+    for b, (ids, asked) in enumerate(rows):
+        n = len(ids) - 1
+        pair[0, b, :n] = ids[:-1]
+        pair[1, b, :n][asked[1:]] = ids[1:][asked[1:]]
+    ids, targets = torch.from_numpy(pair)
+    return Batch(ids, targets, None, None, first_example)
