@@ -78,7 +78,9 @@ def generation_settings(settings: GenerateConfig, tokenizer: Tokenizer) -> dict[
         "do_sample": settings.temperature > 0,
     }
     if settings.temperature > 0:
-        found |= {"temperature": settings.temperature, "top_k": settings.top_k or 0, "top_p": settings.top_p}
+        every = settings.top_k is None or settings.top_k >= tokenizer.vocab_size
+        top_k = 0 if every else settings.top_k  # unsaid, Transformers would take 50
+        found |= {"temperature": settings.temperature, "top_k": top_k, "top_p": settings.top_p}
     if settings.start_document is not None:
         found["start_document"] = settings.start_document  # nothing to Transformers; ours on the way back
     return found
@@ -115,7 +117,7 @@ def read_generation_settings(values: Mapping[str, Any], where: str) -> dict[str,
     if values.get("do_sample") is True:
         found |= {key: values[key] for key in ("temperature", "top_p") if values.get(key) is not None}
         if values.get("top_k") is not None:
-            found["top_k"] = values["top_k"] or None
+            found["top_k"] = values["top_k"] or MAX_SIZE  # 0 there means all of them
     elif values.get("do_sample") is False:
         found["temperature"] = 0.0
     try:
