@@ -38,6 +38,10 @@ def bpe() -> tokenizers.Tokenizer:
     return tokenizers.train("bpe", [CORPUS], 330, CONTROLS)
 
 
+def sentencepiece() -> tokenizers.Tokenizer:
+    return tokenizers.train("sentencepiece", [CORPUS], 360, CONTROLS)
+
+
 def char() -> tokenizers.Tokenizer:
     return CharTokenizer("".join(AWKWARD).replace("P", ""), CONTROLS)  # one character of them stays unknown
 
@@ -60,6 +64,7 @@ print(json.dumps({
     "greedy": greedy[0].tolist(),
     "special": [tokenizer.eos_token, tokenizer.pad_token],
     "vocabulary": len(tokenizer),
+    "known": {name: tokenizer.convert_tokens_to_ids(name) for name in ("<prompt>", "<song>", "</song>")},
     "ours": [name for name in sys.modules if name.startswith("primegpt")],
 }))
 """
@@ -74,7 +79,7 @@ def elsewhere(folder: Path, prompt: str) -> dict:
     return json.loads(found.stdout)
 
 
-@pytest.mark.parametrize(("preset", "make_tokenizer"), [("gpt2", bpe), ("qwen3", bpe), ("gpt2", char), ("qwen3", char)])
+@pytest.mark.parametrize(("preset", "make_tokenizer"), [("gpt2", bpe), ("qwen3", sentencepiece), ("gpt2", char)])
 def test_an_exported_folder_works_with_nothing_of_ours(preset, make_tokenizer, random_model, save_run, tmp_path):
     tokenizer = make_tokenizer()
     model = random_model(preset, vocab_size=tokenizer.vocab_size, block_size=80)
@@ -88,6 +93,7 @@ def test_an_exported_folder_works_with_nothing_of_ours(preset, make_tokenizer, r
     assert theirs["spelt"] == [*tokenizer.encode("a "), song, *tokenizer.encode(" b")]
     assert theirs["split"] == tokenizer.encode("a <song> b")
     assert theirs["skipped"] == "ab"
+    assert theirs["known"] == {name: tokenizer.special_tokens[name] for name in CONTROLS["control"]}
     assert theirs["special"] == [tokenizer.eot_token, tokenizer.pad_token or tokenizer.eot_token]
     assert theirs["prompt"] == tokenizer.encode("the river")
     assert theirs["greedy"][len(theirs["prompt"]) :] == greedy(model, theirs["prompt"], tokenizer.eot_id)

@@ -1,6 +1,7 @@
 """Models as GGUF files, which llama.cpp and what is built on it run.
 
-llama.cpp knows how to split text by name only, so of byte-level BPE it takes GPT-2's split, which is ours.
+llama.cpp knows how to split text by name only, so of byte-level BPE it takes GPT-2's split, which is ours. It has a
+SentencePiece of its own.
 """
 
 import os
@@ -14,6 +15,8 @@ from primegpt.interop.weight_files import WeightFiles
 from primegpt.run import atomic
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.tokenizers.bpe import ByteLevelBPE, to_letters
+from primegpt.tokenizers.sentencepiece import SentencePieceBPE
+from primegpt.tokenizers.sentencepiece_model import BYTE_PIECES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +90,7 @@ def write_file(
 
 def refuse_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise UsageError for a kind that llama.cpp has no like of."""
-    if not isinstance(tokenizer, ByteLevelBPE):
+    if not isinstance(tokenizer, ByteLevelBPE | SentencePieceBPE):
         what = f"llama.cpp has no tokenizer like the kind {tokenizer.kind!r}"
         raise UsageError(what, "train with --tokenizer.kind bpe for GGUF; `--to hf` takes this run as it is")
 
@@ -117,9 +120,19 @@ def _describe_model(writer: "GGUFWriter", config: ModelConfig, family: Family, n
 
 def _describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer) -> None:
     """The vocabulary, in llama.cpp's terms; one branch a kind that `refuse_tokenizer` lets through."""
+    if isinstance(tokenizer, SentencePieceBPE):
+        _describe_sentencepiece(writer, tokenizer)
+    else:
+        assert isinstance(tokenizer, ByteLevelBPE)
+        _describe_byte_level(writer, tokenizer)
+    writer.add_bos_token_id(tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id)
+    writer.add_eos_token_id(tokenizer.eot_id)
+    writer.add_add_bos_token(False)  # so that ids are those that `encode` gives
+
+
+def _describe_byte_level(writer: "GGUFWriter", tokenizer: ByteLevelBPE) -> None:
     from gguf import TokenType
 
-    assert isinstance(tokenizer, ByteLevelBPE)
     names = {id: name for name, id in tokenizer.special_tokens.items()}
     ids = range(tokenizer.vocab_size)
     writer.add_tokenizer_model("gpt2")
@@ -127,9 +140,25 @@ def _describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer) -> None:
     writer.add_token_list([names[i] if i in names else to_letters(tokenizer.decode_bytes([i])) for i in ids])
     writer.add_token_types([TokenType.CONTROL if i in names else TokenType.NORMAL for i in ids])
     writer.add_token_merges([f"{to_letters(left)} {to_letters(right)}" for left, right in tokenizer.merges])
-    writer.add_bos_token_id(tokenizer.eot_id)
-    writer.add_eos_token_id(tokenizer.eot_id)
-    writer.add_add_bos_token(False)  # so that ids are those that `encode` gives
+
+
+def _describe_sentencepiece(writer: "GGUFWriter", tokenizer: SentencePieceBPE) -> None:
+    """llama.cpp's own SentencePiece, which merges by score. It takes a ▁ in a text for a space, as the library does."""
+    from gguf import TokenType
+
+    system, *own = tokenizer.special_kinds.values()
+    specials = [*system, *(name for names in own for name in names)]
+    kinds = [TokenType.UNKNOWN if name == tokenizer.unk_token else TokenType.CONTROL for name in specials]
+    count = len(tokenizer.pieces)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*specials, *BYTE_PIECES, *tokenizer.pieces])
+    writer.add_token_types([*kinds, *[TokenType.BYTE] * len(BYTE_PIECES), *[TokenType.NORMAL] * count])
+    writer.add_token_scores([*[0.0] * (len(specials) + len(BYTE_PIECES)), *(-float(rank) for rank in range(count))])
+    if tokenizer.unk_id is not None and tokenizer.pad_id is not None:
+        writer.add_unk_token_id(tokenizer.unk_id)
+        writer.add_pad_token_id(tokenizer.pad_id)
+    writer.add_add_space_prefix(False)
 
 
 def _write_tensors(
