@@ -197,3 +197,30 @@ def test_peft_puts_our_adapter_onto_the_exported_model(preset, sizes, targets, r
     torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=0)
     merged = GPT(model.config).load_weights(merged_weights(model)).eval()
     torch.testing.assert_close(merged(ids), theirs.merge_and_unload()(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "bpe"])
+def test_a_trained_songbook_run_sings_elsewhere_with_its_control_tokens(kind, tmp_path):
+    settings = {
+        "data": {"songs": 60, "val_tokens": 500},
+        "tokenizer": {"kind": kind, "vocab_size": 500, "special_tokens": CONTROLS},
+        "model": {"preset": "qwen3", "n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 96},
+        "train": {
+            "max_steps": 20,
+            "batch_size": 8,
+            "device": "cpu",
+            "threads": 1,
+            "sample_interval": 20,
+            "eval_interval": 20,
+        },
+    }
+    run = api.train("songbook", out=tmp_path / "run", settings=settings, say=quiet)
+    folder = api.export(tmp_path / "run", tmp_path / "hf", say=quiet)
+    theirs = elsewhere(folder, "<prompt>a sad song<song>[chorus]")
+    tokenizer = run.tokenizer
+    names = ("<prompt>", "<song>", "[chorus]")
+    ids = [tokenizer.token_id(name) for name in names]
+    assert theirs["prompt"] == [ids[0], *tokenizer.encode("a sad song"), *ids[1:]]
+    assert theirs["known"]["</song>"] == tokenizer.token_id("</song>")
+    assert theirs["ids"] == [tokenizer.encode(text) for text in AWKWARD]
+    assert theirs["greedy"][len(theirs["prompt"]) :] == greedy(run.model, theirs["prompt"], tokenizer.eot_id)
