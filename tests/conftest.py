@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from primegpt.config import resolve
+from primegpt.config import resolve, write_toml
 from primegpt.model.gpt import GPT
+from primegpt.run.checkpoint import save_checkpoint
+from primegpt.run.folder import RunFolder
+from primegpt.tokenizers import store
+from primegpt.tokenizers.base import Tokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes that spin on two cores slow each other many times over
 
@@ -48,3 +52,21 @@ def random_model() -> Callable[..., GPT]:
         return model.eval()
 
     return make
+
+
+@pytest.fixture
+def save_run(tmp_path) -> Callable[..., Path]:
+    """Put a model and its tokenizer into a run folder, as training would have; weights only."""
+
+    def save(model: GPT, tokenizer: Tokenizer, name: str = "run", **generate: object) -> Path:
+        folder = RunFolder.create(tmp_path / name)
+        config = resolve({"model": model.config.model_dump(), "generate": generate})
+        config = config.with_values(tokenizer={"kind": tokenizer.kind})
+        store.save(tokenizer, folder.tokenizer_dir)
+        state = {"fingerprints": {"tokenizer": tokenizer.fingerprint}}
+        save_checkpoint(folder.checkpoints_dir, 0, {"model": model.weights()}, state, resumable=False)
+        folder.point("best", 0)
+        folder.config_path.write_text(write_toml(config), encoding="utf-8")
+        return folder.path
+
+    return save

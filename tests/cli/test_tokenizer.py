@@ -8,6 +8,7 @@ import pytest
 
 from primegpt import tokenizers
 from primegpt.cli.main import run
+from primegpt.config import TokenizerConfig
 
 TEXT = "the river ran under a bridge of stone and the song went on until morning\n" * 300
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
@@ -76,6 +77,13 @@ def test_asking_for_more_than_the_text_gives_is_said(place, capsys):
     assert run(["tokenizer", "train", "text.txt", "--vocab-size", "5000", "--out", "tok"], 0.0) == 0
     said = capsys.readouterr().err
     assert f"gives {tokenizers.load('tok').vocab_size} ids, not the 5,000 asked for" in said
+
+
+def test_sizes_that_are_left_out_go_by_kind():
+    sizes = {kind: TokenizerConfig(kind=kind).learnt_vocab_size for kind in ("char", "bpe", "sentencepiece", "gpt2")}
+    assert sizes == {"char": None, "bpe": 4096, "sentencepiece": 8000, "gpt2": None}
+    assert TokenizerConfig(kind="sentencepiece", vocab_size=500).learnt_vocab_size == 500
+    assert TokenizerConfig(kind="gpt2", vocab_size=500).learnt_vocab_size is None  # a recipe's, for another kind
 
 
 def test_a_tokenizer_is_not_overwritten_by_mistake(place, capsys):

@@ -6,8 +6,9 @@ run = primegpt.load("runs/my-1")  # .model .tokenizer .config
 """
 
 from primegpt.api.facts import describe, info
+from primegpt.api.interop import export, import_model
 from primegpt.api.runs import Run, load
 from primegpt.api.songs import demo
 from primegpt.api.training import resume, train
 
-__all__ = ["Run", "demo", "describe", "info", "load", "resume", "train"]
+__all__ = ["Run", "demo", "describe", "export", "import_model", "info", "load", "resume", "train"]

@@ -17,7 +17,7 @@ from primegpt.data.prepare import Corpus, prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import source_bytes
 from primegpt.data.template import template_for
-from primegpt.errors import ConfigError, DataError, MismatchError
+from primegpt.errors import ConfigError, DataError, MismatchError, RunFolderError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.generation.generator import Generator
 from primegpt.model.gpt import GPT
@@ -84,6 +84,8 @@ def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_
     folder = RunFolder.open(Path(path))
     with folder.lock():
         config = load_config(folder)
+        if not folder.data_path.exists():
+            raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
         config = planning.prepare_device(config)
         tokenizer = store.load(folder.tokenizer_dir)
         record = json.loads(folder.data_path.read_text(encoding="utf-8"))

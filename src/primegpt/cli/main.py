@@ -15,6 +15,8 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   train SOURCE... | CONFIG.toml train on a text, a folder, or by a recipe
   train --resume RUN            go on exactly where a run stopped
   generate [RUN] [PROMPT]       continue a prompt
+  import HF                     a run out of a GPT-2, Qwen3 or Llama folder
+  export [RUN] --to hf | gguf   for Transformers, or for llama.cpp
   data audit SOURCE...          what a text is worth, before training; also data fetch, data songbook
   tokenizer train SOURCE...     learn a tokenizer that several runs can share
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip

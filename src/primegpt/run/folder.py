@@ -17,7 +17,17 @@ from typing import Any, Literal
 
 from primegpt.errors import CheckpointError, RunFolderError, nearest
 from primegpt.run import atomic, retention
-from primegpt.run.checkpoint import Checkpoint, Warn, list_checkpoints, load_checkpoint, load_newest, step_name, step_of
+from primegpt.run.checkpoint import (
+    Checkpoint,
+    Warn,
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    newest_good,
+    step_name,
+    step_of,
+    verify_checkpoint,
+)
 
 LOCK_SECONDS = 1.0  # how long a process that is just ending is waited for
 
@@ -232,6 +242,23 @@ class RunFolder:
         newest = load_newest(self.checkpoints_dir, warn, names, resumable=False)
         assert newest is not None  # checkpoint_path found some
         return newest
+
+    def verified_checkpoint(self, which: int | str, warn: Warn) -> Path:
+        """Where a checkpoint lies whose every byte was just verified, for reading it piece by piece.
+
+        Falls back, and raises, as `load_checkpoint` does.
+        """
+        path = self.checkpoint_path(which)
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            if which not in ("best", "last"):
+                raise
+            newest = newest_good(self.checkpoints_dir, lambda message: None, resumable=False)
+            assert newest is not None  # checkpoint_path found some
+            warn(f"{error.what}; using {newest.name} instead")
+            return newest
+        return path
 
     def prune(self, keep_last: int = 3, keep_milestones: bool = False) -> None:
         """Delete all checkpoints but the last few and the best; milestones may keep their weights."""

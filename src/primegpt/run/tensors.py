@@ -8,7 +8,7 @@ hashed by reading it back. Reading, where the bytes may be anyone's, is the libr
 import json
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,9 +27,19 @@ def serialize(tensors: "Mapping[str, Tensor]") -> Chunks:
     """
     pointers = [tensor.data_ptr() for tensor in tensors.values() if tensor.numel()]
     assert len(set(pointers)) == len(pointers), "tensors share memory: give each of them once"
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so each one starts aligned
-    header = _header({name: tensors[name] for name in order})
-    return chain([header], (_tensor_bytes(tensors[name]) for name in order))
+    return serialize_lazily(tensors, tensors.__getitem__)
+
+
+def serialize_lazily(shapes: "Mapping[str, Tensor]", read: "Callable[[str], Tensor]") -> Chunks:
+    """As `serialize`, of tensors that `read` makes when their turn comes; `shapes` may lie on the meta device."""
+    order = sorted(shapes, key=lambda name: (-shapes[name].element_size(), name))  # so each one starts aligned
+    header = _header({name: shapes[name] for name in order})
+    return chain([header], (_tensor_bytes(_as_promised(read(name), shapes[name])) for name in order))
+
+
+def _as_promised(tensor: "Tensor", promised: "Tensor") -> "Tensor":
+    assert (tensor.shape, tensor.dtype) == (promised.shape, promised.dtype), "the header has already been written"
+    return tensor
 
 
 def deserialize(data: bytes) -> "dict[str, Tensor]":

@@ -47,19 +47,23 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     The fingerprint vouches that they belong together: a folder half overwritten is refused, never misread.
     """
     folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files_of(tokenizer).items():
+            _write_whole(folder / name, content)
+    except OSError as error:
+        raise PrimegptError(f"cannot save the tokenizer to {folder}: {error.strerror}", "is there room?") from error
+
+
+def files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """What `save` writes: file name -> content."""
     meta = {
         "format": FORMAT,
         "kind": tokenizer.kind,
         "fingerprint": tokenizer.fingerprint,
         "special_kinds": tokenizer.special_kinds,
     }
-    files = {**tokenizer._files(), META: json.dumps(meta, ensure_ascii=False, indent=2).encode()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            _write_whole(folder / name, content)
-    except OSError as error:
-        raise PrimegptError(f"cannot save the tokenizer to {folder}: {error.strerror}", "is there room?") from error
+    return {**tokenizer._files(), META: json.dumps(meta, ensure_ascii=False, indent=2).encode()}
 
 
 def load(folder: str | Path, special_tokens: SpecialTokens | None = None) -> Tokenizer:
