@@ -124,10 +124,13 @@ def _pieces(number: int, item: Item, block_size: int) -> Iterator[_Piece]:
 
 
 def _batches(pieces: Sequence[_Piece], batch_tokens: int) -> Iterator[list[_Piece]]:
-    """Pieces of like size together, so that little is padding; one that is larger than a batch stands alone."""
+    """Pieces of like size together, so that little is padding; one that is larger than a batch stands alone.
+
+    The longest come first: what is left then takes less time than it seems, and memory does not run out at the end.
+    """
     batch: list[_Piece] = []
-    for piece in sorted(pieces, key=lambda piece: piece.size):
-        if batch and (len(batch) + 1) * piece.size > batch_tokens:
+    for piece in sorted(pieces, key=lambda piece: -piece.size):
+        if batch and (len(batch) + 1) * batch[0].size > batch_tokens:
             yield batch
             batch = []
         batch.append(piece)
