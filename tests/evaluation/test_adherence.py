@@ -102,6 +102,11 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.89 < covered / 400 < 0.98
 
 
+def test_a_pair_drawn_twice_is_not_its_own_shuffle():
+    """Where every output matches its own prompt and no other, every resample has the same lift."""
+    assert adherence(np.eye(6)).interval == pytest.approx((1, 1))
+
+
 def test_the_seed_decides_the_interval():
     scores = np.random.default_rng(0).random((20, 20))
     assert adherence(scores, 1) == adherence(scores, 1)
@@ -188,7 +193,8 @@ def test_a_prompt_that_tells_the_song_is_worth_its_nats(random_model):
         optimizer.step()
     result = prompt_information(model, pairs, [0, 0])
     assert result.information > 1
-    assert result.interval[0] > 1
+    assert 1 < result.interval[0] < result.information < result.interval[1]
+    assert result.none - result.own < result.interval[0]  # a wrong prompt misleads more than none
 
 
 def test_songs_that_do_not_fit_are_cut_alike_under_every_prompt(random_model):
