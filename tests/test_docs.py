@@ -1,5 +1,6 @@
 """Every command and every Python block of README and docs runs, with budgets cut to a few steps."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -41,6 +42,8 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     words = "the river ran under a bridge of stone and the song went on until morning\n"
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
+    question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
+    (tmp_path / "hellaswag.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     assert run(["train", "my.txt", *SMALL], 0.0) == 0
     return tmp_path

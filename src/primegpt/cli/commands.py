@@ -19,6 +19,7 @@ app = App(
 app.command("primegpt.cli.train:demo", name="demo")
 app.command("primegpt.cli.train:train", name="train")
 app.command("primegpt.cli.generate:generate", name="generate")
+app.command("primegpt.cli.evaluate:evaluate", name="evaluate")
 app.command("primegpt.cli.interop:import_model", name="import")
 app.command("primegpt.cli.interop:export", name="export")
 app.command("primegpt.cli.data:app", name="data")

@@ -141,6 +141,17 @@ def _capitalised(line: str) -> str:
     return line[0].upper() + line[1:]
 
 
+def words_by_voice() -> dict[str, set[str]]:
+    """The words that the lists give to each genre and each emotion, and under "any" to all songs, in lower case."""
+    said: dict[str, set[str]] = {}
+    lists = (words.ENDINGS, words.SLOTS, words.HEADS, words.THEME_HEADS, words.CHORUS_HEADS, words.CHANTS)
+    for text in lists:
+        for keys, entries in _entries(text).items():
+            literal = re.sub(r"{\w+}", " ", entries).lower()
+            said.setdefault(keys.split()[-1], set()).update(re.findall(r"[a-z]+(?:'[a-z]+)*", literal))
+    return said
+
+
 # ---- the prompt
 
 

@@ -95,7 +95,7 @@ def _as_texts(texts: str | Iterable[str]) -> Iterable[str]:
 
 
 def _last_word(line: str) -> str:
-    words = _words(line)
+    words = words_of(line)
     return words[-1] if words else ""
 
 
@@ -132,9 +132,10 @@ def copied_ngram_share(texts: str | Iterable[str], training_texts: Iterable[str]
 
 
 def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    words = _words(text)
+    words = words_of(text)
     return zip(*(words[start:] for start in range(n)), strict=False)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case: letters, with apostrophes inside."""
     return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.lower())
