@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from primegpt.cli.main import HELP, run
+from primegpt.data.fetch import corpora_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,6 +44,9 @@ def place(tmp_path, monkeypatch) -> Path:
     words = "the river ran under a bridge of stone and the song went on until morning\n"
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    corpus = corpora_folder() / "shakespeare" / "input.txt"  # as if it had been fetched
+    corpus.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "my.txt", corpus)
     assert run(["train", "my.txt", *SMALL], 0.0) == 0
     return tmp_path
 
