@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from primegpt.cli.main import HELP, run
+from primegpt.data.fetch import corpora_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +47,9 @@ def place(tmp_path, monkeypatch) -> Path:
     question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
     (tmp_path / "hellaswag.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    corpus = corpora_folder() / "shakespeare" / "input.txt"  # as if it had been fetched
+    corpus.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "my.txt", corpus)
     assert run(["train", "my.txt", *SMALL], 0.0) == 0
     return tmp_path
 
