@@ -112,10 +112,16 @@ class Ids:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size, self.eot_id = vocab_size, -1
-        self.pad_id = self.unk_id = self.bos_id = None
+        self.special_tokens, self.special_kinds = {}, {}
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return "".join(f"{id} " for id in ids).encode()
 
     def decode(self, ids: list[int]) -> str:
-        return " ".join(map(str, ids))
+        return self.decode_bytes(ids).decode()
+
+    def encode(self, text: str) -> list[int]:
+        return [int(id) for id in text.split() if id.isdigit()]
 
 
 @pytest.mark.parametrize(("preset", "shape", "twin"), TWINS)
