@@ -19,6 +19,7 @@ app = App(
 app.command("primegpt.cli.train:demo", name="demo")
 app.command("primegpt.cli.train:train", name="train")
 app.command("primegpt.cli.generate:generate", name="generate")
+app.command("primegpt.cli.chat:chat", name="chat")
 app.command("primegpt.cli.inspect:info", name="info")
 app.command("primegpt.cli.inspect:doctor", name="doctor")
 

@@ -223,7 +223,7 @@ class GPT(nn.Module):
         if isinstance(logits_for, Tensor):
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_for].unsqueeze(1)  # (B, 1, C)
         elif logits_for == "last":
-            hidden = hidden[:, -1:]
+            hidden = hidden[:, -1:].contiguous()  # a product with a slice would copy the head for each row
         return self.logits(hidden)
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -63,17 +63,18 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight, self.bias, self.is_packed = weight, bias, True
+        self.bias, self.plain, self.packed = bias, weight, None
         try:  # private operators of torch, hence with a way back
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 4)  # for few rows
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 4)  # for few rows
             self(weight.new_zeros(1, weight.size(1)))
+            self.plain = None
         except (RuntimeError, AttributeError, NotImplementedError):
-            self.weight, self.is_packed = weight, False
+            self.packed = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.is_packed:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.packed is None:
+            return F.linear(x, self.plain, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
 class Int8Linear(nn.Module):
