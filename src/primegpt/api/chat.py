@@ -83,9 +83,8 @@ class Chat:
             number = kind(value)
         except ValueError:
             what = "a whole number" if kind is int else "a number"
-            raise UsageError(
-                f"/{name} needs {what}, not {value!r}", f"for example /{name} {getattr(self.settings, key)}"
-            ) from None
+            now = getattr(self.settings, key)
+            raise UsageError(f"/{name} needs {what}, not {value!r}", f"for example /{name} {now}") from None
         self.settings = self.run.settings(**(self.settings.model_dump() | {key: number}))
         return f"{name} is {number}"
 

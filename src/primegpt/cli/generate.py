@@ -14,7 +14,7 @@ def generate(
     run: Path | None = None,
     prompt: str | None = None,
     *,
-    prompts: Path | None = None,
+    prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -41,7 +41,7 @@ def generate(
     prompt
         The text to continue, or `-` to read it from standard input; an empty one starts a new document.
     prompts
-        A text file with one prompt a line; they are written side by side.
+        A text file with one prompt a line, or `-` for standard input; they are written side by side.
     max_new_tokens
         Tokens to add.
     temperature
@@ -100,8 +100,9 @@ def generate(
         for remark in opened.remarks(text):
             print(f"primegpt: {remark}", file=sys.stderr)
     if len(asked) == num_samples == 1 and not as_json:
+        pieces = opened.stream(asked[0], **settings)  # refuses bad settings before anything is printed
         print(texts[0], end="", flush=True)
-        for piece in opened.stream(asked[0], **settings):
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
         return

@@ -17,11 +17,8 @@ def instruction_prompt(
             "this run's tokenizer has no control ids, so a genre or an emotion means nothing to its model",
             "use a run that was trained on instructions",
         )
-    labels = [
-        label_id(tokenizer, kind, given)
-        for kind, given in (("genre", genre), ("emotion", emotion))
-        if given is not None
-    ]
+    given = {"genre": genre, "emotion": emotion}
+    labels = [label_id(tokenizer, kind, name) for kind, name in given.items() if name is not None]
     text = tokenizer.encode(f" {instruction}\n" if labels else f"{instruction}\n")
     return [
         tokenizer.token_id("<prompt>"),

@@ -63,16 +63,16 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.bias, self.plain, self.packed = bias, weight, None
+        self.bias, self.plain, self.packed = bias, weight, None  # one of the two
         try:  # private operators of torch, hence with a way back
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 4)  # for few rows
-            self(weight.new_zeros(1, weight.size(1)))
             self.plain = None
+            self(weight.new_zeros(1, weight.size(1)))
         except (RuntimeError, AttributeError, NotImplementedError):
-            self.packed = None
+            self.plain, self.packed = weight, None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None:
+        if self.plain is not None:
             return F.linear(x, self.plain, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
