@@ -33,7 +33,7 @@ def random_prompts(*lengths: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def largest_difference(model: GPT, prompts: list[list[int]], steps: int = 200) -> float:
+def largest_difference(model: GPT, prompts: list[list[int]], steps: int = 300) -> float:
     """Between the logits with and without a cache, over `steps` steps along one random text a row."""
     rows, random = rows_of(prompts, model.config.block_size), Random(2)
     cached, uncached, worst = CachedContext(model, rows, steps, torch.float32), UncachedContext(model), 0.0
@@ -46,13 +46,13 @@ def largest_difference(model: GPT, prompts: list[list[int]], steps: int = 200) -
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("block_size", [256, 15, 2])
-def test_cached_logits_equal_uncached_ones_at_each_of_200_steps(
+@pytest.mark.parametrize("block_size", [320, 15, 2])
+def test_cached_logits_equal_uncached_ones_at_each_of_300_steps(
     random_model: MakeModel, preset: str, block_size: int
 ) -> None:
     """Within the block, and far past it, where rows of unequal length slide at different steps."""
     model = random_model(preset, block_size=block_size)
-    prompts = random_prompts(1, 7, 20) if block_size < 256 else random_prompts(5)
+    prompts = random_prompts(1, 7, 20) if block_size < 320 else random_prompts(5)
     assert largest_difference(model, prompts) < 1e-4
 
 

@@ -26,6 +26,8 @@ app.command("primegpt.cli.inspect:doctor", name="doctor")
 
 def execute(arguments: Sequence[str], started: float) -> int:
     """Run one command line. Raises UsageError, in one line, for one that cannot be understood."""
+    if "-" in arguments and "--" not in arguments:  # standard input, which cyclopts would take for an option
+        arguments = [*(word for word in arguments if word != "-"), "--", "-"]
     try:
         command, bound, ignored = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -14,7 +14,7 @@ def generate(
     run: Path | None = None,
     prompt: str | None = None,
     *,
-    prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    prompts: Path | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -41,7 +41,7 @@ def generate(
     prompt
         The text to continue, or `-` to read it from standard input; an empty one starts a new document.
     prompts
-        A text file with one prompt a line, or `-` for standard input; they are written side by side.
+        A text file with one prompt a line; they are written side by side.
     max_new_tokens
         Tokens to add.
     temperature
@@ -134,7 +134,7 @@ def given_prompts(prompt: str | None, file: Path | None) -> list[str]:
     if prompt:
         raise UsageError("a prompt and --prompts are both given", "give one of them")
     try:
-        lines = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        lines = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
         raise DataError(f"--prompts {file}: {reason}", "name a text file with one prompt a line") from error
