@@ -12,7 +12,7 @@ from primegpt.model.gpt import GPT
 from primegpt.model.quantize import Int8Linear, PackedLinear, SplitLinear, for_decoding
 
 MakeModel = Callable[..., GPT]
-SHAPES = [(64, 32), (96, 48), (7, 5), (2304, 24)]
+SHAPES = [(64, 32), (96, 48), (7, 5), (2304, 32)]
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,17 @@ def random(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", [(1, 1), (3, 1), (2, 9)])
+@pytest.mark.parametrize("rows", [(1, 1), (3, 1), (2, 20)])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("kind", "dtype", "error"),
-    [(SplitLinear, torch.float32, 1e-6), (PackedLinear, torch.bfloat16, 5e-3), (Int8Linear, torch.float32, 6e-3)],
+    [(SplitLinear, torch.float32, 1e-6), (PackedLinear, torch.bfloat16, 5e-3), (Int8Linear, torch.float32, 7e-3)],
 )
 def test_products_are_those_of_the_weights(kind, dtype, error, shape, rows, threads) -> None:
-    """Relative to the exact product, in fp64; a wrong scale, offset or order of outputs is an error of about 1."""
+    """Relative to the exact product, in fp64; a wrong scale, offset or order of outputs is an error of about 1.
+
+    int8: 144 weights N(0, 1) span some 5.5, in 255 steps, each an even error: 5.5 / 255 / sqrt(12) = 0.6%.
+    """
     torch.set_num_threads(threads)
     weight, bias, x = random(*shape), random(shape[0], 1)[:, 0], random(*rows, shape[1])
     exact = x.double() @ weight.double().T

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from primegpt.errors import ConfigError
 from primegpt.model.gpt import GPT
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -23,13 +24,17 @@ Precision = Literal["fp32", "bf16", "int8"]
 def for_decoding(model: GPT, precision: Precision = "fp32") -> GPT:
     """A copy of `model` for inference, on its device. Weights that stay as they are share their storage.
 
-    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised.
+    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised. Raises
+    ConfigError for int8 elsewhere than on a CPU.
     """
+    on_cpu = model.wte.weight.device.type == "cpu"
+    if precision == "int8" and not on_cpu:
+        raise ConfigError("generate.precision = 'int8' works on CPUs alone", "use bf16")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     shared = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
     twin: GPT = copy.deepcopy(model, shared).eval()
     layer = {"fp32": SplitLinear, "bf16": PackedLinear, "int8": Int8Linear}[precision]
-    if twin.wte.weight.device.type != "cpu" and precision != "int8":
+    if not on_cpu:
         return twin  # there the ordinary product reads memory as fast as it goes
     if twin.lm_head is None:
         twin.lm_head = layer(twin.wte.weight, None)
@@ -43,11 +48,13 @@ def for_decoding(model: GPT, precision: Precision = "fp32") -> GPT:
 class SplitLinear(nn.Module):
     """fp32. The library multiplies a matrix by one row on one core; a batch of parts of it is shared by all."""
 
+    WORTH = 1 << 16  # weights below which handing work over takes longer than the work
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         parts = torch.get_num_threads()
-        even = parts > 1 and weight.size(0) % parts == 0
+        even = parts > 1 and weight.numel() >= self.WORTH and weight.size(0) % parts == 0
         self.parts = weight.view(parts, -1, weight.size(1)) if even else None  # (P, N / P, K)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,29 +85,28 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """int8 weights with a scale and an offset for every `BLOCK` outputs of one input channel; activations as they are.
+    """int8 weights, with a scale and an offset for some outputs of one input channel; activations as they are.
 
     The product of one row with a matrix is a weighted sum of the matrix's rows, which is what an embedding bag
     computes; torch's quantised bag reads 8-bit rows and sums in fp32.
     """
 
     CHUNKS = 16  # the outputs are cut into so many bags, which the cores share
-    FEW = 8  # rows above which the weights are worth turning into a matrix again
+    FEW = 32  # rows above which the weights are worth turning into a matrix again
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         (N, K), self.bias = weight.shape, bias
         chunks = next(c for c in range(self.CHUNKS, 0, -1) if N % c == 0)
         rows = weight.float().view(chunks, N // chunks, K).transpose(1, 2).reshape(chunks * K, N // chunks)
-        self.weight = torch.ops.quantized.embedding_bag_byte_prepack(rows.cpu()).to(weight.device)
-        self.indices = torch.arange(chunks * K, device=weight.device)
-        self.starts = torch.arange(chunks, device=weight.device) * K
+        self.weight = torch.ops.quantized.embedding_bag_byte_prepack(rows)
+        self.indices, self.starts = torch.arange(chunks * K), torch.arange(chunks) * K
         self.shape = chunks, K, N
 
     def forward(self, x: Tensor) -> Tensor:
         chunks, K, N = self.shape
         rows = x.reshape(-1, K)
-        if len(rows) > self.FEW or x.device.type != "cpu":
+        if len(rows) > self.FEW:
             return F.linear(x, self.dense().to(x.dtype), self.bias)
         bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
         sums = [bag(self.weight, self.indices, self.starts, per_sample_weights=row.repeat(chunks)) for row in rows]
