@@ -131,8 +131,8 @@ def test_the_temperature_decays_behind_the_chorus(random_model: MakeModel, song_
     found = temperatures(generator, "b", settings, [chorus] + [letter] * 60)
     assert found[-1] == 0.5  # the floor
     assert found == sorted(found, reverse=True)
-    found = temperatures(generator, [letter, chorus], settings, [letter, letter])  # the prompt ends in it
-    assert found == pytest.approx([0.98, 0.98**2])
+    for prompt in ([letter, chorus], [chorus, letter, letter]):  # it stands in the prompt: written tokens count
+        assert temperatures(generator, prompt, settings, [letter, letter]) == pytest.approx([0.98, 0.98**2])
     low = settings.model_copy(update={"temperature": 0.3})
     assert temperatures(generator, "b", low, [chorus, letter, letter]) == [0.3, 0.3, 0.3]  # never raised to the floor
     other = settings.model_copy(update={"decay_trigger": "a", "temperature_decay": 0.5, "temperature_floor": 0.1})
