@@ -1,5 +1,6 @@
 """Every command and every Python block of README and docs runs, with budgets cut to a few steps."""
 
+import io
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import primegpt
 from primegpt.cli.main import HELP, run
 from primegpt.data.fetch import corpora_folder
 
@@ -42,6 +44,7 @@ def shortened(arguments: list[str]) -> list[str]:
 def place(tmp_path, monkeypatch) -> Path:
     """A user's folder: a text, the recipes, and a finished run."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
     words = "the river ran under a bridge of stone and the song went on until morning\n"
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
     question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
@@ -67,9 +70,10 @@ def test_commands_run(page, place, capsys):
             assert program == "pip", f"no test knows how to run {line!r}"
 
 
-def test_python_in_the_readme_runs(place, capsys):
-    for block in blocks(ROOT / "README.md", "python"):
-        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3}}"), {})
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "generation.md"], ids=lambda page: page.name)
+def test_python_in_the_documents_runs(page, place, capsys):
+    for block in blocks(page, "python"):
+        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3}}"), {"primegpt": primegpt})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -270,10 +270,30 @@ class GenerateConfig(Section):
     """Tokens to add."""
     temperature: float = Field(0.9, ge=0.0)
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int | None = Field(200, ge=1)
-    """Sample among the k likeliest only."""
+    top_k: int | None = Field(200, ge=0)
+    """Sample among the k likeliest only; 0 for all."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Sample among the fewest tokens whose probabilities reach p."""
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    """Sample among tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    """Above 1, what already stands in the text becomes less likely."""
+    decay_trigger: str = "[chorus]"
+    """Once this token stands in the text, the temperature falls with every token; no effect where it is no token."""
+    temperature_decay: float = Field(0.98, gt=0.0, le=1.0)
+    """By what the temperature is then multiplied, a token."""
+    temperature_floor: float = Field(0.5, ge=0.0)
+    """Where that ends."""
+    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts at which the writing ends; they are not part of what is returned."""
+    num_beams: int = Field(1, ge=1)
+    """Above 1: beam search, which looks for the likeliest text; nothing is drawn then."""
+    length_penalty: float = 1.0
+    """Beam search divides a text's log-probability by its length to this power: above 0 favours long texts."""
+    early_stopping: bool = False
+    """Beam search ends once num_beams texts are complete, though better ones might follow."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Number format of the weights while writing. auto: bf16 for large models where the machine is fast in it."""
     seed: int = Field(0, ge=0)
     """Seed of sampling."""
     start_document: bool | None = None

@@ -11,8 +11,12 @@ from primegpt.model.gpt import GPT
 class ByteTokenizer:
     """One id a byte, then end of text, padding, unknown and beginning of text; the parts of a tokenizer used here."""
 
-    eot_id, pad_id, unk_id, bos_id = 256, 257, 258, 259
+    eot_id = 256
     vocab_size = 260
+
+    def __init__(self) -> None:
+        self.special_tokens = {"<EOT>": 256, "<PAD>": 257, "<UNK>": 258, "<BOS>": 259}
+        self.special_kinds = {"system": tuple(self.special_tokens)}
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from primegpt.config import GenerateConfig
-from primegpt.generation.logits import choose, draw, filtered, probabilities, top_k, top_p
+from primegpt.generation.logits import choose, draw, filtered, min_p, penalise_repetition, probabilities, top_k, top_p
 
 NO_RULES = GenerateConfig(temperature=1.0, top_k=None)
 
@@ -17,8 +17,14 @@ def kept(logits: torch.Tensor) -> list[set[int]]:
     return [{i for i, x in enumerate(row) if x > -math.inf} for row in logits.tolist()]
 
 
-def brute_force(logits: list[float], settings: GenerateConfig, banned: set[int]) -> tuple[dict[int, float], float]:
-    """The distribution {id: probability} by definition, and how near a token came to top-p's edge."""
+def brute_force(
+    logits: list[float], settings: GenerateConfig, banned: set[int], seen: list[int]
+) -> tuple[dict[int, float], float]:
+    """The distribution {id: probability} by definition, and how near a token came to an edge of top-p or min-p."""
+    for i in set(seen):
+        logits[i] = (
+            logits[i] * settings.repetition_penalty if logits[i] < 0 else logits[i] / settings.repetition_penalty
+        )
     weights = {i: x / settings.temperature for i, x in enumerate(logits) if i not in banned}
     if settings.top_k is not None:
         kth = sorted(weights.values())[-min(settings.top_k, len(weights))]
@@ -32,6 +38,10 @@ def brute_force(logits: list[float], settings: GenerateConfig, banned: set[int])
         if before < settings.top_p or settings.top_p == 1 or not chosen:
             chosen[i] = weights[i]
         before += weights[i] / total
+    top = max(chosen.values())
+    if settings.min_p:
+        margin = min(margin, *(abs(weight / top - settings.min_p) for weight in chosen.values()))
+    chosen = {i: weight for i, weight in chosen.items() if weight >= settings.min_p * top}
     total = sum(chosen.values())
     return {i: weight / total for i, weight in chosen.items()}, margin
 
@@ -49,14 +59,18 @@ def test_kept_sets_and_probabilities_equal_brute_force() -> None:
             temperature=random.choice([0.1, 0.9, 1.0, 3.0]),
             top_k=random.choice([None, 1, 3, 10, 200]),
             top_p=random.choice([0.01, 0.5, 0.9, 0.999, 1.0]),
+            min_p=random.choice([0.0, 0.0, 0.05, 0.5]),
+            repetition_penalty=random.choice([0.5, 1.0, 1.0, 1.3, 3.0]),
         )
-        expected, margin = brute_force(logits[0].tolist(), settings, banned)
+        seen = random.choices(range(V), k=random.randint(1, 9))
+        expected, margin = brute_force(logits[0].tolist(), settings, banned, seen)
         if margin < 1e-5:
             continue
         compared += 1
         found = torch.tensor(sorted(banned), dtype=torch.long)
-        assert kept(filtered(logits, settings, found)) == [set(expected)]
-        p = probabilities(logits, settings, found)[0]
+        rules = filtered(logits, settings, found, torch.tensor([seen]))
+        assert kept(rules) == [set(expected)]
+        p = rules.softmax(-1)[0]
         torch.testing.assert_close(p, torch.tensor([expected.get(i, 0.0) for i in range(V)]), atol=1e-6, rtol=1e-4)
 
 
@@ -70,6 +84,46 @@ def test_top_p_keeps_at_least_the_likeliest_and_stops_at_p() -> None:
     assert len(kept(top_p(quarter, 0.51))[0]) == 3
     logits = torch.randn(100, 30, generator=torch.Generator().manual_seed(4))
     assert kept(top_p(logits, 1e-9)) == [{int(i)} for i in logits.argmax(-1)]
+
+
+def test_a_penalty_never_raises_a_token_and_counts_it_once() -> None:
+    """Dividing a negative logit by the penalty would raise it, the mistake of the first implementations."""
+    logits = torch.tensor([[2.0, -2.0, 0.0, 1.0]])
+    found = penalise_repetition(logits, torch.tensor([[0, 0, 1, 2]]), 2.0)
+    assert found.tolist() == [[1.0, -4.0, 0.0, 1.0]]
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert [kept(min_p(logits, p))[0] for p in (0.05, 0.2, 0.5, 1.0)] == [{0, 1, 2, 3}, {0, 1, 2}, {0, 1}, {0}]
+    assert kept(min_p(torch.zeros(1, 3), 1.0)) == [{0, 1, 2}]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_choosing_among_the_k_likeliest_is_choosing_after_all_rules(ties: bool) -> None:
+    """`choose` looks at k tokens only; rows that keep more of them than k, by ties, take the longer way."""
+    generator = torch.Generator().manual_seed(9)
+    for case in range(200):
+        logits = torch.randn(3, 80, generator=generator) * 3
+        logits = logits.round() if ties else logits
+        settings = GenerateConfig(
+            top_k=[1, 7, 40, 200][case % 4], top_p=[1.0, 0.8][case % 2], min_p=[0.0, 0.1][case % 3 % 2]
+        )
+        rest = (
+            torch.tensor([3, 5]),
+            torch.randint(80, (3, 4), generator=generator),
+            torch.tensor([[0.5], [1.0], [2.0]]),
+        )
+        uniforms = torch.rand(3, dtype=torch.float64, generator=generator)
+        expected = draw(filtered(logits, settings, *rest).softmax(-1), uniforms)
+        assert torch.equal(choose(logits, settings, uniforms, *rest), expected)
+
+
+def test_each_row_has_its_own_temperature() -> None:
+    logits = torch.randn(1, 30, generator=torch.Generator().manual_seed(10)).expand(3, -1)
+    temperature = torch.tensor([[0.5], [1.0], [2.0]])
+    found = filtered(logits, NO_RULES, temperature=temperature).softmax(-1)
+    torch.testing.assert_close(found, (logits / temperature).softmax(-1))
 
 
 def test_bans_come_before_top_k_and_temperature_before_top_p() -> None:

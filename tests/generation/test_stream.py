@@ -51,3 +51,35 @@ def test_an_unfinished_character_is_shown_at_the_end_and_the_stream_starts_afres
     text = TextStream(Pieces(["é".encode()[:1], b"a"]))
     assert (text.push(0), text.flush()) == ("", "\ufffd")
     assert (text.push(1), text.flush()) == ("a", "")
+
+
+def first_stop(text: str, stops: list[str]) -> str:
+    """`text` before its first stop string."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+@given(st.text("abc", max_size=40), st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=3))
+def test_text_ends_before_the_first_stop_string(text: str, stops: list[str]) -> None:
+    """Letter by letter: what comes out is never taken back, and nothing that is certain is held."""
+    stream = TextStream(Pieces([letter.encode() for letter in text]), stops)
+    out, seen = "", ""
+    for id, letter in enumerate(text):
+        out += stream.push(id)
+        seen += letter
+        if any(stop in seen for stop in stops):
+            assert stream.stopped
+            break
+        longest = max(n for stop in stops for n in range(len(stop)) if seen.endswith(stop[:n]))
+        assert out == seen[: len(seen) - longest]  # all but the beginning of a stop string
+    out += stream.flush()
+    assert out == min((first_stop(seen, [stop]) for stop in stops), key=len)
+
+
+def test_a_stop_string_may_lie_across_tokens_or_inside_one() -> None:
+    for cuts in ([3], [5], [3, 5], []):
+        stream = TextStream(Pieces(cut(b"one STOP two", cuts)), ["STOP"])
+        assert "".join(stream.push(id) for id in range(len(cuts) + 1)) + stream.flush() == "one "
+    stream = TextStream(Pieces([b"one ST", b"EP"]), ["STOP"])
+    assert [stream.push(0), stream.push(1), stream.flush()] == ["one ", "STEP", ""]
+    stream = TextStream(Pieces(["日".encode()[:2], "日".encode()[2:], b"x"]), ["日x"])
+    assert [stream.push(0), stream.push(1), stream.push(2), stream.stopped] == ["", "", "", True]

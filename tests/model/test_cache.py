@@ -1,6 +1,7 @@
 """Reading a text through the cache, in any portions and beside any other, is reading it at once."""
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ KINDS = pytest.mark.parametrize(
         ("gpt2", {"n_kv_head": 1, "head_dim": 12}),
     ],
 )
-CLOSE = {"atol": 1e-4, "rtol": 0.0}
+CLOSE = {"atol": 1e-5, "rtol": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,31 @@ def test_rows_of_unequal_length_do_not_see_padding(
         alone = model(ids[b : b + 1, : length + 10])[0]
         torch.testing.assert_close(last[b, 0], alone[length - 1], **CLOSE)
         torch.testing.assert_close(found[b], alone[length:], **CLOSE)
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+@pytest.mark.parametrize("fault", ["positions", "mask"])
+def test_an_off_by_one_would_be_noticed(random_model: MakeModel, preset: str, fault: str) -> None:
+    """The comparisons here have teeth: with either fault, portions and unequal rows read something else."""
+    right_positions, right_mask = KVCache.positions, KVCache.mask
+
+    def positions(self: KVCache, T: int, device: torch.device) -> Tensor:
+        return right_positions(self, T, device) + (1 if min(self.lengths) else 0)
+
+    def mask(self: KVCache, T: int, device: torch.device) -> Tensor | None:
+        found = right_mask(self, T, device)  # each query is denied its own slot
+        return None if found is None else found & found.roll(-1, dims=-1)
+
+    model, ids = random_model(preset), random_ids(2, 40)
+    whole, wrong = model(ids), {"positions": positions, "mask": mask}[fault]
+    with patch.object(KVCache, fault, wrong):
+        portions = read(model, KVCache(model.config, 2, 41), ids, 7)
+        cache = KVCache(model.config, 2, 41)
+        model(ids[:, :20], cache=cache)
+        cache.lengths = [9, 20]
+        unequal = model(torch.stack([ids[0, 9:10], ids[1, 20:21]]), cache=cache)
+    assert (portions - whole).abs().max() > 1e-2
+    assert (unequal[0, 0] - whole[0, 9]).abs().max() > 1e-2
 
 
 @KINDS

@@ -62,10 +62,16 @@ class Ids:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size, self.eot_id = vocab_size, -1
-        self.pad_id = self.unk_id = self.bos_id = None
+        self.special_tokens, self.special_kinds = {}, {}
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return "".join(f"{id} " for id in ids).encode()
 
     def decode(self, ids: list[int]) -> str:
-        return " ".join(map(str, ids))
+        return self.decode_bytes(ids).decode()
+
+    def encode(self, text: str) -> list[int]:
+        return [int(id) for id in text.split() if id.isdigit()]
 
 
 @pytest.mark.parametrize(("preset", "shape"), SHAPES)
@@ -82,25 +88,69 @@ def test_greedy_text_is_theirs(preset: str, shape: dict, random_model, twin) -> 
 
 
 def test_the_rules_keep_what_their_processors_keep() -> None:
-    """500 random cases, half of them full of ties, where the order among equals decides."""
+    """1,000 random cases: ties in half, -inf in some, k beyond the vocabulary; each rule alone and all at once."""
     generator = torch.Generator().manual_seed(2)
-    for case in range(500):
-        pick = torch.rand(3, generator=generator)
+
+    def pick(*values: float) -> float:
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    for case in range(1000):
         settings = GenerateConfig(
-            temperature=[0.1, 0.7, 1.0, 2.0][int(pick[0] * 4)],
-            top_k=[1, 5, 20, 1000][int(pick[1] * 4)],
-            top_p=[0.05, 0.5, 0.9, 0.99][int(pick[2] * 4)],
+            repetition_penalty=pick(1.0, 0.7, 1.3, 5.0),
+            temperature=pick(0.1, 0.7, 1.0, 2.0),
+            top_k=pick(0, 1, 5, 20, 1000),
+            top_p=pick(0.05, 0.5, 0.9, 0.99, 1.0),
+            min_p=pick(0.0, 0.02, 0.3, 1.0),
         )
+        if case % 4 == 0:  # one rule alone
+            defaults = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+            del defaults[pick(*defaults)]
+            settings = settings.model_copy(update=defaults)
         logits = torch.randn(4, 60, generator=generator) * 3
         logits = logits.round() if case % 2 else logits
-        rules = [
-            transformers.TemperatureLogitsWarper(settings.temperature),
-            transformers.TopKLogitsWarper(settings.top_k),
-            transformers.TopPLogitsWarper(settings.top_p),
-        ]
+        banned = torch.randint(60, (int(pick(0, 3, 30)),), generator=generator).unique()
+        seen = torch.randint(60, (4, 7), generator=generator)
+        rules = [transformers.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)]
+        if len(banned):
+            rules.append(transformers.SuppressTokensLogitsProcessor(banned.tolist()))
+        rules.append(transformers.TemperatureLogitsWarper(settings.temperature))
+        rules += [transformers.TopKLogitsWarper(settings.top_k)] if settings.top_k else []
+        rules += [transformers.TopPLogitsWarper(settings.top_p)] if settings.top_p < 1 else []
+        rules += [transformers.MinPLogitsWarper(settings.min_p)] if settings.min_p else []
         theirs = logits
         for rule in rules:
-            theirs = rule(None, theirs)
-        ours = filtered(logits, settings)
-        assert torch.equal(ours.isfinite(), theirs.isfinite())
+            theirs = rule(seen, theirs.clone())
+        ours = filtered(logits, settings, banned, seen)
+        assert torch.equal(ours.isfinite(), theirs.isfinite()), settings
         torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -0.5])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.4])
+def test_beam_search_is_theirs(penalty: float, early_stopping: bool, beams: int, repetition_penalty: float) -> None:
+    """The same texts with the same scores, on a model that ends texts at different lengths."""
+    torch.manual_seed(0)
+    model = randomised(GPT(resolve({"model": {**GPT2_SHAPES[0], "vocab_size": 12}}).model))
+    with torch.no_grad():
+        model.wte.weight *= 0.4  # flat enough for any token to come, the end of text too
+    twin, tokenizer, compared = gpt2_twin(model), Ids(12), set()
+    for end, prompt in [(7, [3, 1, 4]), (0, [1, 5]), (2, [9, 2, 6, 5, 3]), (4, [8]), (10, [1, 11]), (3, [6, 6])]:
+        tokenizer.eot_id = end
+        settings = GenerateConfig(
+            num_beams=beams, length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14,
+            repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        ours = Generator(model, tokenizer).generate([prompt], settings, num_samples=beams)[0]
+        theirs = twin.generate(
+            torch.tensor([prompt]), num_beams=beams, num_return_sequences=beams, do_sample=False,
+            length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14, eos_token_id=end, pad_token_id=0,
+            repetition_penalty=repetition_penalty, return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        for one, ids, score in zip(ours, theirs.sequences.tolist(), theirs.sequences_scores.tolist(), strict=True):
+            written = ids[len(prompt) :]
+            assert one.ids == (written[: written.index(end)] if end in written else written)
+            assert one.score == pytest.approx(score, abs=1e-4)
+            compared.add(len(one.ids))
+    assert len(compared) > 2  # texts of different lengths were among them

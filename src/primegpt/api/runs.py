@@ -2,20 +2,24 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from primegpt.config import Config, GenerateConfig, read_toml, resolve
 from primegpt.errors import MismatchError
 from primegpt.generation.generator import Completion, Generator
+from primegpt.generation.prompts import instruction_prompt
 from primegpt.model.gpt import GPT
+from primegpt.model.quantize import Precision, for_decoding
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
-from primegpt.training.precision import choose_device
+from primegpt.training.precision import choose_device, choose_precision
 
 Say = Callable[[str], None]
+Prompt = str | Sequence[int]
+SMALL = 64 * 2**20  # bytes of weights that the caches hold: there a smaller number format gains nothing
 
 
 def to_stderr(text: str) -> None:
@@ -32,32 +36,96 @@ class Run:
     model: GPT
     tokenizer: Tokenizer
     step: int
+    _decoding: tuple[object, GPT] | None = field(default=None, repr=False, compare=False)
 
-    def generator(self) -> Generator:
-        return Generator(self.model, self.tokenizer)
+    def generator(self, precision: str | None = None) -> Generator:
+        """Writes with this run's model, in the number format of `generate.precision` or the one given.
+
+        The copy of the weights that this needs is made once, and anew when the model has been trained further.
+        """
+        precision = decoding_precision(precision or self.config.generate.precision, self.model)
+        state = (precision, sum(p._version for p in self.model.parameters()))
+        if self._decoding is None or self._decoding[0] != state:
+            self._decoding = (state, for_decoding(self.model, precision))
+        return Generator(self._decoding[1], self.tokenizer)
 
     def settings(self, **settings: Any) -> GenerateConfig:
         """The run's generation defaults with `settings` (temperature=0.5, ...) on top. Raises ConfigError."""
         given = {name: value for name, value in settings.items() if value is not None}
         return self.config.with_values(generate=given).generate
 
-    def generate(self, prompt: str = "", *, num_samples: int = 1, **settings: Any) -> str | list[str]:
-        """Continue `prompt`: the new text, or a list of texts when `num_samples` is above 1."""
+    def prompt(self, text: str, genre: str | None = None, emotion: str | None = None) -> str | list[int]:
+        """`text`, or with a genre or an emotion the ids of an instruction to write a song (see prompts.py)."""
+        if genre is None and emotion is None:
+            return text
+        return instruction_prompt(self.tokenizer, text, genre, emotion)
+
+    def generate(self, prompt: Prompt = "", *, num_samples: int = 1, **settings: Any) -> str | list[str]:
+        """Continue `prompt` (text or ids): the new text, or a list of texts when `num_samples` is above 1.
+
+        Every key of the section `generate` can be given: temperature=0.7, top_p=0.9, stop_strings=["."], ...
+        """
         texts = [completion.text for completion in self.complete(prompt, num_samples=num_samples, **settings)]
         return texts[0] if num_samples == 1 else texts
 
-    def complete(self, prompt: str = "", *, num_samples: int = 1, **settings: Any) -> list[Completion]:
-        """`generate` with ids and finish reasons."""
-        return self.generator().generate([prompt], self.settings(**settings), num_samples=num_samples)[0]
+    def complete(
+        self, prompt: Prompt = "", *, num_samples: int = 1, logprobs: bool = False, **settings: Any
+    ) -> list[Completion]:
+        """`generate` with ids, finish reasons and, if asked for, the log-probability of each token."""
+        return self.complete_all([prompt], num_samples=num_samples, logprobs=logprobs, **settings)[0]
+
+    def complete_all(
+        self, prompts: Sequence[Prompt], *, num_samples: int = 1, logprobs: bool = False, **settings: Any
+    ) -> list[list[Completion]]:
+        """`complete` for several prompts of any length, side by side."""
+        chosen = self.settings(**settings)
+        generator = self.generator(chosen.precision)
+        return generator.generate(prompts, chosen, num_samples=num_samples, logprobs=logprobs)
 
     def write_songs(self, prompts: Sequence[str], **settings: Any) -> list[str]:
         """One song for each prompt, as the songbook's documents are laid out: prompt, blank line, lyrics."""
-        completions = self.generator().generate([f"{prompt}\n\n" for prompt in prompts], self.settings(**settings))
+        completions = self.complete_all([f"{prompt}\n\n" for prompt in prompts], **settings)
         return [samples[0].text for samples in completions]
 
-    def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
+    def stream(self, prompt: Prompt = "", **settings: Any) -> Iterator[str]:
         """The new text piece by piece, as it is written; a character is never split."""
-        return self.generator().stream(prompt, self.settings(**settings))
+        chosen = self.settings(**settings)
+        return self.generator(chosen.precision).stream(prompt, chosen)
+
+    def remarks(self, prompt: Prompt) -> list[str]:
+        """What is lost of a prompt before the model sees it: characters it does not know, and what is too long."""
+        found, limit = [], self.model.config.block_size
+        unknown = self.tokenizer.count_unknown(prompt) if isinstance(prompt, str) else {}
+        if unknown:
+            names = " ".join(repr(character) for character in list(unknown)[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            found.append(f"the model knows no {names}{more} and reads <UNK> instead")
+        length = len(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        if length > limit:
+            found.append(f"the prompt has {length} tokens, the model sees {limit}: it is given the last {limit // 2}")
+        return found
+
+
+def completion_facts(prompt: str, completion: Completion) -> dict[str, Any]:
+    """A completion as values for JSON."""
+    return {
+        "prompt": prompt,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "prompt_ids": completion.prompt_ids,
+        "ids": completion.ids,
+        "logprobs": completion.logprobs,
+        **({} if completion.score is None else {"score": completion.score}),
+    }
+
+
+def decoding_precision(wanted: str, model: GPT) -> Precision:
+    """`wanted`, or for "auto" bf16 for a large model on a machine that is fast in it, else fp32."""
+    if wanted != "auto":
+        return cast(Precision, wanted)
+    weights = sum(4 * p.numel() for p in model.parameters())
+    device = model.wte.weight.device.type
+    return "bf16" if weights > SMALL and choose_precision("auto", device) == "bf16" else "fp32"
 
 
 def load_config(folder: RunFolder) -> Config:

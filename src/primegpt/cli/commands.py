@@ -19,6 +19,7 @@ app = App(
 app.command("primegpt.cli.train:demo", name="demo")
 app.command("primegpt.cli.train:train", name="train")
 app.command("primegpt.cli.generate:generate", name="generate")
+app.command("primegpt.cli.chat:chat", name="chat")
 app.command("primegpt.cli.evaluate:evaluate", name="evaluate")
 app.command("primegpt.cli.interop:import_model", name="import")
 app.command("primegpt.cli.interop:export", name="export")
@@ -30,6 +31,8 @@ app.command("primegpt.cli.inspect:doctor", name="doctor")
 
 def execute(arguments: Sequence[str], started: float) -> int:
     """Run one command line. Raises UsageError, in one line, for one that cannot be understood."""
+    if "-" in arguments and "--" not in arguments:  # standard input, which cyclopts would take for an option
+        arguments = [*(word for word in arguments if word != "-"), "--", "-"]
     try:
         command, bound, ignored = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -15,6 +15,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   train SOURCE... | CONFIG.toml train on a text, a folder, or by a recipe
   train --resume RUN            go on exactly where a run stopped
   generate [RUN] [PROMPT]       continue a prompt
+  chat [RUN]                    prompt after prompt, settings changed on the way
   evaluate [RUN]                loss on any text, HellaSwag, adherence, memorisation
   import HF                     a run out of a GPT-2, Qwen3 or Llama folder
   export [RUN] --to hf | gguf   for Transformers, or for llama.cpp

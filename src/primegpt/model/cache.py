@@ -33,7 +33,7 @@ class KVCache:
     @property
     def uniform(self) -> bool:
         """Whether all rows are equally long, so that slices serve instead of index tensors."""
-        return len(set(self.lengths)) == 1
+        return self.lengths.count(self.lengths[0]) == len(self.lengths)
 
     def positions(self, T: int, device: torch.device | str) -> Tensor:
         """Where the next T tokens of each row stand, (B or 1, T)."""
@@ -47,16 +47,30 @@ class KVCache:
         slots = torch.arange(max(self.lengths) + T, device=device)
         return (slots <= self.positions(T, device).unsqueeze(-1)).unsqueeze(1)
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values (B, K, T, D) behind each row's own; return all of them so far, (B, K, S, D)."""
-        T, end = k.size(2), max(self.lengths) + k.size(2)
+    def slots(self, T: int) -> tuple[Tensor, Tensor] | slice:
+        """Where the next T tokens are written: the same slice of every row, or (rows, positions)."""
+        end = max(self.lengths) + T
         assert end <= self.max_length, f"the cache holds {self.max_length} tokens, {end} are asked for"
+        if self.uniform:
+            return slice(end - T, end)
+        rows = torch.arange(len(self.lengths), device=self.k.device).unsqueeze(1)
+        return rows, self.positions(T, self.k.device)
+
+    def update(
+        self, layer: int, k: Tensor, v: Tensor, slots: tuple[Tensor, Tensor] | slice | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values (B, K, T, D) behind each row's own; return all of them so far, (B, K, S, D).
+
+        `slots` is `self.slots(T)`, which a forward pass looks up once for all its layers.
+        """
+        slots = slots or self.slots(k.size(2))
+        end = max(self.lengths) + k.size(2)
         for store, new in ((self.k[layer], k), (self.v[layer], v)):
-            if self.uniform:
-                store[:, :, end - T : end] = new
+            if isinstance(slots, slice):
+                store[:, :, slots] = new
             else:
-                rows = torch.arange(len(self.lengths), device=new.device).unsqueeze(1)
-                store[rows, :, self.positions(T, new.device)] = new.transpose(1, 2).to(store.dtype)
+                rows, positions = slots
+                store[rows, :, positions] = new.transpose(1, 2).to(store.dtype)
         return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
     def advance(self, T: int) -> None:
@@ -65,6 +79,8 @@ class KVCache:
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only `rows`, in this order (finished texts leave, a beam is copied)."""
+        if list(rows) == list(range(len(self.lengths))):
+            return
         index = torch.tensor(list(rows), dtype=torch.long, device=self.k.device)
         self.k, self.v = self.k[:, index], self.v[:, index]
         self.lengths = [self.lengths[row] for row in rows]

@@ -81,7 +81,7 @@ class Attention(nn.Module):
             q, k = rotate(q, *view.rotation), rotate(k, *view.rotation)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
         if view.cache is not None:
-            k, v = view.cache.update(layer, k, v)  # (B, K, S, D)
+            k, v = view.cache.update(layer, k, v, view.slots)  # (B, K, S, D)
         y = self.attend(q, k.to(q.dtype), v.to(q.dtype), view)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, self.n_head * self.head_dim))
 
@@ -93,9 +93,10 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, view.causal, enable_gqa=grouped)
         if grouped:  # query head h reads key/value head h // (H / K)
             k, v = (t.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for t in (k, v))
+        mask = view.visible(q.size(2), q.device)
         if view.maps is not None:
-            view.maps.append(attention_weights(q, k, view.mask))
-        return explicit_attention(q, k, v, view.mask, dropout)
+            view.maps.append(attention_weights(q, k, mask))
+        return explicit_attention(q, k, v, mask, dropout)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -150,10 +151,17 @@ class View:
     """What every block needs to know of where the tokens stand; computed once a forward pass."""
 
     rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B or 1, T, 1, D / 2)
-    mask: Tensor | None  # (B or 1, 1, T, S), True where visible; None = all visible
-    causal: bool  # the mask is the plain triangle, which fused kernels do without a tensor
+    mask: Tensor | None  # (B or 1, 1, T, S), True where visible; None = all visible, or the triangle if causal
+    causal: bool  # the plain triangle, which fused kernels do without a tensor
     cache: KVCache | None = None
+    slots: tuple[Tensor, Tensor] | slice | None = None  # where the cache takes in the new tokens
     maps: list[Tensor] | None = None  # collects the attention maps of a trace
+
+    def visible(self, T: int, device: torch.device) -> Tensor | None:
+        """The mask, for attention that needs the triangle as a tensor; made once a forward pass."""
+        if self.causal and self.mask is None:
+            self.mask = torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        return self.mask
 
 
 @dataclass
@@ -179,7 +187,9 @@ class GPT(nn.Module):
             self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
             self.ln_f = norm(config, config.n_embd)
             tied = config.tie_embeddings
-            self.lm_head = None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+            self.lm_head: nn.Module | None = (
+                None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+            )
         self.to_empty(device="cpu")
         # Not a buffer: `model.bfloat16()` must not round the angles.
         self.rotary = rotary_table(config) if config.position == "rope" else None
@@ -203,9 +213,9 @@ class GPT(nn.Module):
           where a token stands (0, 1, 2, ... by default).
         - `cache` holds the keys and values of the tokens before `ids`, one length a row, and takes in the new ones.
         """
-        hidden = self.ln_f(
-            self.run_blocks(self.embed(ids, positions, cache), self.view(ids, positions, segments, cache))
-        )
+        if positions is None and cache is not None:
+            positions = cache.positions(ids.size(1), ids.device)
+        hidden = self.ln_f(self.run_blocks(self.embed(ids, positions), self.view(ids, positions, segments, cache)))
         if cache is not None:
             cache.advance(ids.size(1))
         if targets is not None:
@@ -213,43 +223,37 @@ class GPT(nn.Module):
         if isinstance(logits_for, Tensor):
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_for].unsqueeze(1)  # (B, 1, C)
         elif logits_for == "last":
-            hidden = hidden[:, -1:]
+            hidden = hidden[:, -1:].contiguous()  # a product with a slice would copy the head for each row
         return self.logits(hidden)
 
-    def embed(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """The residual stream at its source: token (and learnt position) embeddings, (B, T, C)."""
         x = self.wte(ids)
         if self.wpe is not None:
-            x = x + self.wpe(self.place(ids, positions, cache))
+            x = x + (self.wpe.weight[: ids.size(1)] if positions is None else self.wpe(positions))
         return self.drop(x)
-
-    def place(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
-        """Where each token stands in its text, (B or 1, T)."""
-        if positions is not None:
-            return positions
-        if cache is not None:
-            return cache.positions(ids.size(1), ids.device)
-        return torch.arange(ids.size(1), device=ids.device).unsqueeze(0)
 
     def view(
         self, ids: Tensor, positions: Tensor | None, segments: Tensor | None, cache: KVCache | None = None
     ) -> View:
         """Rotation and visibility, shared by all blocks."""
         T = ids.size(1)
-        place = self.place(ids, positions, cache)
         rotation = None
         if self.rotary is not None:
             self.rotary = self.rotary.to(ids.device)
-            cos, sin = self.rotary[:, place].unsqueeze(-2)  # (B or 1, T, 1, D / 2) each
+            angles = self.rotary[:, :T].unsqueeze(1) if positions is None else self.rotary[:, positions]
+            cos, sin = angles.unsqueeze(-2)  # (B or 1, T, 1, D / 2) each
             rotation = cos, sin
         if cache is not None:
             assert segments is None, "a cache holds one document a row"
-            mask = cache.mask(T, ids.device)
-            return View(rotation, mask, causal=False, cache=cache)
-        mask = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril().view(1, 1, T, T)
-        if segments is not None:
-            mask = mask & (segments.unsqueeze(-1) == segments.unsqueeze(-2)).unsqueeze(1)  # (B, 1, T, T)
-        return View(rotation, mask, causal=segments is None)
+            first = not any(cache.lengths)  # nothing is cached yet: the triangle serves
+            mask = None if first else cache.mask(T, ids.device)
+            return View(rotation, mask, causal=first, cache=cache, slots=cache.slots(T))
+        if segments is None:
+            return View(rotation, None, causal=True)
+        triangle = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
+        same = segments.unsqueeze(-1) == segments.unsqueeze(-2)  # (B, T, T)
+        return View(rotation, (triangle & same).unsqueeze(1), causal=False)
 
     def run_blocks(self, x: Tensor, view: View) -> Tensor:
         for layer, block in enumerate(self.h):
@@ -258,8 +262,8 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., C) → logits (..., V); the padding rows of the head are never seen outside."""
-        head = self.wte.weight if self.lm_head is None else self.lm_head.weight
-        logits = F.linear(hidden, head)[..., : self.config.vocab_size]
+        logits = F.linear(hidden, self.wte.weight) if self.lm_head is None else self.lm_head(hidden)
+        logits = logits[..., : self.config.vocab_size]
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits.float() / cap)
 

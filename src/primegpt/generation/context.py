@@ -1,0 +1,139 @@
+"""What the model sees of each text that is being written, and its logits behind it: from a cache, or anew."""
+
+from collections.abc import Sequence
+from copy import copy
+from random import Random
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from primegpt.model.cache import KVCache
+from primegpt.model.gpt import GPT
+
+
+class Row:
+    """A text being written: `ids` (the prompt and what was added), and the end of them that the model sees.
+
+    The model sees at most `block_size` tokens. When one more is added, only the last half of the block is kept: the
+    next half can then be written from the cache, where dropping the oldest token each time would move every position
+    and so compute the whole context again for each token. A prompt that is too long is cut by the same rule. The rule
+    looks at one row alone, so a text does not depend on the batch that it is written in.
+    """
+
+    def __init__(self, prompt: Sequence[int], block_size: int, random: Random | None = None) -> None:
+        self.ids = list(prompt)
+        self.prompt_length = len(self.ids)
+        self.block_size = block_size
+        self.random = random or Random(0)
+        self.start = 0  # of what the model sees
+        self.finish_reason: Literal["stop", "length"] | None = None
+        self.logprobs: list[float] = []
+        self.slide()
+
+    def slide(self) -> None:
+        """Keep what the model sees within its block."""
+        if self.seen > self.block_size:
+            self.start = len(self.ids) - self.block_size // 2
+
+    @property
+    def seen(self) -> int:
+        """How many tokens the model sees."""
+        return len(self.ids) - self.start
+
+    @property
+    def window(self) -> list[int]:
+        """The tokens that the model sees."""
+        return self.ids[self.start :]
+
+    @property
+    def added(self) -> list[int]:
+        """What was written behind the prompt."""
+        return self.ids[self.prompt_length :]
+
+    def add(self, id: int, stop_ids: frozenset[int], max_new_tokens: int) -> None:
+        """Append `id`, or finish: at a stop id, which is not appended, or when this was the last token allowed."""
+        if id in stop_ids:
+            self.finish_reason = "stop"
+            return
+        self.ids.append(id)
+        self.slide()
+        if len(self.ids) - self.prompt_length >= max_new_tokens:
+            self.finish_reason = "length"
+
+    def branch(self, id: int) -> "Row":
+        """A row of its own with `id` behind this one's, for beam search."""
+        other = copy(self)
+        other.ids = [*self.ids, id]
+        other.slide()
+        return other
+
+
+class Context(Protocol):
+    """How the logits behind each row's window come about: from a cache, or from the whole window anew."""
+
+    def next_logits(self, rows: Sequence[Row]) -> Tensor:
+        """Logits (B, V) of the token after each row."""
+        ...
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Only these rows go on."""
+        ...
+
+
+class CachedContext:
+    """Computes each token once. The cache of a row holds its window but for the last token."""
+
+    def __init__(self, model: GPT, rows: Sequence[Row], max_new_tokens: int, dtype: torch.dtype) -> None:
+        self.model, self.dtype, self.device = model, dtype, model.wte.weight.device
+        longest = max(row.seen for row in rows) + max_new_tokens - 1  # the last token is never read
+        self.cache = self.room(len(rows), min(longest, model.config.block_size))
+
+    def room(self, rows: int, tokens: int) -> KVCache:
+        return KVCache(self.model.config, rows, tokens, self.dtype, self.device)
+
+    def next_logits(self, rows: Sequence[Row]) -> Tensor:
+        behind = [b for b, row in enumerate(rows) if self.cache.lengths[b] != row.seen - 1]
+        if behind:  # at the start, and when a window has slid
+            self.prefill(behind, [row.window[:-1] for row in (rows[b] for b in behind)])
+        last = torch.tensor([row.ids[-1:] for row in rows], device=self.device)  # (B, 1)
+        return self.model(last, cache=self.cache, logits_for="last")[:, -1]
+
+    def prefill(self, indices: Sequence[int], windows: Sequence[list[int]]) -> None:
+        """Put `windows` into the cache rows `indices`, in one pass; equal windows (samples of one prompt) share it."""
+        different = {window: n for n, window in enumerate(dict.fromkeys(map(tuple, windows)))}
+        ids = padded(list(different), self.device)  # (N, T)
+        T = ids.size(1)
+        if T:
+            fresh = self.room(len(different), T)
+            self.model(ids, cache=fresh, logits_for="last")
+            source = torch.tensor([different[tuple(window)] for window in windows], device=self.device)
+            target = torch.tensor(indices, device=self.device)
+            self.cache.k[:, target, :, :T] = fresh.k[:, source]
+            self.cache.v[:, target, :, :T] = fresh.v[:, source]
+        for b, window in zip(indices, windows, strict=True):
+            self.cache.lengths[b] = len(window)  # the true one: padding behind it is not seen
+
+    def select(self, indices: Sequence[int]) -> None:
+        self.cache.select(indices)
+
+
+class UncachedContext:
+    """Computes every window anew for each token: slow and plain, the reference for `CachedContext`."""
+
+    def __init__(self, model: GPT) -> None:
+        self.model, self.device = model, model.wte.weight.device
+
+    def next_logits(self, rows: Sequence[Row]) -> Tensor:
+        last = torch.tensor([row.seen - 1 for row in rows], device=self.device)
+        return self.model(padded([row.window for row in rows], self.device), logits_for=last)[:, -1]
+
+    def select(self, indices: Sequence[int]) -> None:
+        pass  # nothing is kept between tokens
+
+
+def padded(windows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """`windows` as one tensor (N, T), short ones filled up on the right, where causal attention never looks."""
+    T = max(map(len, windows))
+    rows = [[*window, *[0] * (T - len(window))] for window in windows]
+    return torch.tensor(rows, dtype=torch.long, device=device)
