@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from primegpt.config import GenerateConfig
-from primegpt.errors import UsageError
 from primegpt.generation.generator import Generator
-from primegpt.generation.prompts import instruction_prompt
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.char import CharTokenizer
 
@@ -182,18 +180,3 @@ def test_a_high_penalty_writes_every_token_once(random_model: MakeModel, tokeniz
     for (sample,) in samples:
         assert len(set(sample.ids)) == len(sample.ids)
         assert not set(sample.ids) & set(sample.prompt_ids)
-
-
-# ---- instructions
-
-
-def test_an_instruction_is_laid_out_with_its_control_ids(song_tokenizer: CharTokenizer) -> None:
-    id = song_tokenizer.token_id
-    found = instruction_prompt(song_tokenizer, "a song", "rock", "<sad>")
-    text = song_tokenizer.encode
-    assert found == [id("<prompt>"), id("<genre_rock>"), id("<sad>"), *text(" a song\n"), id("<song>"), *text("\n")]
-    assert instruction_prompt(song_tokenizer, "x", genre="<genre_pop>")[1] == id("<genre_pop>")
-    with pytest.raises(UsageError, match="genre 'polka' is not known"):
-        instruction_prompt(song_tokenizer, "x", genre="polka")
-    with pytest.raises(UsageError, match="no control ids"):
-        instruction_prompt(CharTokenizer("abc"), "x", genre="rock")

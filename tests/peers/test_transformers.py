@@ -129,13 +129,14 @@ def test_the_rules_keep_what_their_processors_keep() -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("beams", [2, 4])
 @pytest.mark.parametrize("repetition_penalty", [1.0, 1.4])
-def test_beam_search_is_theirs(penalty: float, early_stopping: bool, beams: int, repetition_penalty: float) -> None:
+def test_beam_search_is_theirs(
+    random_model, twin, penalty: float, early_stopping: bool, beams: int, repetition_penalty: float
+) -> None:
     """The same texts with the same scores, on a model that ends texts at different lengths."""
-    torch.manual_seed(0)
-    model = randomised(GPT(resolve({"model": {**GPT2_SHAPES[0], "vocab_size": 12}}).model))
+    model = random_model("gpt2", **{**SHAPES[0][1], "vocab_size": 12})
     with torch.no_grad():
         model.wte.weight *= 0.4  # flat enough for any token to come, the end of text too
-    twin, tokenizer, compared = gpt2_twin(model), Ids(12), set()
+    their_model, tokenizer, compared = twin(model), Ids(12), set()
     for end, prompt in [(7, [3, 1, 4]), (0, [1, 5]), (2, [9, 2, 6, 5, 3]), (4, [8]), (10, [1, 11]), (3, [6, 6])]:
         tokenizer.eot_id = end
         settings = GenerateConfig(
@@ -143,7 +144,7 @@ def test_beam_search_is_theirs(penalty: float, early_stopping: bool, beams: int,
             repetition_penalty=repetition_penalty,
         )  # fmt: skip
         ours = Generator(model, tokenizer).generate([prompt], settings, num_samples=beams)[0]
-        theirs = twin.generate(
+        theirs = their_model.generate(
             torch.tensor([prompt]), num_beams=beams, num_return_sequences=beams, do_sample=False,
             length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14, eos_token_id=end, pad_token_id=0,
             repetition_penalty=repetition_penalty, return_dict_in_generate=True, output_scores=True,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from primegpt.api.runs import Run
 from primegpt.errors import UsageError, nearest
 from primegpt.generation.context import Row
-from primegpt.generation.prompts import instruction_prompt
 
 # What can be set, by the name typed: the key of the configuration and its type.
 SETTINGS: dict[str, tuple[str, type]] = {
@@ -93,7 +92,7 @@ class Chat:
         if value in ("", "off"):
             self.labels.pop(kind, None)
             return f"{kind} is off"
-        instruction_prompt(self.run.tokenizer, "", **{kind: value})  # raises if the model does not know it
+        self.run.prompt("", **{kind: value})  # raises if the model does not know it
         self.labels[kind] = value
         return f"{kind} is {value}"
 

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 
 from primegpt.api.runs import Run, Say, load, to_stderr
-from primegpt.data.batches import validation_batches
+from primegpt.data.batches import Batch
+from primegpt.data.clean import whole
+from primegpt.data.examples import padded, question, read
+from primegpt.data.feed import fixed_batches
 from primegpt.data.prepare import Corpus, reopen
+from primegpt.data.shards import SUPERVISED
 from primegpt.data.songbook import Song, songbook
-from primegpt.data.sources import SONGBOOK, read_documents, utf8_size
+from primegpt.data.sources import SONGBOOK, Document, read_documents, utf8_size
+from primegpt.data.template import CONTEXT, Example
 from primegpt.errors import DataError, UsageError
 from primegpt.evaluation import adherence as adhering
 from primegpt.evaluation import hellaswag as quiz
@@ -92,15 +97,22 @@ def loss_of_text(
         raise UsageError(f"--stride {stride} is outside 1 to {length}", "a window must not skip a token")
     if source is None:
         corpus = own_corpus(run, say)
-        isolate = run.config.data.isolate_documents
         batches = (
-            validation_batches(corpus.val, sequence_length=length, batch_size=batch_size, isolate_documents=isolate)
-            if stride is None
-            else sliding_windows(_documents(corpus, isolate), length=length, batch_size=batch_size, stride=stride)
+            fixed_batches(run.config.with_values(train={"batch_size": batch_size}), corpus.val)
+            if stride is None or run.template
+            else sliding_windows(
+                _documents(corpus, run.config.data.isolate_documents),
+                length=length,
+                batch_size=batch_size,
+                stride=stride,
+            )
         )
         text_bytes, name = corpus.val_bytes, "the run's validation text"
+    elif run.template:
+        batches, text_bytes = _records(run, source, length, batch_size)
+        name = source
     else:
-        documents = [document.text for document in read_documents([source], songs=run.config.data.songs)]
+        documents = [document.text for document in whole(read_documents([source], songs=run.config.data.songs))]
         _say_unknown(run, documents, say)
         opened = (np.array([run.tokenizer.eot_id, *run.tokenizer.encode_array(each)]) for each in documents)
         batches = sliding_windows(opened, length=length, batch_size=batch_size, stride=stride)
@@ -118,12 +130,26 @@ def loss_of_text(
     }
 
 
+def _records(run: Run, source: str, length: int, batch_size: int) -> tuple[Iterator[Batch], int]:
+    """The records of a source as batches, supervised on their answers, and the size of these answers."""
+    template = run.template
+    assert template is not None
+    documents = read_documents([source], songs=run.config.data.songs, text_field=None)
+    rows = [template.encode(document, n, run.tokenizer, length + 1) for n, document in enumerate(documents)]
+    answers = (row.ids[row.roles == SUPERVISED] for row in rows)
+    size = sum(len(run.tokenizer.decode_bytes(ids, skip_special_tokens=True)) for ids in answers)
+    starts = range(0, len(rows), batch_size)
+    asked = [(row.ids, row.roles == SUPERVISED) for row in rows]
+    return (padded(asked[start : start + batch_size], start) for start in starts), size
+
+
 def own_corpus(run: Run, say: Say = to_stderr) -> Corpus:
     """The text that a run was trained on, as shards. Raises MismatchError when it is gone or has changed."""
     if not run.folder.data_path.exists():
         raise DataError(f"{run.folder.path} does not say what text it was trained on", "name one with --text")
     record = json.loads(run.folder.data_path.read_text(encoding="utf-8"))
-    return reopen(record, run.config.data, run.tokenizer, report=say)
+    length = run.config.train.sequence_length or run.config.model.block_size
+    return reopen(record, run.config.data, run.tokenizer, context=length, report=say)
 
 
 def _documents(corpus: Corpus, isolate: bool) -> Iterator[np.ndarray]:
@@ -180,12 +206,7 @@ class Examples:
 def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -> Examples:
     """`count` outputs by the run's own generation settings, from prompts that it has not seen."""
     songs = list(songbook(count, seed=PROMPT_SEED)) if SONGBOOK in run.config.data.sources else None
-    eot = run.tokenizer.eot_id
-    if songs:
-        split = [encode_pair(run.tokenizer, f"{song.prompt}\n\n", song.lyrics) for song in songs]
-        pairs = [([eot, *prompt], lyrics) for prompt, lyrics in split]
-    else:
-        pairs = _held_out_openings(run, corpus, count)
+    pairs = [_song_pair(run, song) for song in songs] if songs else _held_out_pairs(run, corpus, count)
     say(f"writing {len(pairs)} texts of at most {run.config.generate.max_new_tokens} tokens")
     contexts = [context for context, _ in pairs]
     written = [samples[0] for samples in run.generator().generate(contexts, run.settings())]
@@ -193,8 +214,29 @@ def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -
     return Examples(contexts, [c.ids for c in written], [truth for _, truth in pairs], texts, songs)
 
 
-def _held_out_openings(run: Run, corpus: Corpus, count: int) -> list[tuple[list[int], list[int]]]:
-    """Places spread evenly over the validation text: a few tokens to continue, and how they go on."""
+def _song_pair(run: Run, song: Song) -> tuple[list[int], list[int]]:
+    """A song's prompt and its lyrics in ids, as they stood in training."""
+    if run.template is None:
+        prompt, lyrics = encode_pair(run.tokenizer, f"{song.prompt}\n\n", song.lyrics)
+        return [run.tokenizer.eot_id, *prompt], lyrics
+    example = _song_record(run, song)
+    context, lyrics = example.ids[example.roles != SUPERVISED], example.ids[example.roles == SUPERVISED]
+    return context.tolist(), [id for id in lyrics.tolist() if id != run.tokenizer.token_id(run.template.stop_token)]
+
+
+def _song_record(run: Run, song: Song) -> Example:
+    """A song as a record of a run with a template, in as many tokens as the model sees."""
+    assert run.template is not None
+    fields = {"prompt": song.prompt, "genre": song.genre, "emotion": song.emotion, "lyrics": song.lyrics}
+    return run.template.encode(Document("", SONGBOOK, fields), 0, run.tokenizer, run.config.model.block_size + 1)
+
+
+def _held_out_pairs(run: Run, corpus: Corpus, count: int) -> list[tuple[list[int], list[int]]]:
+    """Questions and answers of held-out records; or places in held-out text: a few tokens, and how they go on."""
+    if corpus.val.has_roles:
+        records = range(min(count, corpus.val.n_documents))
+        asked = [question(corpus.val, record) for record in records]
+        return [(q, read(corpus.val, n)[0][len(q) :].tolist()) for n, q in zip(records, asked, strict=True)]
     length, eot = OPENING + run.config.generate.max_new_tokens, run.tokenizer.eot_id
     places = np.unique(np.linspace(0, max(0, len(corpus.val) - length), count).astype(int))
     windows = [corpus.val.slice(int(place), int(place) + length).tolist() for place in places]
@@ -218,7 +260,7 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
             else "adherence compares prompts with each other, and --limit leaves one",
             "measure a run of `primegpt train songbook`" if not songs else "raise --limit",
         )
-    no_prompt = [run.tokenizer.eot_id, *encode_pair(run.tokenizer, "\n\n", songs[0].lyrics)[0]]
+    no_prompt = _without_prompt(run, songs[0])
     pairs = list(zip(examples.contexts, examples.truth, strict=True))
     if max(map(len, examples.contexts)) >= run.config.model.block_size:
         raise DataError(f"the prompts fill the model's block of {run.config.model.block_size} tokens")
@@ -230,6 +272,14 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
         "songbook": _adherence_to(songs, [song.lyrics for song in songs]),
         "prompt_information": asdict(information),
     }
+
+
+def _without_prompt(run: Run, song: Song) -> list[int]:
+    """What stands before a song whose prompt is left out, as training leaves it out."""
+    if run.template is None:
+        return [run.tokenizer.eot_id, *encode_pair(run.tokenizer, "\n\n", song.lyrics)[0]]
+    example = _song_record(run, song)
+    return example.ids[example.roles == CONTEXT].tolist()
 
 
 def _adherence_to(songs: Sequence[Song], outputs: Sequence[str]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from primegpt.config import Config, GenerateConfig, read_toml, resolve
-from primegpt.errors import MismatchError
+from primegpt.data.template import Template, template_for
+from primegpt.errors import MismatchError, UsageError
 from primegpt.generation.generator import Completion, Generator
-from primegpt.generation.prompts import instruction_prompt
 from primegpt.model.gpt import GPT
 from primegpt.model.quantize import Precision, for_decoding
 from primegpt.run.folder import RunFolder, latest_run
@@ -54,14 +54,28 @@ class Run:
         given = {name: value for name, value in settings.items() if value is not None}
         return self.config.with_values(generate=given).generate
 
+    @property
+    def template(self) -> Template | None:
+        """The layout of the records that this run was trained on; None for plain text."""
+        return template_for(self.config.data, self.tokenizer)
+
     def prompt(self, text: str, genre: str | None = None, emotion: str | None = None) -> str | list[int]:
-        """`text`, or with a genre or an emotion the ids of an instruction to write a song (see prompts.py)."""
-        if genre is None and emotion is None:
-            return text
-        return instruction_prompt(self.tokenizer, text, genre, emotion)
+        """What the model is given for `text`: the text to continue, or the ids of an instruction to answer.
+
+        Raises UsageError for labels that the run was not trained with.
+        """
+        labels = {kind: label for kind, label in (("genre", genre), ("emotion", emotion)) if label is not None}
+        if self.template is not None:
+            return self.template.prompt_ids(self.tokenizer, text, labels)
+        if labels:
+            raise UsageError(
+                "this run was not trained on instructions, so a genre or an emotion means nothing to its model",
+                "train with --data.template song",
+            )
+        return text
 
     def generate(self, prompt: Prompt = "", *, num_samples: int = 1, **settings: Any) -> str | list[str]:
-        """Continue `prompt` (text or ids): the new text, or a list of texts when `num_samples` is above 1.
+        """Continue or answer `prompt` (text, or ids as they are): the new text, or a list with `num_samples` above 1.
 
         Every key of the section `generate` can be given: temperature=0.7, top_p=0.9, stop_strings=["."], ...
         """
@@ -80,17 +94,20 @@ class Run:
         """`complete` for several prompts of any length, side by side."""
         chosen = self.settings(**settings)
         generator = self.generator(chosen.precision)
-        return generator.generate(prompts, chosen, num_samples=num_samples, logprobs=logprobs)
+        asked = [self.prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        return generator.generate(asked, chosen, num_samples=num_samples, logprobs=logprobs)
 
     def write_songs(self, prompts: Sequence[str], **settings: Any) -> list[str]:
-        """One song for each prompt, as the songbook's documents are laid out: prompt, blank line, lyrics."""
-        completions = self.complete_all([f"{prompt}\n\n" for prompt in prompts], **settings)
+        """One song for each prompt; in plain text a prompt, a blank line and the lyrics make a document."""
+        asked = prompts if self.template else [f"{prompt}\n\n" for prompt in prompts]
+        completions = self.complete_all(asked, **settings)
         return [samples[0].text for samples in completions]
 
     def stream(self, prompt: Prompt = "", **settings: Any) -> Iterator[str]:
         """The new text piece by piece, as it is written; a character is never split."""
         chosen = self.settings(**settings)
-        return self.generator(chosen.precision).stream(prompt, chosen)
+        asked = self.prompt(prompt) if isinstance(prompt, str) else prompt
+        return self.generator(chosen.precision).stream(asked, chosen)
 
     def remarks(self, prompt: Prompt) -> list[str]:
         """What is lost of a prompt before the model sees it: characters it does not know, and what is too long."""

@@ -19,7 +19,12 @@ from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import Tokenizer
 
 WRITABLE_KINDS = ("structure",)  # special tokens of these kinds are part of a text; of any other they never are
-STOP_TOKENS = ("</song>", "<EOS>")  # they end a text where the tokenizer has them, beside its own end of text
+STOP_TOKENS = (
+    "</song>",
+    "</response>",
+    "</turn>",
+    "<EOS>",
+)  # they end a text where the tokenizer has them, beside its own end of text
 
 
 @dataclass(frozen=True)
