@@ -1,16 +1,21 @@
 """What one does with data before training: audit it, fetch a public corpus, write a songbook."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from primegpt.api.facts import assumed_vocabulary
 from primegpt.api.runs import Say, to_stderr
-from primegpt.config import Config, read_toml, resolve
+from primegpt.api.training import configure, context_of
+from primegpt.config import Config, Layer, read_toml, resolve
 from primegpt.data import fetch
 from primegpt.data.audit import AuditReport
 from primegpt.data.audit import audit as audit_documents
 from primegpt.data.clean import clean_documents
+from primegpt.data.prepare import Corpus, prepare
+from primegpt.data.shards import SUPERVISED
 from primegpt.data.songbook import Song, songbook
 from primegpt.data.sources import source_bytes
 from primegpt.errors import ConfigError
@@ -18,6 +23,8 @@ from primegpt.model.size import parameter_count
 from primegpt.run.atomic import write_text_atomic
 from primegpt.tokenizers import store
 from primegpt.training import plan as planning
+
+PREVIEWED = 100  # tokens of a plain document that a preview shows
 
 
 def audit(
@@ -48,6 +55,55 @@ def audit(
     )
     documents = clean_documents(recipe.data, say)
     return audit_documents(documents, tokenizer, n_parameters, by_character=kind == "char")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation has made, in rows to print, and records or passages to look at."""
+
+    facts: dict[str, Any]
+    previews: list[dict[str, Any]]
+
+
+def prepare_data(
+    *sources: str | Path,
+    preview: int = 0,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    say: Say = to_stderr,
+) -> Prepared:
+    """Tokenize `sources`, or those of one CONFIG.toml, into shards in the cache, where a training finds them.
+
+    `preview` shows so many of the first training records (or documents) decoded from their shards, what is supervised
+    apart from what is not. Raises UsageError as `train` does.
+    """
+    config = configure([str(source) for source in sources], Layer(settings or {}))
+    corpus = prepare(config.data, config.tokenizer, context=context_of(config), report=say)
+    facts: dict[str, Any] = {
+        "folder": str(corpus.folder),
+        "documents": corpus.n_documents,
+        "tokenizer": repr(corpus.tokenizer),
+        "training_tokens": len(corpus.train),
+        "validation_tokens": len(corpus.val),
+    }
+    if corpus.train.has_roles:
+        facts |= corpus.tally.as_json() | {"supervised_share": corpus.tally.supervised_share}
+    previews = [_preview(corpus, index) for index in range(min(preview, corpus.train.n_documents))]
+    return Prepared(facts, previews)
+
+
+def _preview(corpus: Corpus, index: int) -> dict[str, Any]:
+    """Document `index` of the training split: its beginning, or its context and what is asked for."""
+    start, stop = corpus.train.document(index)
+    decode = corpus.tokenizer.decode
+    if not corpus.train.has_roles:
+        return {"tokens": stop - start, "text": decode(corpus.train.slice(start, min(stop, start + PREVIEWED)))}
+    ids, roles = corpus.train.slice(start, stop), corpus.train.roles(start, stop)
+    return {
+        "tokens": stop - start,
+        "supervised_tokens": int((roles == SUPERVISED).sum()),
+        "context": decode(ids[roles != SUPERVISED]),
+        "supervised": decode(ids[roles == SUPERVISED]),
+    }
 
 
 def fetch_corpus(name: str, *, say: Say = to_stderr) -> list[Path]:

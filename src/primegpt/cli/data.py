@@ -1,10 +1,12 @@
-"""`primegpt data`: audit a text, fetch a public corpus, write a songbook."""
+"""`primegpt data`: audit a text, prepare it, fetch a public corpus, write a songbook."""
 
 import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+
+from primegpt.cli.train import Settings, given_settings
 
 app = App(name="data", help="Look at training text, fetch it, or make it.")
 
@@ -42,6 +44,50 @@ def audit(
         print(f"{name:<17} {value}")
     for warning in report.warnings:
         print(f"{'warning':<17} {warning}")
+
+
+@app.command
+def prepare(
+    *sources: str,
+    preview: int = 0,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    settings: Annotated[Settings | None, Parameter(name="*")] = None,
+) -> None:
+    """Tokenize a corpus into shards ahead of training; run again, it goes on where it was stopped.
+
+    Parameters
+    ----------
+    sources
+        As for `train`; or one CONFIG.toml.
+    preview
+        Show so many training records: what the model is shown, and what it is asked for.
+    as_json
+        Print JSON.
+    """
+    from primegpt.api import data
+
+    prepared = data.prepare_data(*sources, preview=preview, settings=given_settings(settings))
+    if as_json:
+        print(json.dumps({**prepared.facts, "previews": prepared.previews}, indent=2, ensure_ascii=False))
+        return
+    for name, value in prepared.facts.items():
+        print(f"{name.replace('_', ' '):<20} {_shown(value)}")
+    for number, record in enumerate(prepared.previews, 1):
+        print(f"\n── {number} " + "─" * 60)
+        for name, value in record.items():
+            print(
+                f"{name.replace('_', ' ')}:\n{value}"
+                if isinstance(value, str)
+                else f"{name.replace('_', ' ')}: {value}"
+            )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ×{count:,}" for name, count in list(value.items())[:10]) or "none"
+    if isinstance(value, float):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @app.command

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ def build(
                 "pieces": done,
                 "bytes": progress.bytes,
                 "text_bytes": text_bytes,
-                "tally": asdict(tally),
+                "tally": tally.as_json(),
                 "writers": {split: writer.checkpoint() for split, writer in writers.items()},
             }
             write_json_atomic(folder / PROGRESS, state)

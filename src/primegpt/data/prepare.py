@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +280,7 @@ def _build(
         source_fingerprint=surveyed.fingerprint,
         report=report,
     )
-    write_json_atomic(unfinished / "corpus.json", {"n_documents": surveyed.n_documents, "tally": asdict(tally)})
+    write_json_atomic(unfinished / "corpus.json", {"n_documents": surveyed.n_documents, "tally": tally.as_json()})
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     unfinished.rename(folder)
 

@@ -87,6 +87,10 @@ class Tally:
         self.headers += other.headers
         self.unknown_headers += other.unknown_headers
 
+    def as_json(self) -> dict[str, Any]:
+        seen = vars(self).items()
+        return {name: dict(value.most_common()) if isinstance(value, Counter) else value for name, value in seen}
+
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Tally":
         tally = cls()
