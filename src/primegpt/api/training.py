@@ -230,7 +230,8 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     device = choose_device(train.get("device", "auto"))
     data = resolve(flags, texts).data  # also refuses bad flags before the text is looked at
     size = source_bytes(data.sources, songs=data.songs)
-    recipe = planning.recipe(size, device, train.get("minutes"), preset_name({"model": {"preset": "prime"}}, flags))
+    preset = preset_name({"model": {"preset": "prime"}}, flags)
+    recipe = planning.recipe(size, device, train.get("minutes"), preset, records=data.template != "text")
     return resolve(flags, texts, recipe=recipe)
 
 

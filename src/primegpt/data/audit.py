@@ -207,12 +207,15 @@ def audit_corpus(corpus: Corpus, n_parameters: int, max_tokens: int) -> AuditRep
     Of either split no more than the first `max_tokens` are looked at; their number is that of all.
     """
     complete = max(len(corpus.train), len(corpus.val)) <= max_tokens
+    tally = corpus.tally
     report = audit(
         _decoded(corpus.train, corpus.tokenizer, max_tokens),
         n_parameters=n_parameters,
         validation=_decoded(corpus.val, corpus.tokenizer, max_tokens),
         n_tokens=len(corpus.train) + len(corpus.val),
         complete=complete,
+        truncated_share=tally.truncated / tally.examples if tally.examples else None,
+        supervised_share=tally.supervised_share if tally.examples else None,
     )
     report = replace(report, n_documents=corpus.n_documents)  # a single one lies in both splits
     if corpus.tokenizer.unk_id is None:

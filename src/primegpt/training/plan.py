@@ -22,6 +22,7 @@ from primegpt.training.precision import Precision, available_threads, choose_dev
 from primegpt.training.trainer import compute_gradients, update
 
 DEFAULT_MINUTES = 3.0
+RECORD = 256  # tokens that a record with an answer may need
 EVALUATIONS = 10
 EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
 SAMPLES = 4
@@ -30,16 +31,23 @@ PROBE_SECONDS = 0.4  # of steps timed for each candidate
 Kernel = Literal["sdpa", "explicit"]
 
 
-def recipe(text_bytes: int | None, device: str, minutes: float | None, preset: str = "prime") -> dict[str, Any]:
+def recipe(
+    text_bytes: int | None, device: str, minutes: float | None, preset: str = "prime", *, records: bool = False
+) -> dict[str, Any]:
     """The zero-config layer: what to train on `text_bytes` of text in `minutes` on `device`, nothing else known.
+
+    Records with an answer have to fit into a context, so they get a longer one and longer pieces of text.
 
     Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
     time there is, not with the text: on a CPU, minutes are what is scarce. Measured in docs/experiments.md.
     """
     size = _network(device, minutes or DEFAULT_MINUTES)
+    if records and (short := RECORD // size["model"]["block_size"]) > 1:
+        size["model"]["block_size"] = RECORD
+        size["train"]["batch_size"] //= short
     return {
         "model": {"preset": preset, **size["model"]},
-        "tokenizer": tokenizer_for(text_bytes),
+        "tokenizer": {"kind": "bpe", "vocab_size": 2048} if records else tokenizer_for(text_bytes),
         "train": size["train"],
     }
 
