@@ -13,6 +13,7 @@ from primegpt.data.fetch import corpora_folder
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--data.songs", "60", "--generate.max_new_tokens", "8"]
+SMALL += ["--train.threads", "1"]  # two that wait for each other spin, beside another process for a minute
 BUDGETS = ("--minutes", "--epochs", "--tokens", "--train.max_steps")
 
 
@@ -66,7 +67,7 @@ def test_commands_run(page, place, capsys):
 
 def test_python_in_the_readme_runs(place, capsys):
     for block in blocks(ROOT / "README.md", "python"):
-        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3}}"), {})
+        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3, 'threads': 1}}"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
