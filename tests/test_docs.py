@@ -16,6 +16,7 @@ from primegpt.data.fetch import corpora_folder
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--data.songs", "60", "--generate.max_new_tokens", "8"]
+SMALL += ["--train.threads", "1"]  # two that wait for each other spin, beside another process for a minute
 BUDGETS = ("--minutes", "--epochs", "--tokens", "--train.max_steps")
 
 
@@ -73,7 +74,8 @@ def test_commands_run(page, place, capsys):
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "generation.md"], ids=lambda page: page.name)
 def test_python_in_the_documents_runs(page, place, capsys):
     for block in blocks(page, "python"):
-        exec(block.replace("minutes=2", "settings={'train': {'max_steps': 3}}"), {"primegpt": primegpt})
+        short = block.replace("minutes=2", "settings={'train': {'max_steps': 3, 'threads': 1}}")
+        exec(short, {"primegpt": primegpt})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -238,7 +238,9 @@ READ = """if True:
     print(sum(len(document.text) for document in read_documents([sys.argv[1]], songs=1)))"""
 
 
-@pytest.mark.parametrize("name", ["line.txt", "line.jsonl", "line.csv"])
+@pytest.mark.parametrize(
+    "name", ["line.txt", *(pytest.param(name, marks=pytest.mark.reliability) for name in ("line.jsonl", "line.csv"))]
+)
 def test_one_line_of_100_megabytes(tmp_path, peak_memory, name):
     path = tmp_path / name
     with path.open("wb") as file:
