@@ -33,19 +33,27 @@ Assigned = tuple[str, int, Document]  # split, number, document
 
 
 class Row(NamedTuple):
-    """Tokens to append to a split; `opens` a document, or goes on with one."""
+    """The tokens of a document, or of a part of one that goes on with the part before."""
 
-    split: str
     opens: bool
     ids: npt.NDArray[np.unsignedinteger]
     roles: npt.NDArray[np.uint8] | None
+
+
+class Batch(NamedTuple):
+    """The rows of one split in a line. `starts` are the places in it where documents begin."""
+
+    ids: npt.NDArray[np.unsignedinteger]
+    roles: npt.NDArray[np.uint8] | None
+    starts: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What one piece of text has become."""
 
-    rows: list[Row]
+    batches: dict[str, Batch]
+    """By split."""
     text_bytes: dict[str, int]
     """Size of the text that is to be learnt, by split."""
     source_bytes: int
@@ -98,8 +106,8 @@ def build(
         encoder = _Encoder(tokenizer, template, limit)
         pieces = (piece for number, piece in enumerate(_pieces(assigned, tokenizer)) if number >= saved["pieces"])
         for encoded in _in_order(encoder.encode, pieces):
-            for split, opens, ids, roles in encoded.rows:
-                writers[split].write(ids, roles, opens=opens)
+            for split, (ids, roles, starts) in encoded.batches.items():
+                writers[split].write(ids, roles, starts=starts)
             for split, size in encoded.text_bytes.items():
                 text_bytes[split] += size
             tally.merge(encoded.tally)
@@ -136,22 +144,39 @@ class _Encoder:
     def encode(self, piece: list[Assigned]) -> Encoded:
         tally, text_bytes = Tally(), dict.fromkeys(SPLITS, 0)
         encode = self.record if self.template else self.text
-        rows = [encode(split, number, document, text_bytes, tally) for split, number, document in piece]
-        return Encoded(rows, text_bytes, sum(utf8_size(document.text) for _, _, document in piece), tally)
+        rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        for split, number, document in piece:
+            row, size = encode(number, document, tally)
+            rows[split].append(row)
+            text_bytes[split] += size
+        batches = {split: in_a_line(some) for split, some in rows.items() if some}
+        return Encoded(batches, text_bytes, sum(_size(document) for _, _, document in piece), tally)
 
-    def text(self, split: str, number: int, document: Document, text_bytes: dict[str, int], tally: Tally) -> Row:
-        """Each document is opened by the end-of-text id: every real token then has a context."""
+    def text(self, number: int, document: Document, tally: Tally) -> tuple[Row, int]:
+        """The text's ids and size. A document is opened by the end-of-text id: every real token then has a context."""
         ids = self.tokenizer.encode_array(document.text)
-        text_bytes[split] += utf8_size(document.text)
         opens = not document.continues
-        return Row(split, opens, np.concatenate([self.opening, ids]) if opens else ids, None)
+        return Row(opens, np.concatenate([self.opening, ids]) if opens else ids, None), utf8_size(document.text)
 
-    def record(self, split: str, number: int, document: Document, text_bytes: dict[str, int], tally: Tally) -> Row:
+    def record(self, number: int, document: Document, tally: Tally) -> tuple[Row, int]:
+        """A record's ids and roles, and the size of its answer."""
         assert self.template is not None
         example = self.template.encode(document, number, self.tokenizer, self.limit, tally)
         answer = example.ids[example.roles == SUPERVISED]
-        text_bytes[split] += len(self.tokenizer.decode_bytes(answer, skip_special_tokens=True))
-        return Row(split, True, example.ids, example.roles)
+        size = len(self.tokenizer.decode_bytes(answer, skip_special_tokens=True))
+        return Row(True, example.ids, example.roles), size
+
+
+def _size(document: Document) -> int:
+    """Bytes of a text; of a record about as many, for the forecast."""
+    return utf8_size(document.text) or sum(len(str(value)) for value in document.fields.values())
+
+
+def in_a_line(rows: list[Row]) -> Batch:
+    """Rows one after the other."""
+    places = np.cumsum([0, *(len(row.ids) for row in rows[:-1])])
+    roles = None if rows[0].roles is None else np.concatenate([row.roles for row in rows if row.roles is not None])
+    return Batch(np.concatenate([row.ids for row in rows]), roles, places[[row.opens for row in rows]])
 
 
 def _pieces(assigned: Iterable[Assigned], tokenizer: Tokenizer) -> Iterator[list[Assigned]]:

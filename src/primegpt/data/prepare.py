@@ -28,7 +28,7 @@ from primegpt.data.template import Tally, Template, template_for, vocabulary
 from primegpt.errors import MismatchError, PrimegptError
 from primegpt.run.atomic import write_json_atomic
 from primegpt.tokenizers import store
-from primegpt.tokenizers.base import Tokenizer
+from primegpt.tokenizers.base import SpecialTokens, Tokenizer
 
 SPLITTING = 2  # version of how validation text is chosen and records are laid out: part of the key
 LEARNT_FROM = 200_000_000  # bytes of training text that a tokenizer is trained on, at most
@@ -112,9 +112,10 @@ def prepare(
     `context` is the length of training windows in tokens, which records have to fit into. `cache` is as in
     `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that cannot be used.
     """
-    special_tokens = vocabulary(config, tokenizer_config.special_tokens)
+    own = tokenizer_config.special_tokens
+    special_tokens = vocabulary(config, own)
     tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
-    given = store.load(tokenizer_config.path, special_tokens) if tokenizer_config.path else None
+    given = _given_tokenizer(tokenizer_config.path, own, special_tokens) if tokenizer_config.path else None
     library = Library(config, report)
     return _prepare(library, config, given or tokenizer_config, context, cache, report)
 
@@ -183,7 +184,7 @@ def _prepare(
         _report_unknown(unknown, given, report)
     split = choose_split(surveyed, config.val_fraction, records=template is not None, source=", ".join(config.sources))
     folder = _entry(cache, surveyed.fingerprint, tokenizer, config, context)
-    if corpus := _cached(folder, report):
+    if corpus := _cached(folder, report, given):
         return corpus
     try:
         with _locked(folder, report):
@@ -194,9 +195,17 @@ def _prepare(
             f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
             "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
         ) from error
-    corpus = _cached(folder, report)
+    corpus = _cached(folder, report, given)
     assert corpus, f"{folder} was just written"
     return corpus
+
+
+def _given_tokenizer(path: str, own: SpecialTokens, wanted: SpecialTokens) -> Tokenizer:
+    """The tokenizer at `path`. A foreign one, which has no special tokens yet, gets those that are `wanted`."""
+    tokenizer = store.load(path, own)
+    if set(wanted.get("control", ())) <= tokenizer.special_tokens.keys():
+        return tokenizer
+    return store.load(path, wanted)
 
 
 def _entry(
@@ -216,12 +225,15 @@ def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[Any]:
     return [tokenizer.kind, tokenizer.learnt_vocab_size, list(tokenizer.special_tokens.items())]
 
 
-def _cached(folder: Path, report: Report) -> Corpus | None:
-    """The entry in `folder`, every byte of it verified, or None if it is absent or damaged."""
+def _cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) -> Corpus | None:
+    """The entry in `folder`, every byte of it verified, or None if it is absent or damaged.
+
+    Its `tokenizer` is read from it unless it is at hand.
+    """
     if not folder.is_dir():
         return None
     try:
-        tokenizer = store.load(folder / "tokenizer")
+        tokenizer = tokenizer or store.load(folder / "tokenizer")
         train, val = (Shards.open(folder / split, tokenizer.fingerprint).verify() for split in ("train", "val"))
         facts = json.loads((folder / "corpus.json").read_bytes())
         return Corpus(

@@ -66,18 +66,17 @@ class ShardWriter:
         for file in self._files.values():
             file.abandon()
 
-    def write(self, ids: npt.ArrayLike, roles: npt.ArrayLike | None = None, *, opens: bool = True) -> None:
+    def write(self, ids: npt.ArrayLike, roles: npt.ArrayLike | None = None, *, starts: npt.ArrayLike = (0,)) -> None:
         """Append one document, (n,) ids, with a role for each if these shards have roles.
 
-        `opens=False` goes on with the document before. Raises ValueError if it is empty or an id does not fit the
-        dtype.
+        Or several at once: `starts` says where in `ids` documents begin; what stands before the first one goes on
+        with the document before. Raises ValueError if there are no ids or one does not fit the dtype.
         """
         tokens = self._checked(np.asarray(ids))
         marks = None if roles is None else np.asarray(roles, np.uint8)
         if self.roles != (marks is not None) or (marks is not None and marks.shape != tokens.shape):
             raise ValueError("either every token of these shards has a role, or none has")
-        if opens:
-            self._files[DOCUMENTS].write(np.uint64(self.n_tokens).astype("<u8").tobytes())
+        self._files[DOCUMENTS].write((np.asarray(starts, np.int64) + self.n_tokens).astype("<u8").tobytes())
         written = 0
         while written < len(tokens):
             room = self.shard_tokens - self.n_tokens % self.shard_tokens

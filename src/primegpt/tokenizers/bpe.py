@@ -8,7 +8,7 @@ merged until none is left. The base vocabulary is the 256 bytes, so nothing is e
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -169,11 +169,13 @@ LETTERS = byte_letters()
 BYTES = {letter: byte for byte, letter in LETTERS.items()}
 
 
+@cache  # asked for the same pieces again whenever a tokenizer is loaded, saved or compared
 def to_letters(piece: bytes) -> str:
     """Bytes as tokenizer.json spells them: b" the" is "Ġthe"."""
     return "".join([LETTERS[byte] for byte in piece])
 
 
+@cache
 def to_bytes(letters: str) -> bytes:
     """The inverse of `to_letters`. Raises KeyError on a character that stands for no byte."""
     return bytes([BYTES[letter] for letter in letters])
