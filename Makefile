@@ -39,6 +39,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)/installed-peers: $(VENV)/installed-dev
 	$(PIP) --editable '.[dev,peers]'
+	# llama.cpp is compiled here, which takes minutes and a compiler; its tests are skipped where that fails.
+	$(PIP) --editable '.[llama-cpp]' || echo "llama.cpp could not be built: its tests will be skipped"
 	touch $@
 
 clean:

@@ -93,3 +93,21 @@ def test_train_warns_before_it_spends_time_and_keeps_the_audit(place, capsys):
     assert kept["n_documents"] == 1
     assert kept["warnings"][0] in lines[warned]
     assert run(["train", "--resume", "run"], 0.0) == 0
+
+
+def test_prepare_shows_what_is_supervised(place, capsys):
+    song = {"prompt": "a song", "genre": "rock", "lyrics": "[Chorus]\nla la\n[Solo]\nla"}
+    (place / "songs.jsonl").write_text((json.dumps(song) + "\n") * 12, encoding="utf-8")
+    arguments = ["data", "prepare", "songs.jsonl", "--data.template", "song", "--preview", "2"]
+    assert run([*arguments, "--tokenizer.kind", "char"], 0.0) == 0
+    printed = capsys.readouterr().out
+    assert "context:\n<prompt><genre_rock>a song\n<song>" in printed
+    assert "supervised:\n\n[chorus]\nla la\n[Solo]\nla\n</song>" in printed
+    assert "headers              [chorus] ×12" in printed
+    assert "unknown headers      [Solo] ×12" in printed
+    assert run([*arguments, "--json", "--tokenizer.kind", "char"], 0.0) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["examples"] == 12
+    assert 0.5 < facts["supervised_share"] < 0.9
+    assert facts["headers"] == {"[chorus]": 12}
+    assert [each["context"] for each in facts["previews"]] == ["<prompt><genre_rock>a song\n<song>"] * 2

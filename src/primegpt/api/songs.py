@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from primegpt.api.runs import Run, Say
 from primegpt.api.training import train
 from primegpt.data.songbook import songbook
 from primegpt.run.folder import next_run_path
 
+SHUFFLES = 20  # one would rhyme more or less by luck
 DEMO_SEED = 1  # of the prompts of the demo; the songbook that it trains on is seed 0
 
 
@@ -49,7 +51,7 @@ def describe_songs(texts: Sequence[str], training_songs: int) -> list[tuple[str,
     fresh = [song.lyrics for song in songbook(len(texts), seed=DEMO_SEED)]
     order = sum(map(songform.valid_section_order, texts)) / max(1, len(texts))
     rhymes = sum(map(songform.rhyming_pair_share, texts)) / max(1, len(texts))
-    shuffled = songform.shuffled_rhyming_pair_share(texts, seed=0)
+    shuffled = fmean(songform.shuffled_rhyming_pair_share(texts, seed) for seed in range(SHUFFLES))
     copied = songform.copied_ngram_share(texts, book, 12)
     baseline = songform.copied_ngram_share(fresh, book, 12)
     times = f", {rhymes / shuffled:.1f} times as many" if shuffled else ""

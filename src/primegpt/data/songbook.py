@@ -31,6 +31,8 @@ EMOTIONS = ("happy", "sad", "angry", "romantic")
 SECTIONS = ("intro", "verse", "chorus", "bridge", "outro")
 GENRE_NAMES = {"pop": "pop", "rap": "rap", "rock": "rock", "rb": "R&B"}  # as a prompt says them
 
+ENOUGH = 3  # rhyme words that a sound needs: neighbouring lines never end in the same one
+PLAIN = 0.95  # how often a line ends in a rhyme word by itself rather than in a set phrase
 BRIDGED, CHANTED = 0.8, 0.3  # how often a song that may have a bridge has one; and an intro; and an outro
 LONGEST = 14  # syllables in a clause, at most
 
@@ -316,6 +318,9 @@ def _bound(lead: str, sung: bool) -> str:
 # ---- rhyme
 
 
+SET_PHRASES = ("tell", "aside", "np", "adv", "like")  # kinds of endings that say more than their rhyme word
+
+
 class _End(NamedTuple):
     """One use of a rhyme word: its kind, and what may stand at the end of the line, with the syllables of each."""
 
@@ -343,6 +348,26 @@ def _text_and_emotions(entry: str) -> tuple[str, str]:
 def rhyme_families() -> tuple[frozenset[str], ...]:
     """The sets of words that rhyme with each other; a word is in one at most."""
     return tuple(frozenset(text.split()[-1] for _, text, _ in family) for family in _rhymes())
+
+
+class _Sound(NamedTuple):
+    """A rhyme family: the uses of its words, and those of them that are the word by itself."""
+
+    ends: tuple[_End, ...]
+    plain: tuple[_End, ...]
+
+
+@cache
+def _sounds(emotion: str) -> tuple[_Sound, ...]:
+    """The rhyme families that have words enough for this emotion that can end a line by themselves."""
+    sounds = (_Sound(ends, _plain(ends)) for ends in _ends(emotion))
+    return tuple(sound for sound in sounds if len({end.word for end in sound.plain}) >= ENOUGH)
+
+
+def _plain(ends: tuple[_End, ...]) -> tuple[_End, ...]:
+    """The uses in which a word stands by itself."""
+    alone = (end._replace(texts=tuple(text for text in end.texts if " " not in text[0])) for end in ends)
+    return tuple(end for end in alone if end.texts and end.kind not in SET_PHRASES)
 
 
 @cache
@@ -389,8 +414,9 @@ class _Writer:
     def __init__(self, draw: Draw, brief: Brief) -> None:
         self.draw, self.brief = draw, brief
         self.voice = (brief.genre, brief.emotion)
-        self.families = list(_ends(brief.emotion))  # not yet used: a song comes back to no rhyme
-        self.used: set[str] = set()  # openings, but for the title
+        self.sounds = list(_sounds(brief.emotion))  # not yet used
+        self.rhymes: dict[str, _Sound] = {}  # by what is rhymed: a song has a sound for its verses, one for its chorus
+        self.used: set[str] = set()  # lines, and openings but for the title
         self.hook = _hook(draw, brief)
         self.sing = _singing(self.hook, _slots(*self.voice)["cry"][0])
 
@@ -415,16 +441,16 @@ class _Writer:
         lines = len(shape.scheme)
         turns = [nouns[(first + turn) % len(nouns)] for turn in range(lines)]
         openings = [anything if i % 2 else self.clause(words.THEME_HEADS, turns[i // 2]) for i in range(lines)]
-        return "verse", self.lines(shape, openings)
+        return "verse", self.lines(shape, openings, "told")
 
     def chorus(self, shape: Shape) -> Section:
         """Every other line sings the title, which is about the first theme; the rest tell of the last and the first."""
         told = [self.clause(words.CHORUS_HEADS, noun) for noun in (self.brief.themes[-1], self.brief.themes[0])]
         openings = [told[i // 2] if i % 2 else self.sing for i in range(len(shape.scheme))]
-        return "chorus", self.lines(shape, openings)
+        return "chorus", self.lines(shape, openings, "sung")
 
     def bridge(self, shape: Shape) -> Section:
-        return "bridge", self.lines(shape, [self.clause(words.HEADS)] * len(shape.scheme))
+        return "bridge", self.lines(shape, [self.clause(words.HEADS)] * len(shape.scheme), "told")
 
     def chant(self, name: str) -> Section:
         chants = _of(words.CHANTS, name, *self.voice)
@@ -444,34 +470,41 @@ class _Writer:
 
         return Opening(draw, table.least)
 
-    def lines(self, shape: Shape, openings: list[Opening]) -> tuple[str, ...]:
-        """One line a letter of the rhyme scheme, each with its own opening."""
-        families = {letter: self.family() for letter in sorted(set(shape.scheme))}
-        last = dict.fromkeys(families, "")
-        lines = []
+    def lines(self, shape: Shape, openings: list[Opening], voice: str) -> tuple[str, ...]:
+        """One line a letter of the rhyme scheme, each with its own opening; the same letter of a voice, the same sound.
+
+        A song that comes back to its two sounds is one that a small model learns to rhyme within minutes: each of the
+        earlier line ends tells it the sound. With a new sound for each couplet, only one or two do.
+        """
+        lines, ends = [], list[str]()
         for place, (letter, opening) in enumerate(zip(shape.scheme, openings, strict=True)):
             size = shape.metre[place % len(shape.metre)]
-            line, last[letter] = self.line(opening, families[letter], last[letter], size)
+            line, end = self.line(opening, self.sound(voice + letter), ends[-1:], size)
             lines.append(line)
+            ends.append(end)
         return tuple(lines)
 
-    def family(self) -> tuple[_End, ...]:
-        return self.families.pop(int(self.draw() * len(self.families)))
+    def sound(self, name: str) -> _Sound:
+        """The rhyme family of that name in this song, drawn when it is first asked for."""
+        if name not in self.rhymes:
+            self.rhymes[name] = self.sounds.pop(int(self.draw() * len(self.sounds)))
+        return self.rhymes[name]
 
-    def line(self, opening: Opening, family: tuple[_End, ...], unlike: str, size: int) -> tuple[str, str]:
-        """A line of `size` syllables, or of a few more, and its last word: one of the family that is not `unlike`."""
+    def line(self, opening: Opening, sound: _Sound, unlike: list[str], size: int) -> tuple[str, str]:
+        """A line of `size` syllables, or of a few more, and its last word: one of the sound that is not `unlike`."""
         least = max(opening.least, (size + 1) // 2)
         room = max(size - least, 4)
         for attempt in count():
             patience = attempt // 40  # seldom spent: then the line may open as another did, and grow
-            end = _pick(self.draw, family)
+            end = _pick(self.draw, sound.plain if self.draw() < PLAIN else sound.ends)
             text, left = self.ending(end, room + patience, opening.sung)
-            start = opening.draw(least + left) if end.word != unlike and left >= 0 else None
+            start = opening.draw(least + left) if end.word not in unlike and left >= 0 else None
             if start is None or (start in self.used and not patience):
                 continue
-            if not _stumbles(f"{self.hook if opening.sung else start} {text}"):
-                self.used |= set() if opening.sung else {start}
-                return _capitalised(start + text), end.word
+            line = _capitalised(start + text)
+            if line not in self.used and not _stumbles(f"{self.hook if opening.sung else start} {text}"):
+                self.used |= {line} if opening.sung else {line, start}
+                return line, end.word
         raise AssertionError("unreachable")
 
     def ending(self, end: _End, room: int, sung: bool) -> tuple[str, int]:

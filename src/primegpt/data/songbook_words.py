@@ -632,14 +632,14 @@ under: skin
 
 # The shapes of a section: its rhyme scheme, a letter a line, and the syllables of its lines in turn.
 FORMS = """
-verse pop: AABB 9; ABAB 9 8
-verse rap: AABBCC 10; AABBCC 11
-verse rock: ABAB 9 7; ABCB 9 7; AABB 8
-verse rb: AABB 10; ABAB 10 9
-chorus pop: AABB 8; ABAB 8; AA 9
+verse pop: AAAA 9; AAAA 9 8
+verse rap: AAAAAA 10; AAAAAA 11
+verse rock: AAAA 9 7; AAAA 8
+verse rb: AAAA 10; AAAA 10 9
+chorus pop: AAAA 8; AA 9
 chorus rap: AA 8; AA 9
-chorus rock: AABB 8; ABAB 8 7; AA 8
-chorus rb: ABAB 9 8; AABB 8; AA 9
+chorus rock: AAAA 8; AAAA 8 7; AA 8
+chorus rb: AAAA 9 8; AAAA 8; AA 9
 bridge pop: AA 8
 bridge rock: AA 8
 bridge rb: AA 9
