@@ -134,7 +134,7 @@ def test_what_is_lost_of_a_prompt_is_said(trained: Path, output) -> None:
         (["--beams", "2", "--num-samples", "3"], "beams"),
         (["--stop", ""], "stop_strings"),
         (["--precision", "int3"], "precision"),
-        (["--genre", "rock"], "control ids"),
+        (["--genre", "rock"], "not trained on instructions"),
         (["--checkpoint", "none"], "none"),
         (["--prompts", "none.txt"], "none.txt"),
     ],

@@ -22,6 +22,11 @@ from primegpt.errors import DataError
 RECORDS = [{"text": 'One\r\n two, "three"', "n": "1"}, {"text": "漢字 🎵\x00", "n": ";"}, {"text": "plain", "n": ""}]
 
 
+def zipped(data: bytes) -> bytes:
+    """The same bytes at any time: they are part of the names of tests."""
+    return gzip.compress(data, mtime=0)
+
+
 def read(path: Path, text_field: str | None = "text") -> list[Document]:
     return list(read_documents([str(path)], songs=1, text_field=text_field))
 
@@ -58,8 +63,8 @@ KINDS: dict[str, Callable[[list[dict]], bytes]] = {
     "semicolons.csv": lambda records: as_csv(records, delimiter=";"),
     "a.tsv": lambda records: as_csv(records, delimiter="\t"),
     "a.parquet": as_parquet,
-    "a.jsonl.gz": lambda records: gzip.compress(as_jsonl(records)),
-    "a.csv.gz": lambda records: gzip.compress(as_csv(records)),
+    "a.jsonl.gz": lambda records: zipped(as_jsonl(records)),
+    "a.csv.gz": lambda records: zipped(as_csv(records)),
     "bom.csv": lambda records: b"\xef\xbb\xbf" + as_csv(records),
     "bom.jsonl": lambda records: b"\xef\xbb\xbf" + as_jsonl(records),
 }
@@ -88,7 +93,7 @@ def test_the_place_of_a_record_is_where_it_begins(tmp_path):
 
 
 def test_gzipped_text_is_one_document(tmp_path):
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\ntwo"))
+    (tmp_path / "a.txt.gz").write_bytes(zipped(b"\xef\xbb\xbfone\r\ntwo"))
     assert read(tmp_path / "a.txt.gz") == [Document("one\r\ntwo", str(tmp_path / "a.txt.gz"))]
     assert source_bytes([str(tmp_path / "a.txt.gz")], songs=1) == 3 * (tmp_path / "a.txt.gz").stat().st_size
 
@@ -134,11 +139,11 @@ GOOD = b'{"text": "fine"}\n'
         ("a.parquet", as_parquet([{"text": 1}]), ", row 1: field 'text' holds a number, not text"),
         ("a.parquet", as_parquet([{"text": "a" * 500}])[:-40], "no Parquet file"),
         ("a.parquet.gz", b"", "a Parquet file is compressed by itself; unpack it"),
-        ("a.txt.gz", gzip.compress(os.urandom(5000))[:-1000], "is cut short: its compressed data ends too early"),
-        ("a.jsonl.gz", gzip.compress(GOOD * 9)[:-3], "is cut short: its compressed data ends too early"),
+        ("a.txt.gz", zipped(os.urandom(5000))[:-1000], "is cut short: its compressed data ends too early"),
+        ("a.jsonl.gz", zipped(GOOD * 9)[:-3], "is cut short: its compressed data ends too early"),
         ("a.txt.gz", b"plain text", "is damaged, or no gzip file: Not a gzipped file"),
-        ("a.txt.gz", gzip.compress(b"a" * 999)[:10] + b"\x07" * 30, "is damaged, or no gzip file"),
-        ("a.txt.gz", gzip.compress(b"abc\xff"), "is not UTF-8: byte 0xff at offset 3"),
+        ("a.txt.gz", zipped(b"a" * 999)[:10] + b"\x07" * 30, "is damaged, or no gzip file"),
+        ("a.txt.gz", zipped(b"abc\xff"), "is not UTF-8: byte 0xff at offset 3"),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_with_its_place(tmp_path, name, data, expected):
@@ -196,7 +201,7 @@ def awkward_inputs(folder: Path) -> None:
         "latin.txt": b"caf\xe9",
         "broken.jsonl": GOOD + b"{oops\n",
         "column.csv": b"lyrics,genre\nla,pop\n",
-        "cut.txt.gz": gzip.compress(os.urandom(999))[:500],
+        "cut.txt.gz": zipped(os.urandom(999))[:500],
         "emoji.txt": "漢字 🎵👩‍👩‍👧".encode(),
     }
     for name, data in inputs.items():

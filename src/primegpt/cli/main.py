@@ -19,11 +19,12 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   evaluate [RUN]                loss on any text, HellaSwag, adherence, memorisation
   import HF                     a run out of a GPT-2, Qwen3 or Llama folder
   export [RUN] --to hf | gguf   for Transformers, or for llama.cpp
-  data audit SOURCE...          what a text is worth, before training; also data fetch, data songbook
+  data audit SOURCE...          what a text is worth, before training; also data prepare, fetch, songbook
   tokenizer train SOURCE...     learn a tokenizer that several runs can share
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip
   info RUN | CONFIG.toml        parameters, FLOPs, memory, expected time
   doctor                        what this machine can do
+  bench tokenize                measured beside other tools, in turns
 
 RUN is a run folder, by default the latest in runs/. A first try:
 

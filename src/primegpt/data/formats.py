@@ -20,7 +20,7 @@ from primegpt.errors import DataError, nearest
 
 BOM = b"\xef\xbb\xbf"
 CSV_FIELD_LIMIT = 2**31 - 1  # of characters; the library's own is 131,072
-PART = 16_000_000  # bytes of a text held at once
+PART = 4_000_000  # bytes of a text held at once
 PARQUET_ROWS = 256  # read at once
 INSTALL_DATA = "pip install 'primegpt[data]'"
 
