@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from primegpt import tokenizers
 from primegpt.errors import ConfigError, DataError, MismatchError
-from primegpt.tokenizers import base
+from primegpt.tokenizers import base, store
 from primegpt.tokenizers.bpe import ByteLevelBPE
 from primegpt.tokenizers.char import CharTokenizer
 from primegpt.tokenizers.sentencepiece import SentencePieceBPE
@@ -297,3 +297,15 @@ def test_threads_do_not_start_threads_of_their_own(monkeypatch):
     workers = base.in_threads(lambda _: base.in_threads(lambda _: threading.get_ident(), range(8)), range(8))
     assert all(len(set(each)) == 1 for each in workers)
     assert len({each[0] for each in workers}) <= 4
+
+
+@pytest.mark.parametrize(
+    "texts", [["one two", "three", "", " four"], ["<|endoftext|>", "a<|endoftext|>b", "c"], [""], ["x"]]
+)
+def test_several_texts_at_once_have_the_ids_of_each(texts):
+    for kind in ("bpe", "char", "sentencepiece"):
+        tokenizer = store.train(kind, ["one two three four <|endoftext|> abcx"], 400 if kind != "char" else None)
+        arrays = tokenizer.encode_arrays(texts)
+        assert [array.tolist() for array in arrays] == [tokenizer.encode(text) for text in texts]
+        assert all(array.dtype == tokenizer.id_dtype for array in arrays)
+        assert not any(tokenizer.eot_id in array for array in arrays)

@@ -143,28 +143,29 @@ class _Encoder:
 
     def encode(self, piece: list[Assigned]) -> Encoded:
         tally, text_bytes = Tally(), dict.fromkeys(SPLITS, 0)
-        encode = self.record if self.template else self.text
         rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        for split, number, document in piece:
-            row, size = encode(number, document, tally)
+        found = self.records(piece, tally) if self.template else self.texts([document for _, _, document in piece])
+        for (split, _, _), (row, size) in zip(piece, found, strict=True):
             rows[split].append(row)
             text_bytes[split] += size
         batches = {split: in_a_line(some) for split, some in rows.items() if some}
         return Encoded(batches, text_bytes, sum(_size(document) for _, _, document in piece), tally)
 
-    def text(self, number: int, document: Document, tally: Tally) -> tuple[Row, int]:
-        """The text's ids and size. A document is opened by the end-of-text id: every real token then has a context."""
-        ids = self.tokenizer.encode_array(document.text)
-        opens = not document.continues
-        return Row(opens, np.concatenate([self.opening, ids]) if opens else ids, None), utf8_size(document.text)
+    def texts(self, documents: list[Document]) -> Iterator[tuple[Row, int]]:
+        """Ids and size of each text. The end-of-text id opens a document: every real token then has a context."""
+        arrays = self.tokenizer.encode_arrays([document.text for document in documents])
+        for document, ids in zip(documents, arrays, strict=True):
+            opens = not document.continues
+            yield Row(opens, np.concatenate([self.opening, ids]) if opens else ids, None), utf8_size(document.text)
 
-    def record(self, number: int, document: Document, tally: Tally) -> tuple[Row, int]:
-        """A record's ids and roles, and the size of its answer."""
+    def records(self, piece: list[Assigned], tally: Tally) -> Iterator[tuple[Row, int]]:
+        """Ids and roles of each record, and the size of its answer."""
         assert self.template is not None
-        example = self.template.encode(document, number, self.tokenizer, self.limit, tally)
-        answer = example.ids[example.roles == SUPERVISED]
-        size = len(self.tokenizer.decode_bytes(answer, skip_special_tokens=True))
-        return Row(True, example.ids, example.roles), size
+        for _, number, document in piece:
+            example = self.template.encode(document, number, self.tokenizer, self.limit, tally)
+            answer = example.ids[example.roles == SUPERVISED]
+            size = len(self.tokenizer.decode_bytes(answer, skip_special_tokens=True))
+            yield Row(True, example.ids, example.roles), size
 
 
 def _size(document: Document) -> int:

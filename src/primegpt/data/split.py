@@ -45,7 +45,7 @@ class Library:
         for document in clean_documents(self.config, report):
             if self.config.max_bytes and size >= self.config.max_bytes:
                 break
-            size += len(document.text) + sum(len(str(value)) for value in document.fields.values())
+            size += len(document.text) or sum(len(str(value)) for value in document.fields.values())
             if kept is not None:
                 kept.append(document)
                 if size > IN_MEMORY and STDIN not in self.config.sources:
