@@ -186,6 +186,9 @@ class DataConfig(Section):
             yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
 
 
+BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys of the section train
+
+
 class TrainConfig(Section):
     """The optimisation. A step consumes batch_size * gradient_accumulation_steps * sequence_length tokens."""
 
@@ -406,6 +409,8 @@ def resolve(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None
     merged: dict[str, Any] = {}
     for layer in (Layer(recipe or {}), Layer(preset), *named):
         _check(layer)
+        if BUDGETS & layer.values.get("train", {}).keys():  # `--minutes 1` takes the place of a recipe's max_steps
+            merged["train"] = {key: value for key, value in merged.get("train", {}).items() if key not in BUDGETS}
         merged = _merge(merged, layer.values)
     config = Config.model_validate(merged)
     if problems := list(config.problems()):

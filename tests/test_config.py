@@ -1,0 +1,56 @@
+"""The order in which the sources of a configuration win, and what is said about a wrong one."""
+
+import pytest
+
+from primegpt.config import Layer, preset_name, read_toml, resolve, write_toml
+from primegpt.errors import ConfigError
+
+
+def test_later_layers_win_above_the_preset_above_the_recipe():
+    recipe = {"model": {"preset": "prime", "n_layer": 2}, "train": {"learning_rate": 1e-1, "optimizer": "adamw"}}
+    file, flags = {"model": {"n_layer": 3, "n_head": 2}}, {"model": {"n_layer": 4}}
+    config = resolve(file, flags, recipe=recipe)
+    assert (config.model.n_layer, config.model.n_head, config.model.preset) == (4, 2, "prime")
+    assert config.train.optimizer == "muon"  # the preset's, above the recipe's
+    assert resolve(file, {"model": {"preset": "gpt2"}}, recipe=recipe).train.optimizer == "adamw"
+
+
+def test_a_presets_name_counts_wherever_it_stands():
+    assert preset_name({"model": {"preset": "qwen3"}}, {"train": {}}, {"model": {"preset": "prime"}}) == "prime"
+    with pytest.raises(ConfigError, match="'prme' is not a preset; did you mean 'prime'"):
+        resolve({"model": {"preset": "prme"}})
+
+
+def test_a_budget_takes_the_place_of_an_earlier_layers():
+    file = {"train": {"max_steps": 5000, "batch_size": 3}}
+    config = resolve(file, {"train": {"minutes": 1.0}})
+    assert (config.train.minutes, config.train.max_steps, config.train.batch_size) == (1.0, None, 3)
+    with pytest.raises(ConfigError, match=r"train\.minutes and train\.epochs are both a budget"):
+        resolve(file, {"train": {"minutes": 1.0, "epochs": 2.0}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"n_layers": 2}}, r"my\.toml: unknown key 'model\.n_layers'; did you mean 'n_layer'"),
+        ({"modle": {}}, "modle"),
+        ({"model": {"n_embd": 10, "n_head": 3}}, "not divisible"),
+        ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate"),
+        ({"train": {"batch_size": 0}}, r"train\.batch_size"),
+        ({"train": {"sequence_length": 99}, "model": {"block_size": 9}}, "above"),
+        ({"data": {"min_length": 9, "max_length": 3}}, "nothing is left"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_origin(values, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(Layer(values, "my.toml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resolved_configuration_is_written_and_read_back(tmp_path):
+    config = resolve({"model": {"preset": "prime", "vocab_size": 99}, "data": {"sources": ("a", "b")}})
+    (tmp_path / "config.toml").write_text(write_toml(config), encoding="utf-8")
+    assert resolve(read_toml(tmp_path / "config.toml")) == config
+    (tmp_path / "config.toml").write_text("model = [", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_toml(tmp_path / "config.toml")

@@ -1,0 +1,69 @@
+"""Every recipe trains: its own text format, tokenizer and settings, with sizes and budget cut to a few steps."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from primegpt import api
+from primegpt.cli.main import run
+from primegpt.config import read_toml, resolve
+from primegpt.data.fetch import corpora_folder
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+GPT2 = Path(os.environ.get("PRIMEGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "gpt2"
+
+SMALL = [
+    *("--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "16", "--model.block_size", "128"),
+    *("--train.sequence_length", "64", "--train.batch_size", "2", "--train.gradient_accumulation_steps", "2"),
+    *("--train.max_steps", "2", "--train.threads", "1", "--train.warmup_steps", "0", "--data.val_tokens", "64"),
+    *("--data.songs", "60", "--generate.max_new_tokens", "4"),
+]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A user's folder: the text that recipes call `my.txt`, and a web corpus as if it had been fetched."""
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text("the river ran under a bridge of stone\n" * 200, encoding="utf-8")
+    folder = corpora_folder() / "fineweb-edu"
+    folder.mkdir(parents=True)
+    pages = [f"Page {n} is about rivers, bridges and stones, and how they came to be. " * 5 for n in range(60)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": pages}), folder / "000_00000.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains(recipe, place, capsys):
+    flags = list(SMALL)
+    config = resolve(read_toml(recipe))
+    if config.tokenizer.kind == "gpt2":
+        if not GPT2.exists():
+            pytest.skip("needs GPT-2's vocabulary files")
+        flags += ["--tokenizer.path", str(GPT2)]
+    elif config.tokenizer.kind != "char":
+        flags += ["--tokenizer.vocab_size", "700"]
+    assert run(["train", str(recipe), "--out", "run", *flags], 0.0) == 0
+    trained = api.load("run")
+    assert trained.step > 0
+    assert trained.config.model.preset == config.model.preset
+    assert trained.generate("", max_new_tokens=4) is not None
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_can_be_forecast(recipe, capsys):
+    assert run(["info", str(recipe)], 0.0) == 0
+    printed = capsys.readouterr().out
+    assert "parameters" in printed
+    assert "memory for training" in printed
+
+
+def test_the_web_recipe_is_as_its_ancestor_was():
+    config = resolve(read_toml(next(path for path in RECIPES if path.stem == "fineweb-edu-16m")))
+    train = config.train
+    assert train.batch_size * train.gradient_accumulation_steps * (train.sequence_length or 0) == 32_768
+    assert train.max_steps == 12_207
+    assert round(12_207 * 32_768 / 300e6, 2) == 1.33
