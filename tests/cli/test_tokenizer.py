@@ -123,7 +123,7 @@ def test_a_run_with_a_swapped_tokenizer_is_refused_with_both_fingerprints(place,
     for kind in ("sentencepiece", "char"):
         other = tokenizers.train(kind, "another text, another tokenizer " * 50, own.vocab_size)
         shutil.rmtree("run/tokenizer")
-        other.save("run/tokenizer")
+        tokenizers.save(other, "run/tokenizer")
         for command in (["generate", "run", "the"], ["train", "--resume", "run"]):
             assert run(command, 0.0) == 2
             complaint = capsys.readouterr().err

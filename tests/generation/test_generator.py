@@ -11,7 +11,8 @@ from torch import Tensor
 from primegpt.config import GenerateConfig
 from primegpt.errors import MismatchError, NonFiniteError, UsageError
 from primegpt.generation.context import CachedContext, Row, UncachedContext
-from primegpt.generation.generator import Completion, Generator
+from primegpt.generation.decoder import Completion
+from primegpt.generation.generator import Generator
 from primegpt.generation.logits import choose
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
@@ -326,7 +327,7 @@ def test_sixteen_bits(random_model: MakeModel, tokenizer, preset: str) -> None:
         Generator(for_decoding(model, "bf16"), tokenizer),
         Generator(random_model(preset).bfloat16(), tokenizer),
     ):
-        with patch("primegpt.generation.generator.choose", wraps=choose) as seen:
+        with patch("primegpt.generation.decoder.choose", wraps=choose) as seen:
             assert [len(samples) for samples in generator.generate(prompts, SAMPLED, num_samples=2)] == [2, 2]
         logits = seen.call_args.args[0]
         assert (logits.dtype, logits.requires_grad) == (torch.bfloat16, False)

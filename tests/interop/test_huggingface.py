@@ -13,6 +13,7 @@ from primegpt import api
 from primegpt.cli.main import run as command
 from primegpt.errors import UsageError
 from primegpt.interop import huggingface
+from primegpt.tokenizers import store
 from primegpt.tokenizers.char import CharTokenizer
 
 LLAMA = {"qk_norm": False}  # what turns the qwen3 preset into Llama
@@ -178,7 +179,7 @@ def test_rows_beyond_the_tokenizer_are_padding(exported, letters, tmp_path):
 
 
 def test_another_tokenizer_can_be_named(exported, letters, tmp_path):
-    letters.save(tmp_path / "mine")
+    store.save(letters, tmp_path / "mine")
     for name in ("primegpt.json", "tokenizer.json"):
         (exported / name).unlink()
     refused(exported, "no tokenizer", "--tokenizer")

@@ -137,7 +137,8 @@ def test_beam_search_is_theirs(
     with torch.no_grad():
         model.wte.weight *= 0.4  # flat enough for any token to come, the end of text too
     their_model, tokenizer, compared = twin(model), Ids(12), set()
-    for end, prompt in [(7, [3, 1, 4]), (0, [1, 5]), (2, [9, 2, 6, 5, 3]), (4, [8]), (10, [1, 11]), (3, [6, 6])]:
+    prompts = [[3, 1, 4], [1, 5], [9, 2, 6, 5, 3], [8], [1, 11], [6, 6]]
+    for end, prompt in enumerate([*prompts, *prompts]):
         tokenizer.eot_id = end
         settings = GenerateConfig(
             num_beams=beams, length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14,
@@ -154,4 +155,5 @@ def test_beam_search_is_theirs(
             assert one.ids == (written[: written.index(end)] if end in written else written)
             assert one.score == pytest.approx(score, abs=1e-4)
             compared.add(len(one.ids))
-    assert len(compared) > 2  # texts of different lengths were among them
+    # Texts of different lengths were among them; a high penalty favours the longest there can be.
+    assert len(compared) > (1 if penalty > 1 else 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from primegpt import tokenizers
+from primegpt.tokenizers import store
 
 CONTROLS = {"control": ["<song>", "</song>", "<prompt>"], "structure": ["[chorus]", "[verse]"]}
 
@@ -83,7 +84,7 @@ def huggingface(tmp_path_factory):
 
     def read(tokenizer):
         folder = tmp_path_factory.mktemp(tokenizer.kind)
-        tokenizer.save(folder)
+        store.save(tokenizer, folder)
         theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
         theirs.encode_special_tokens = True
         return theirs

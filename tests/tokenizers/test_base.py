@@ -270,7 +270,7 @@ assert not {"numpy", "torch", "tokenizers", "tiktoken", "sentencepiece"} & set(s
 t.load
 import primegpt.tokenizers.char, primegpt.tokenizers.gpt2, primegpt.tokenizers.sentencepiece
 assert not {"torch", "tokenizers", "tiktoken", "sentencepiece"} & set(sys.modules), "load"
-assert set(dir(t)) == {"Tokenizer", "load", "train"}
+assert set(dir(t)) == {"Tokenizer", "load", "save", "train"}
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -8,6 +8,7 @@ import pytest
 
 from primegpt import tokenizers
 from primegpt.errors import ConfigError, TokenizerError
+from primegpt.tokenizers import store
 from primegpt.tokenizers.bpe import ByteLevelBPE, to_letters
 from primegpt.tokenizers.gpt2 import GPT2
 
@@ -23,7 +24,7 @@ def ours():
 @pytest.fixture
 def folder(ours, tmp_path):
     """A tokenizer.json with no record of ours beside it."""
-    ours.save(tmp_path)
+    store.save(ours, tmp_path)
     (tmp_path / "primegpt.json").unlink()
     return tmp_path
 
@@ -86,7 +87,7 @@ def test_tokens_that_were_added_stay_special(ours, folder):
 def test_ids_are_those_of_the_tokenizers_library(folder, bpe, tmp_path):
     from tokenizers import Tokenizer
 
-    bpe.save(tmp_path / "other")
+    store.save(bpe, tmp_path / "other")
     (tmp_path / "other" / "primegpt.json").unlink()
     for place in (folder, tmp_path / "other"):
         theirs = Tokenizer.from_file(str(place / "tokenizer.json"))
@@ -176,7 +177,7 @@ def test_gpt2s_files_in_all_forms_make_the_same_tokenizer(gpt2, shared_data, tmp
     shutil.copy(files / "vocab.bpe", tmp_path / "merges.txt")
     shutil.copy(files / "encoder.json", tmp_path / "vocab.json")
     assert tokenizers.load(tmp_path).fingerprint == plain.fingerprint
-    plain.save(tmp_path / "json")
+    store.save(plain, tmp_path / "json")
     (tmp_path / "json" / "primegpt.json").unlink()
     edit(tmp_path / "json", VARIANTS["merges as strings"])
     loaded = tokenizers.load(tmp_path / "json")

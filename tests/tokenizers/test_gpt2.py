@@ -8,6 +8,7 @@ from primegpt import tokenizers
 from primegpt.config import ModelConfig
 from primegpt.errors import ConfigError, MismatchError, TokenizerError
 from primegpt.tokenizers import gpt2 as our_module
+from primegpt.tokenizers import store
 from primegpt.tokenizers.gpt2 import GPT2, VOCAB_BPE, VOCAB_BPE_SHA256, are_gpt2s
 
 PUBLISHED_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -57,7 +58,7 @@ def test_own_special_tokens_come_after_gpt2s(plain, gpt2):
 
 
 def test_it_is_saved_and_loaded_as_gpt2(gpt2, tmp_path):
-    gpt2.save(tmp_path)
+    store.save(gpt2, tmp_path)
     loaded = tokenizers.load(tmp_path)
     assert isinstance(loaded, GPT2)
     assert loaded.fingerprint == gpt2.fingerprint
@@ -72,7 +73,7 @@ def test_other_merges_are_not_gpt2s(plain, tmp_path):
         assert not are_gpt2s(other)
         with pytest.raises(ValueError, match="not those of GPT-2"):
             GPT2(other)
-    plain.save(tmp_path)
+    store.save(plain, tmp_path)
     record = tmp_path / "primegpt.json"
     record.write_text(record.read_text(encoding="utf-8").replace('"gpt2"', '"bpe"'), encoding="utf-8")
     with pytest.raises(MismatchError, match=FINGERPRINT):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from primegpt import tokenizers
 from primegpt.errors import ConfigError, DataError, TokenizerError
 from primegpt.tokenizers import sentencepiece as our_module
+from primegpt.tokenizers import store
 from primegpt.tokenizers.sentencepiece import SPACE, SentencePieceBPE, count_words
 from primegpt.tokenizers.sentencepiece_model import read_names, write_model
 
@@ -27,7 +28,7 @@ wordy = st.lists(
 def library(sentencepiece, tmp_path_factory):
     """The library, with the file that we save."""
     folder = tmp_path_factory.mktemp("saved")
-    sentencepiece.save(folder)
+    store.save(sentencepiece, folder)
     return read_by_library(folder)
 
 
@@ -73,7 +74,7 @@ def test_the_real_text_has_the_ids_of_the_library(shared_data, tmp_path):
     shakespeare = (shared_data / "tinyshakespeare.txt").read_text(encoding="utf-8")
     tokenizer = tokenizers.train("sentencepiece", shakespeare, 8000, {"control": ["<song>"]})
     assert tokenizer.vocab_size == 8000
-    tokenizer.save(tmp_path)
+    store.save(tokenizer, tmp_path)
     assert tokenizer.encode_array(shakespeare).tolist() == read_by_library(tmp_path).encode(shakespeare)
 
 
@@ -269,7 +270,7 @@ def test_hostile_models_are_refused_before_the_library_sees_them(sentencepiece, 
     def never(*_, **__):
         raise AssertionError("the library was given a hostile file")
 
-    sentencepiece.save(tmp_path)
+    store.save(sentencepiece, tmp_path)
     monkeypatch.setattr("sentencepiece.SentencePieceProcessor", never)
     for content in hostile_models(sentencepiece):
         (tmp_path / "tokenizer.model").write_bytes(content)

@@ -9,7 +9,8 @@ from typing import Any, cast
 from primegpt.config import Config, GenerateConfig, read_toml, resolve
 from primegpt.data.template import Template, template_for
 from primegpt.errors import MismatchError, UsageError
-from primegpt.generation.generator import Completion, Generator
+from primegpt.generation.decoder import Completion
+from primegpt.generation.generator import Generator
 from primegpt.model.gpt import GPT
 from primegpt.model.quantize import Precision, for_decoding
 from primegpt.run.folder import RunFolder, latest_run

@@ -29,7 +29,7 @@ def train_tokenizer(
     tokenizer = store.train(config.kind, texts, asked, config.special_tokens)
     if asked and tokenizer.vocab_size < asked:
         say(f"the text gives {tokenizer.vocab_size:,} ids, not the {asked:,} asked for")
-    tokenizer.save(out)
+    store.save(tokenizer, out)
     return tokenizer
 
 

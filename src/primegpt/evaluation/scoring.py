@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from primegpt.generation.generator import inference
+from primegpt.generation.decoder import inference
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
 

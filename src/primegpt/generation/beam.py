@@ -8,7 +8,7 @@ import torch
 from primegpt.config import GenerateConfig
 from primegpt.errors import UsageError
 from primegpt.generation.context import Context, Row
-from primegpt.generation.generator import Completion, Generator, inference
+from primegpt.generation.decoder import Completion, Decoder, inference
 from primegpt.generation.logits import penalised
 
 
@@ -21,7 +21,7 @@ class Beam(NamedTuple):
 
 
 def beam_search(
-    generator: Generator, prompt: list[int], settings: GenerateConfig, num_samples: int = 1
+    decoder: Decoder, prompt: list[int], settings: GenerateConfig, num_samples: int = 1
 ) -> list[Completion]:
     """The best `num_samples` continuations found, best first, each with its `score`.
 
@@ -37,13 +37,13 @@ def beam_search(
             f"{num_samples} texts are asked of a search with {settings.num_beams} beams", "use as many beams as samples"
         )
     n = settings.num_beams
-    beams = [Beam(Row(prompt, generator.model.config.block_size), 0.0)]
-    context = generator.context([beams[0].row], settings)
+    beams = [Beam(Row(prompt, decoder.model.config.block_size), 0.0)]
+    context = decoder.context([beams[0].row], settings)
     complete: list[tuple[float, Completion]] = []
     for length in range(1, settings.max_new_tokens + 1):
         following: list[Beam] = []
-        for rank, beam in enumerate(continuations(generator, context, beams, settings)):
-            if ended := ending(generator, beam.row, settings):
+        for rank, beam in enumerate(continuations(decoder, context, beams, settings)):
+            if ended := ending(decoder, beam.row, settings):
                 if rank < n:
                     complete.append((beam.total / length**settings.length_penalty, ended))
             elif len(following) < n:
@@ -54,20 +54,20 @@ def beam_search(
         reachable = following[0].total / length**settings.length_penalty
         if len(complete) == n and (settings.early_stopping or reachable <= complete[-1][0]):
             break
-        with inference(generator.model):
+        with inference(decoder.model):
             context.select([beam.parent for beam in following])
         beams = following
     return [replace(completion, score=score) for score, completion in complete[:num_samples]]
 
 
-def continuations(generator: Generator, context: Context, beams: list[Beam], settings: GenerateConfig) -> list[Beam]:
+def continuations(decoder: Decoder, context: Context, beams: list[Beam], settings: GenerateConfig) -> list[Beam]:
     """The best one-token continuations of `beams`, best first: enough of them that `num_beams` do not end."""
     rows = [beam.row for beam in beams]
-    with inference(generator.model):
-        logprobs = generator.next_logits(context, rows).float().log_softmax(dim=-1)  # (B, V)
-        allowed = penalised(logprobs, settings, generator.banned, generator.text_so_far(rows, settings))
+    with inference(decoder.model):
+        logprobs = decoder.next_logits(context, rows).float().log_softmax(dim=-1)  # (B, V)
+        allowed = penalised(logprobs, settings, decoder.banned, decoder.text_so_far(rows, settings))
         totals = allowed + torch.tensor([[beam.total] for beam in beams], device=logprobs.device)
-        wanted = (1 + len(generator.stop_ids)) * settings.num_beams
+        wanted = (1 + len(decoder.stop_ids)) * settings.num_beams
         best = totals.flatten().topk(min(wanted, totals.numel()))
         parents = (best.indices // totals.size(-1)).tolist()
         ids = (best.indices % totals.size(-1)).tolist()
@@ -81,13 +81,13 @@ def continuations(generator: Generator, context: Context, beams: list[Beam], set
     return found
 
 
-def ending(generator: Generator, row: Row, settings: GenerateConfig) -> Completion | None:
+def ending(decoder: Decoder, row: Row, settings: GenerateConfig) -> Completion | None:
     """The completed text, if `row` ends here."""
     prompt, ids = row.ids[: row.prompt_length], row.added
-    if ids[-1] in generator.stop_ids:
-        text = generator.tokenizer.decode(ids[:-1])
+    if ids[-1] in decoder.stop_ids:
+        text = decoder.tokenizer.decode(ids[:-1])
         return Completion(prompt, ids[:-1], text, "stop", row.logprobs[:-1])
-    text = generator.tokenizer.decode(ids) if settings.stop_strings or len(ids) == settings.max_new_tokens else ""
+    text = decoder.tokenizer.decode(ids) if settings.stop_strings or len(ids) == settings.max_new_tokens else ""
     if found := [at for stop in settings.stop_strings if (at := text.find(stop)) >= 0]:
         return Completion(prompt, ids, text[: min(found)], "stop", row.logprobs)
     if len(ids) == settings.max_new_tokens:

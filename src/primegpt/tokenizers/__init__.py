@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from primegpt.tokenizers.base import Tokenizer
-    from primegpt.tokenizers.store import load, train
+    from primegpt.tokenizers.store import load, save, train
 
-__all__ = ["Tokenizer", "load", "train"]
+__all__ = ["Tokenizer", "load", "save", "train"]
 
-_HOME = {"Tokenizer": "base", "load": "store", "train": "store"}
+_HOME = {"Tokenizer": "base", "load": "store", "save": "store", "train": "store"}
 
 
 def __getattr__(name: str) -> object:

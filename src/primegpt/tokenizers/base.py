@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -220,22 +219,6 @@ class Tokenizer(ABC):
                 f"{owner} belongs to the tokenizer {expected}, but this {self.kind} tokenizer is {self.fingerprint}",
                 "use the two that were made together",
             )
-
-    def save(self, folder: str | Path) -> None:
-        """Write the tokenizer into `folder`, which is made if need be (see store.py)."""
-        from primegpt.tokenizers import store
-
-        store.save(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a saved tokenizer and verify it. Raises MismatchError if it is of another kind than `cls`."""
-        from primegpt.tokenizers import store
-
-        tokenizer = store.load(folder)
-        if not isinstance(tokenizer, cls):
-            raise MismatchError(f"{folder} holds a {tokenizer.kind} tokenizer", "use primegpt.tokenizers.load")
-        return tokenizer
 
 
 class JsonTokenizer(Tokenizer):
