@@ -13,6 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,8 @@ def _cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) ->
         return None
 
 
-def _locked(folder: Path, report: Report) -> FileLock:
+@contextmanager
+def _locked(folder: Path, report: Report) -> Iterator[None]:
     """The right to build `folder`, for one process at a time; it goes when the process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
@@ -259,7 +261,10 @@ def _locked(folder: Path, report: Report) -> FileLock:
     except Timeout:
         report("another process is preparing the same data; waiting for it")
         lock.acquire()
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _build(
