@@ -16,10 +16,10 @@ from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
 
 try:
-    from lm_eval import evaluator  # pyrefly: ignore[missing-import]
-    from lm_eval.api.model import TemplateLM  # pyrefly: ignore[missing-import]
-    from lm_eval.tasks import TaskManager  # pyrefly: ignore[missing-import]
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyrefly: ignore[missing-import]
+    from lm_eval import evaluator
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
     raise UsageError("--harness needs lm-evaluation-harness", "pip install 'primegpt[eval]'") from error
 
