@@ -17,6 +17,8 @@ _HOMES = {
     "describe": "facts",
     "describe_evaluation": "evaluation_table",
     "evaluate": "evaluation",
+    "experiment_alignment": "experiments",
+    "experiment_duplication": "experiments",
     "export": "interop",
     "import_model": "interop",
     "info": "facts",
@@ -32,6 +34,8 @@ __all__ = [
     "describe",
     "describe_evaluation",
     "evaluate",
+    "experiment_alignment",
+    "experiment_duplication",
     "export",
     "import_model",
     "info",
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from primegpt.api.chat import Chat
     from primegpt.api.evaluation import evaluate
     from primegpt.api.evaluation_table import describe_evaluation
+    from primegpt.api.experiments import experiment_alignment, experiment_duplication
     from primegpt.api.facts import describe, info
     from primegpt.api.interop import export, import_model
     from primegpt.api.runs import Run, completion_facts, load

@@ -206,7 +206,7 @@ class Examples:
 def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -> Examples:
     """`count` outputs by the run's own generation settings, from prompts that it has not seen."""
     songs = list(songbook(count, seed=PROMPT_SEED)) if SONGBOOK in run.config.data.sources else None
-    pairs = [_song_pair(run, song) for song in songs] if songs else _held_out_pairs(run, corpus, count)
+    pairs = [song_pair(run, song) for song in songs] if songs else _held_out_pairs(run, corpus, count)
     say(f"writing {len(pairs)} texts of at most {run.config.generate.max_new_tokens} tokens")
     contexts = [context for context, _ in pairs]
     written = [samples[0] for samples in run.generator().generate(contexts, run.settings())]
@@ -214,7 +214,7 @@ def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -
     return Examples(contexts, [c.ids for c in written], [truth for _, truth in pairs], texts, songs)
 
 
-def _song_pair(run: Run, song: Song) -> tuple[list[int], list[int]]:
+def song_pair(run: Run, song: Song) -> tuple[list[int], list[int]]:
     """A song's prompt and its lyrics in ids, as they stood in training."""
     if run.template is None:
         prompt, lyrics = encode_pair(run.tokenizer, f"{song.prompt}\n\n", song.lyrics)
@@ -260,7 +260,7 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
             else "adherence compares prompts with each other, and --limit leaves one",
             "measure a run of `primegpt train songbook`" if not songs else "raise --limit",
         )
-    no_prompt = _without_prompt(run, songs[0])
+    no_prompt = without_prompt(run, songs[0])
     pairs = list(zip(examples.contexts, examples.truth, strict=True))
     if max(map(len, examples.contexts)) >= run.config.model.block_size:
         raise DataError(f"the prompts fill the model's block of {run.config.model.block_size} tokens")
@@ -274,7 +274,7 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
     }
 
 
-def _without_prompt(run: Run, song: Song) -> list[int]:
+def without_prompt(run: Run, song: Song) -> list[int]:
     """What stands before a song whose prompt is left out, as training leaves it out."""
     if run.template is None:
         return [run.tokenizer.eot_id, *encode_pair(run.tokenizer, "\n\n", song.lyrics)[0]]

@@ -24,6 +24,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip
   info RUN | CONFIG.toml        parameters, FLOPs, memory, expected time
   doctor                        what this machine can do
+  experiment alignment          why prompts are ignored, shown on this machine; also experiment duplication
   bench tokenize                measured beside other tools, in turns
 
 RUN is a run folder, by default the latest in runs/. A first try:

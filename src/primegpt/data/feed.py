@@ -35,6 +35,7 @@ def training_batches(config: Config, shards: Shards) -> Batches:
             gradient_accumulation_steps=train.gradient_accumulation_steps,
             seed=train.seed,
             prompt_dropout=data.prompt_dropout,
+            mask_prompt=data.mask_prompt,
         )
     return TrainingWindows(
         shards,
