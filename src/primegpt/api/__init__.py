@@ -21,6 +21,7 @@ _HOMES = {
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
+    "report": "report",
     "resume": "training",
     "train": "training",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "import_model",
     "info",
     "load",
+    "report",
     "resume",
     "train",
 ]
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from primegpt.api.evaluation_table import describe_evaluation
     from primegpt.api.facts import describe, info
     from primegpt.api.interop import export, import_model
+    from primegpt.api.report import report
     from primegpt.api.runs import Run, completion_facts, load
     from primegpt.api.songs import demo
     from primegpt.api.training import resume, train

@@ -88,7 +88,7 @@ def chart(
     ]
     unit = f" <span>{escaped(y)}</span>" if y else ""
     shape = "chart wide" if wide else "chart"
-    legend = f'<ul class="legend">{legend}</ul>' if len(series) > 1 or series[0].name != title else ""
+    legend = f'<ul class="legend">{legend}</ul>' if len(series) > 1 else ""
     return (
         f'<figure class="{shape}" data-chart="{escaped(json.dumps(facts))}" tabindex="0">'
         f"<figcaption><b>{escaped(title)}</b>{unit}</figcaption>{legend}"
@@ -273,4 +273,5 @@ def _in_words(series: Series) -> str:
     """For those who do not see the drawing, and for programs without scripts."""
     known = [(at, value) for at, value in series.points if value is not None]
     (first, begin), (last, end) = known[0], known[-1]
-    return f"{series.name}: {short_number(begin)} at {first:g}, {short_number(end)} at {last:g}"
+    name = f"{series.name}: " if series.name else ""
+    return f"{name}{short_number(begin)} at {first:g}, {short_number(end)} at {last:g}"

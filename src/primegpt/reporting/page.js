@@ -31,7 +31,7 @@ for (const figure of document.querySelectorAll("[data-chart]")) {
     box.firstChild.textContent = `${x} ${format(at)}`;
     series.forEach((line, number) => {
       const points = known[number], point = points[nearest(points, at, (p) => p[0])];
-      const near = Math.abs(point[0] - at) <= width / 20;
+      const near = at > points[0][0] - width / 20 && at < points[points.length - 1][0] + width / 20;
       dots[number].hidden = !near;
       if (!near) return;
       dots[number].style.left = `${(100 * (point[0] - domain[0])) / width}%`;
