@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from primegpt.api.report import report
+from primegpt.api.reports import report
 from primegpt.config import resolve, write_toml
 from primegpt.errors import RunFolderError, UsageError
 from primegpt.run.checkpoint import save_checkpoint

@@ -21,7 +21,7 @@ _HOMES = {
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
-    "report": "report",
+    "report": "reports",
     "resume": "training",
     "train": "training",
 }
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from primegpt.api.evaluation_table import describe_evaluation
     from primegpt.api.facts import describe, info
     from primegpt.api.interop import export, import_model
-    from primegpt.api.report import report
+    from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load
     from primegpt.api.songs import demo
     from primegpt.api.training import resume, train
