@@ -28,10 +28,10 @@ from primegpt.run.folder import RunFolder, next_run_path
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
+from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import display
-from primegpt.training.report import plot_losses
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it

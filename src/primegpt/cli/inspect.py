@@ -28,6 +28,21 @@ def info(target: Path | None = None, *, as_json: Annotated[bool, Parameter(name=
         print(f"{name:<22} {value}")
 
 
+def report(*runs: Path, out: Path | None = None) -> None:
+    """Write report.html: curves, samples over time, text, plan and settings of a run, or of several side by side.
+
+    Parameters
+    ----------
+    runs
+        Run folders; the latest run when none is given.
+    out
+        The file to write; report.html in the run's folder, or beside the first of several runs, when not given.
+    """
+    from primegpt import api
+
+    print(api.report(*runs, out=out))
+
+
 def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
     """Tell what this machine can do, and whether a training step works on it.
 

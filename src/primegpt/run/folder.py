@@ -147,6 +147,20 @@ class RunFolder:
                 owner.unlink(missing_ok=True)
             lock.release()
 
+    def in_use(self) -> bool:
+        """Whether a process has the lock at this moment."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / ".lock.pid").exists():  # nobody, or one that died: nothing is made in a folder at rest
+            return False
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written to
+            return False
+
     def _tidy(self) -> None:
         retention.tidy(self.checkpoints_dir)
         with atomic.io_errors(f"tidy {self.path}"):

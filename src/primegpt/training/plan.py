@@ -16,7 +16,7 @@ from primegpt.config import Config
 from primegpt.data.feed import Batches, training_batches
 from primegpt.data.prepare import Corpus
 from primegpt.model.gpt import GPT
-from primegpt.model.size import human_bytes, human_count, parameter_count, training_memory
+from primegpt.model.size import human_bytes, human_count, human_seconds, parameter_count, training_memory
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
 from primegpt.training.trainer import compute_gradients, update
@@ -232,15 +232,6 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
         ("machine", f"{train.device}, {train.threads} threads, {train.precision}, {train.attention} attention"),
         ("expected", f"{human_seconds(plan.expected_seconds)}, {plan.expected_memory_mb:,.0f} MB for training"),
     ]
-
-
-def human_seconds(seconds: float) -> str:
-    """90 → "1 min 30 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def conditions(config: Config) -> dict[str, Any]:
