@@ -70,7 +70,7 @@ def test_every_arm_is_measured_and_reported(place, found):
         assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_writer_that_recites_is_found_out():
+def test_seeds_are_put_together_at_the_steps_that_both_have():
     measures = {
         "held_out": [(0, 6.0), (5, 3.0), (9, 4.0)],
         "own": [(0, 6.0), (9, 1.0)],
@@ -83,8 +83,10 @@ def test_a_writer_that_recites_is_found_out():
         "samples": [""],
         "longest_text": "",
     }
-    finding = experiment.findings({"small": [measures, measures | {"held_out": [(0, 6.0), (9, 5.0)]}]})["kinds"]["small"]
-    assert finding["held_out"] == [(0, 6.0, 6.0, 6.0), (9, 4.5, 4.0, 5.0)]  # the steps that both have
+    finding = experiment.findings({"small": [measures, measures | {"held_out": [(0, 6.0), (9, 5.0)]}]})["kinds"][
+        "small"
+    ]
+    assert finding["held_out"] == [(0, 6.0, 6.0, 6.0), (9, 4.5, 4.0, 5.0)]
     assert finding["loss"] == [4.0, 5.0]
     assert finding["best"] == [3.0, 5.0]
     assert finding["own_loss"] == [1.0, 1.0]

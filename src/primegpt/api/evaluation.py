@@ -45,6 +45,7 @@ def evaluate(
     harness: Sequence[str] = (),
     limit: int | None = None,
     stride: int | None = None,
+    batch_size: int | None = None,
     checkpoint: str | int = "best",
     device: str = "auto",
     say: Say = to_stderr,
@@ -52,12 +53,13 @@ def evaluate(
     """What is asked for, as plain numbers by name; the loss on the run's own validation text when nothing is.
 
     `text` is a source as for training. `limit` bounds questions, prompts and harness documents. `stride` lets windows
-    of text overlap. Everything is computed in the precision of the weights, without autocast.
+    of text overlap, and `batch_size` of them are computed at once. Everything is computed in the precision of the
+    weights, without autocast.
     """
     run = load(path, checkpoint=checkpoint, device=device, say=say)
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}
     if text is not None or not (hellaswag or adherence or memorization or harness):
-        report["text"] = loss_of_text(run, text, stride=stride, say=say)
+        report["text"] = loss_of_text(run, text, stride=stride, batch_size=batch_size, say=say)
     if hellaswag:
         report["hellaswag"] = answer_hellaswag(run, hellaswag, limit=limit, say=say)
     if adherence or memorization:

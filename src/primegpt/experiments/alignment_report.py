@@ -13,20 +13,11 @@ from primegpt.reporting.page import Page
 
 Findings = Mapping[str, Any]
 
-HEADER = (
-    "arm",
-    "loss",
-    "on aligned songs",
-    "lift, words",
-    "lift, themes",
-    "lift, genre",
-    "lift, emotion",
-    "from prompt",
-)
+HEADER = ("arm", "loss", "on aligned", "lift: words", "themes", "genre", "emotion", "information")
 LEGEND = (
-    "loss: nats per token of held-out songs, under prompts as aligned as those of the arm's own book, and under aligned "
-    "ones. lift: how much better a song fits its own prompt than the others, with a 95% interval. from prompt: what the "
-    "loss of an aligned song rises by under another song's prompt, in nats per token."
+    "Loss: nats per token of held-out songs, under prompts as aligned as those of the arm's own book, and under "
+    "aligned ones. Lift: how much better a song fits its own prompt than the others, with a 95% interval. Information: "
+    "by what the loss of an aligned song rises under another song's prompt, in nats per token."
 )
 
 
