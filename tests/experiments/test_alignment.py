@@ -14,7 +14,8 @@ from primegpt.errors import UsageError
 from primegpt.evaluation.adherence import word_adherence
 from primegpt.experiments import alignment as experiment
 from primegpt.experiments import alignment_report as report
-from primegpt.experiments.arms import Notes
+from primegpt.experiments.arms import Notes, merged
+from primegpt.training.trainer import Trainer
 
 TINY = experiment.Size(
     seeds=(1,),
@@ -100,6 +101,28 @@ def test_a_finished_arm_is_not_trained_again(place, found, monkeypatch):
     assert trained == ["alignment-1-seed-1"]
     assert notes.read_bytes() == kept
     assert again == found
+
+
+def test_an_interrupted_arm_is_taken_up_where_it_was(tmp_path, monkeypatch):
+    size = replace(TINY, max_steps=4, overrides=merged(TINY.overrides, {"train": {"checkpoint_interval": 1}}))
+    arm, said = experiment.arms(size)[0], list[str]()
+    place = experiments.Place(tmp_path / "out", said.append)
+    tokenizer = place.tokenizer(arm.book, size.vocab_size, "song")
+    step = Trainer.step
+
+    def stopped(self):
+        if self.state.step == 2:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            place.carry_out([arm], tokenizer, lambda run, arm: {"step": run.step})
+    assert place.notes.read(arm) is None
+    place.carry_out([arm], tokenizer, lambda run, arm: {"step": run.step})
+    assert "continuing at step 2 of 4" in said
+    assert place.notes.read(arm) == {"step": 4}
 
 
 def test_other_settings_do_not_mix_with_what_was_measured(place, found):
