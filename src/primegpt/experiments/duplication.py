@@ -36,13 +36,13 @@ class Size:
     """How much of everything."""
 
     seeds: tuple[int, ...] = SEEDS
-    max_steps: int = 1000
+    max_steps: int = 600
     batch_size: int = 5
     small_songs: int = 96
     """70 KB of them; a tenth is held out."""
     times: int = 143
     """How often the small text stands in 10 MB."""
-    held_out: int = 200
+    held_out: int = 100
     prompts: int = 50
     vocab_size: int = 2048
     overrides: Settings = field(default_factory=dict)
