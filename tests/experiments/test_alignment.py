@@ -9,6 +9,7 @@ import pytest
 
 from primegpt import api
 from primegpt.api import experiments
+from primegpt.cli.main import run
 from primegpt.data.songbook import songbook
 from primegpt.errors import UsageError
 from primegpt.evaluation.adherence import word_adherence
@@ -72,9 +73,9 @@ def test_arms_differ_in_their_prompts_alone(place, found):
         books[alignment] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [each["lyrics"] for each in books[0.0]] == [each["lyrics"] for each in books[1.0]]
     assert all(a["prompt"] != b["prompt"] for a, b in zip(books[0.0], books[1.0], strict=True))
-    runs = [api.load(place / "runs" / f"alignment-{a}-seed-1") for a in "01"]
-    assert runs[0].tokenizer.fingerprint == runs[1].tokenizer.fingerprint
-    left, right = (run.config.model_dump(exclude={"plan"}) for run in runs)
+    opened = [api.load(place / "runs" / f"alignment-{a}-seed-1") for a in "01"]
+    assert opened[0].tokenizer.fingerprint == opened[1].tokenizer.fingerprint
+    left, right = (each.config.model_dump(exclude={"plan"}) for each in opened)
     assert left.pop("data") | {"sources": ()} == right.pop("data") | {"sources": ()}
     assert left == right
     unmasked = api.load(place / "runs" / "alignment-0-no-masking-seed-1").config
@@ -103,6 +104,10 @@ def test_a_finished_arm_is_not_trained_again(place, found, monkeypatch):
     assert again == found
 
 
+def _step(run, arm):
+    return {"step": run.step}
+
+
 def test_an_interrupted_arm_is_taken_up_where_it_was(tmp_path, monkeypatch):
     size = replace(TINY, max_steps=4, overrides=merged(TINY.overrides, {"train": {"checkpoint_interval": 1}}))
     arm, said = experiment.arms(size)[0], list[str]()
@@ -118,11 +123,22 @@ def test_an_interrupted_arm_is_taken_up_where_it_was(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopped)
         with pytest.raises(KeyboardInterrupt):
-            place.carry_out([arm], tokenizer, lambda run, arm: {"step": run.step})
+            place.carry_out([arm], tokenizer, _step)
     assert place.notes.read(arm) is None
-    place.carry_out([arm], tokenizer, lambda run, arm: {"step": run.step})
+    place.carry_out([arm], tokenizer, _step)
     assert "continuing at step 2 of 4" in said
     assert place.notes.read(arm) == {"step": 4}
+
+
+def test_the_command_prints_the_table_or_json(place, found, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "QUICK", TINY)
+    assert run(["experiment", "alignment", "--quick", "--out", str(place)], 0.0) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| " + " | ".join(report.HEADER) + " |"
+    assert [line.split(" | ")[0] for line in lines[2:8]] == [f"| {kind}" for kind in KINDS]
+    assert lines[-1].endswith("report.html")
+    assert run(["experiment", "alignment", "--quick", "--out", str(place), "--json"], 0.0) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"].keys() == set(KINDS)
 
 
 def test_other_settings_do_not_mix_with_what_was_measured(place, found):

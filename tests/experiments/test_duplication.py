@@ -5,6 +5,7 @@ import json
 import pytest
 
 from primegpt import api
+from primegpt.cli.main import run
 from primegpt.data.songbook import songbook
 from primegpt.experiments import duplication as experiment
 from primegpt.experiments import duplication_report as report
@@ -68,6 +69,12 @@ def test_every_arm_is_measured_and_reported(place, found):
     assert "What copies are worth" in (place / "report.html").read_text(encoding="utf-8")
     for name in ("held-out", "own", "copied"):
         assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_prints_the_table(place, found, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "FULL", TINY)
+    assert run(["experiment", "duplication", "--out", str(place)], 0.0) == 0
+    assert "| 70 KB copied to 10 MB |" in capsys.readouterr().out
 
 
 def test_seeds_are_put_together_at_the_steps_that_both_have():
