@@ -48,7 +48,7 @@ def _lift(measured: Findings) -> str:
     if measured["lift"] is None:
         return "–"
     low, high = measured["interval"]
-    return f"{measured['lift']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{measured['lift']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def conclusions(found: Findings) -> list[str]:
