@@ -91,10 +91,10 @@ def is_matrix_of_block(name: str, parameter: Tensor) -> bool:
 
 
 class Optimizers:
-    """The optimizers of one model behind one `step`, with state saved and restored by parameter name."""
+    """The optimizers of what learns in one model, behind one `step`; state is saved and restored by parameter name."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, matmul_dtype: torch.dtype = torch.float32) -> None:
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
         adam = [p for p in self.names if not any(p is other for other in muon)]
         groups = [
