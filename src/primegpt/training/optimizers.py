@@ -101,16 +101,12 @@ class Optimizers:
             {"params": [p for p in adam if decays(self.names[p], p)], "weight_decay": config.weight_decay},
             {"params": [p for p in adam if not decays(self.names[p], p)], "weight_decay": 0.0},
         ]
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
-        self.members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.learning_rate,
-                betas=(config.beta1, config.beta2),
-                eps=1e-8,
-                fused=fused,
-            )
-        ]
+        self.members: list[torch.optim.Optimizer] = []
+        if adam:
+            rate, betas = config.learning_rate, (config.beta1, config.beta2)
+            fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
+            filled = [group for group in groups if group["params"]]
+            self.members.append(torch.optim.AdamW(filled, lr=rate, betas=betas, eps=1e-8, fused=fused))
         if muon:
             rate, decay = config.muon_learning_rate, config.weight_decay
             self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype))
