@@ -117,7 +117,7 @@ class TokenizerConfig(Section):
     special_tokens: dict[str, Names] = {}
     """Special tokens of your own, by kind: a list of names, or one string with spaces between them."""
     path: str | None = None
-    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one."""
+    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one; it has a kind already."""
 
     @property
     def learnt_vocab_size(self) -> int | None:
@@ -131,6 +131,8 @@ class DataConfig(Section):
 
     sources: tuple[str, ...] = ()
     """Files, folders, globs, `-` for standard input, `hf:NAME`, the name of a fetched corpus, or `songbook`."""
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """How often each source is drawn from, as [3, 1]; when unset, all text is one, and is seen equally often."""
     text_field: str = "text"
     """The field of a record (.jsonl, .csv, .parquet, data set) that holds the text."""
     songs: int = Field(8000, ge=1)
@@ -186,9 +188,12 @@ class DataConfig(Section):
         """What is wrong between fields, each with its remedy."""
         if self.min_length and self.max_length and self.min_length > self.max_length:
             yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
+        if self.weights and self.sources and len(self.weights) != len(self.sources):
+            yield f"data.weights has {len(self.weights)} numbers for {len(self.sources)} sources; give one for each"
 
 
 BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys of the section train
+LEARNT = {"kind", "vocab_size"}  # keys of the section tokenizer
 
 
 class TrainConfig(Section):
@@ -275,7 +280,7 @@ class GenerateConfig(Section):
     """Tokens to add."""
     temperature: float = Field(0.9, ge=0.0)
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int | None = Field(200, ge=0)
+    top_k: int = Field(200, ge=0)
     """Sample among the k likeliest only; 0 for all."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Sample among the fewest tokens whose probabilities reach p."""
@@ -441,6 +446,8 @@ def resolve(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None
         _check(layer)
         if BUDGETS & layer.values.get("train", {}).keys():  # `--minutes 1` takes the place of a recipe's max_steps
             merged["train"] = {key: value for key, value in merged.get("train", {}).items() if key not in BUDGETS}
+        if "path" in layer.values.get("tokenizer", {}):  # likewise a ready tokenizer that of one to be learnt
+            merged["tokenizer"] = {k: v for k, v in merged.get("tokenizer", {}).items() if k not in LEARNT}
         merged = _merge(merged, layer.values)
     config = Config.model_validate(merged)
     if problems := list(config.problems()):

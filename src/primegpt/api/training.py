@@ -216,7 +216,7 @@ def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, obse
     return Trainer(
         config,
         model,
-        training_batches(config, corpus.train),
+        training_batches(config, corpus),
         train_set=evaluation_set(corpus.train, corpus.tokenizer, config),
         val_set=evaluation_set(corpus.val, corpus.tokenizer, config),
         folder=folder,
@@ -345,13 +345,13 @@ def audited_tokens(config: Config) -> int:
 
 
 def fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
-    """`model.vocab_size` from the tokenizer. Raises MismatchError if the configuration says otherwise."""
+    """`model.vocab_size` and the kind from the tokenizer. Raises MismatchError if the configuration says otherwise."""
     if config.model.vocab_size not in (0, tokenizer.vocab_size):
         raise MismatchError(
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids",
             "leave model.vocab_size out: it is the tokenizer's",
         )
-    return config.with_values(model={"vocab_size": tokenizer.vocab_size})
+    return config.with_values(model={"vocab_size": tokenizer.vocab_size}, tokenizer={"kind": tokenizer.kind})
 
 
 def run_name(config: Config) -> str:

@@ -41,6 +41,8 @@ class Document:
     """Where it stands, for messages: "lyrics.jsonl, line 12"."""
     continues: bool = False
     """Whether this goes on with the document before: a long text comes in parts."""
+    group: int = 0
+    """Which of the sources it came from, counted from 0."""
 
 
 # A reader gets the open file, its name, and the field that holds the text (None: whole records, without text).

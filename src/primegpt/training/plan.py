@@ -14,6 +14,7 @@ import torch
 
 from primegpt.config import Config, TrainConfig
 from primegpt.data.feed import Batches, training_batches
+from primegpt.data.mixture import Mixture
 from primegpt.data.prepare import Corpus
 from primegpt.model.size import human_bytes, human_count, lora_parameter_count, parameter_count, training_memory
 from primegpt.training.assemble import assemble
@@ -106,7 +107,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
     config = config.with_values(train={"sequence_length": length})
-    batches = training_batches(config, corpus.train)
+    batches = training_batches(config, corpus)
     notes = []
     if train.compile and (reason := why_not_compiled(config, batches)):
         config = config.with_values(train={"compile": False})
@@ -224,13 +225,14 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
     """The plan in words, a row a choice, for printing."""
     model, train, plan = config.model, config.train, config.plan
     parameters = parameter_count(model)
-    batches = training_batches(config, corpus.train)
+    batches = training_batches(config, corpus)
     steps = train.max_steps or 0
     total = steps * batches.tokens_per_step
     text = f"{human_bytes(corpus.train_bytes)} to train on, {human_bytes(corpus.val_bytes)} held out"
     kernels = f"{train.attention} attention{', compiled' if train.compile else ''}"
     rows = [
         ("text", f"{text}, {corpus.n_documents} document{'s' if corpus.n_documents > 1 else ''}"),
+        *_shares(config, batches, steps),
         ("tokenizer", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} ids"),
         (
             "model",
@@ -259,6 +261,14 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
         share = f"{human_count(learns)} parameters learn, {100 * learns / (parameters + learns):.2g}% of all"
         rows.insert(3, ("lora", f"rank {config.lora.rank}: {share}"))
     return rows
+
+
+def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str]]:
+    """What each source gives to a mixture, and how often it will have been seen."""
+    if not isinstance(batches, Mixture):
+        return []
+    sources = zip(config.data.sources, batches.shares, batches.epochs(steps), strict=True)
+    return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
 
 
 def human_seconds(seconds: float) -> str:
