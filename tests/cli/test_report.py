@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from primegpt.cli.main import run
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
+TINY += ["--train.attention", "sdpa"]
 TINY += [
     "--train.max_steps",
     "4",
@@ -29,7 +31,10 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_run_that_was_really_trained(place, capsys):
-    assert run(["train", "text.txt", *TINY], 0.0) == 0
+    assert run(["train", "text.txt", *TINY, "--train.tensorboard"], 0.0) == 0
+    events = EventAccumulator("runs/text-1/tensorboard").Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("final/val/loss")] == [4]
     capsys.readouterr()
     assert run(["report"], 0.0) == 0
     printed = capsys.readouterr()

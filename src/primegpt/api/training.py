@@ -32,6 +32,7 @@ from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import display
+from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
@@ -58,6 +59,8 @@ def train(
     config = configure([str(s) if isinstance(s, Path) else s for s in sources], flags)
     path = Path(out) if out else next_run_path(run_name(config))
     RunFolder(path).refuse_unless_free(overwrite)
+    if config.train.tensorboard:
+        require_tensorboard()
     config = planning.prepare_device(config)
     require_text(config)
     corpus = prepare(config.data, config.tokenizer, context=context_of(config), report=say)
@@ -69,6 +72,7 @@ def train(
     with ExitStack() as stack:
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
+        stack.enter_context(mirrored(folder, config.train.tensorboard))
         store.save(corpus.tokenizer, folder.tokenizer_dir)
         write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
         write_text_atomic(folder.config_path, write_toml(config))
@@ -86,12 +90,15 @@ def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_
         config = load_config(folder)
         if not folder.data_path.exists():
             raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
+        if config.train.tensorboard:
+            require_tensorboard()
         config = planning.prepare_device(config)
         tokenizer = store.load(folder.tokenizer_dir)
         record = json.loads(folder.data_path.read_text(encoding="utf-8"))
         tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         corpus = reopen(record, config.data, tokenizer, context=context_of(config), report=say)
-        return _fit(folder, config, corpus, observer=observer, say=say, resuming=True)
+        with mirrored(folder, config.train.tensorboard):
+            return _fit(folder, config, corpus, observer=observer, say=say, resuming=True)
 
 
 def _fit(
@@ -123,6 +130,7 @@ def _fit(
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
     run = load(folder.path)
+    run.folder = folder  # whose followers are told the result too
     judge(run, corpus, trainer.state.step, print)
     return run
 
