@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,8 +88,12 @@ def test_metrics_hold_every_key_that_is_promised(place):
         assert line["val/bits_per_byte"] == pytest.approx(line["val/loss"] / math.log(2))  # a character is a byte here
 
 
-def test_tensorboard_has_the_same_lines(place):
-    events = EventAccumulator("runs/text-1/tensorboard").Reload()
+@pytest.mark.parametrize("resumed", [False, True])
+def test_tensorboard_has_the_same_lines(place, tmp_path, resumed):
+    shutil.copytree("runs/text-1", tmp_path / "run")
+    if resumed:
+        assert run(["train", "--resume", str(tmp_path / "run")], 0.0) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
     assert [event.step for event in events.Scalars("val/bits_per_byte")] == [0, 2, 4]
     assert [event.step for event in events.Scalars("final/val/loss")] == [4]
