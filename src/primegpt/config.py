@@ -179,6 +179,8 @@ class DataConfig(Section):
     """How often an instruction is left out in training, so that a model also writes without one (song, response)."""
     drop_labels: bool = False
     """Leave genre and emotion out together with the instruction."""
+    base_text: str | None = None
+    """For fine-tuning: a text whose loss is told before and after; the base run's own validation text when unset."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""
@@ -305,6 +307,32 @@ class GenerateConfig(Section):
     """Begin every prompt with the end-of-text id, as documents did in training; set by training."""
 
 
+LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_gate", "mlp.c_proj")
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters in place of training every weight: what is adapted, and how much can change."""
+
+    rank: int = Field(0, ge=0)
+    """Rank of each change; 0: no adapters, every weight is trained."""
+    alpha: float = Field(16.0, gt=0.0)
+    """The change is scaled by alpha / rank, so that a learning rate fits every rank."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability of what goes into an adapter."""
+    targets: Annotated[Names, Field(min_length=1)] = LORA_TARGETS
+    """Linear layers that are adapted; those that a model does not have (mlp.c_gate in GPT-2) are passed over."""
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the targets, each with its remedy."""
+        for target in self.targets:
+            if target not in LORA_TARGETS:
+                yield f"lora.targets: {target!r} is no linear layer of a block; {nearest(target, LORA_TARGETS)}"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 class PlanRecord(Section):
     """What was measured or chosen before step 1. Written by training, read by resume; not meant for editing."""
 
@@ -333,6 +361,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoRAConfig = LoRAConfig()
     generate: GenerateConfig = GenerateConfig()
     plan: PlanRecord = PlanRecord()
 
@@ -341,6 +370,7 @@ class Config(Section):
         yield from self.model.problems()
         yield from self.data.problems()
         yield from self.train.problems()
+        yield from self.lora.problems()
         if (self.train.sequence_length or 0) > self.model.block_size:
             yield (
                 f"train.sequence_length = {self.train.sequence_length} is above "

@@ -18,6 +18,7 @@ _HOMES = {
     "describe_evaluation": "evaluation_table",
     "evaluate": "evaluation",
     "export": "interop",
+    "finetune": "finetuning",
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
@@ -34,6 +35,7 @@ __all__ = [
     "describe_evaluation",
     "evaluate",
     "export",
+    "finetune",
     "import_model",
     "info",
     "load",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from primegpt.api.evaluation import evaluate
     from primegpt.api.evaluation_table import describe_evaluation
     from primegpt.api.facts import describe, info
+    from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
     from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load

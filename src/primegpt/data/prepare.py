@@ -104,15 +104,19 @@ def prepare(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
     *,
+    tokenizer: Tokenizer | None = None,
     context: int = 1024,
     cache: Path | None = None,
     report: Report = _silent,
 ) -> Corpus:
     """Read `config.sources` and return them as shards, built now or taken from the cache if nothing has changed.
 
-    `context` is the length of training windows in tokens, which records have to fit into. `cache` is as in
-    `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that cannot be used.
+    `tokenizer` is used in place of the one that `tokenizer_config` describes. `context` is the length of training
+    windows in tokens, which records have to fit into. `cache` is as in `cache_folder`; `report` gets a line for each
+    thing worth knowing. Raises DataError for text that cannot be used.
     """
+    if tokenizer:
+        return _prepare(Library(config, report), config, tokenizer, context, cache, report)
     own = tokenizer_config.special_tokens
     special_tokens = vocabulary(config, own)
     tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
@@ -191,6 +195,8 @@ def _prepare(
         with _locked(folder, report):
             if not _cached(folder, _silent):  # unless another process has just built it
                 _build(folder, library, surveyed, split, tokenizer, template, config, context, report)
+    except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
+        raise
     except OSError as error:
         raise PrimegptError(
             f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",

@@ -37,7 +37,7 @@ Pointer = Literal["best", "last"]
 # whose deletion was cut short is still known for what it was.
 CONTENTS = (
     *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", "metrics.jsonl"),
-    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "adapter/*", "tokenizer/*", ".tmp-*"),
+    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "base", "adapter/*", "tokenizer/*", ".tmp-*"),
     "tensorboard/events.out.tfevents.*",
     "config.toml",
 )
@@ -112,6 +112,16 @@ class RunFolder:
     @property
     def checkpoints_dir(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def base_dir(self) -> Path:
+        """Of a fine-tuned run: the run that it started from, weights only."""
+        return self.path / "base"
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Of a run with adapters: these alone, as PEFT reads them."""
+        return self.path / "adapter"
 
     @property
     def data_path(self) -> Path:
