@@ -14,6 +14,7 @@ from primegpt.model.size import (
     human_count,
     human_seconds,
     inference_memory,
+    lora_parameter_count,
     parameter_breakdown,
     training_memory,
 )
@@ -108,7 +109,7 @@ def _results(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
             page.notes(["The held-out texts are not the same, so neither is the task: compare with care."], "warning")
     for name, run in zip(names, runs, strict=True):
         page.notes(_of(name, runs, run.remarks), "warning")
-        page.notes(_of(name, runs, _overfitting(run)))
+        page.notes(_of(name, runs, _overfitting(run) + _forgetting(run)))
 
 
 def _several(values: Iterable[Any]) -> bool:
@@ -145,6 +146,16 @@ def _overfitting(run: History) -> list[str]:
         f"The validation loss was lowest at step {run.early_stopping.best_step:,} ({best:.4f}) and has risen to "
         f"{last:.4f} since, a sign of learning by heart: more text, a smaller model or dropout would help. "
         f"Commands use the checkpoint of the lowest loss."
+    ]
+
+
+def _forgetting(run: History) -> list[str]:
+    """What fine-tuning cost on the text that its base was trained on, in words."""
+    before, after = run.last("base/loss_before"), run.last("base/loss_after")
+    if before is None or after is None:
+        return []
+    return [
+        f"Fine-tuned: the loss on the base's own held-out text went from {before:.4f} to {after:.4f} nats per token."
     ]
 
 
@@ -301,10 +312,12 @@ def _model(run: History) -> Rows:
         ("parameters", f"{count.total:,}"),
         ("outside embeddings", f"{count.non_embedding:,}"),
         *((f"in {name}", f"{size:,}") for name, size in parts.items() if size),
-        ("FLOPs of training", f"{human_count(flops)} a token"),
     ]
-    if seen:
-        rows[-1] = ("FLOPs of training", f"{human_count(flops)} a token, {human_count(flops * seen)} so far")
+    if config.lora.rank:
+        trained = lora_parameter_count(config)
+        rows.append(("trained by LoRA", f"{trained:,} ({trained / count.total:.2%}), rank {config.lora.rank}"))
+    so_far = f", {human_count(flops * seen)} so far" if seen else ""
+    rows.append(("FLOPs of training", f"{human_count(flops)} a token{so_far}"))
     if (mfu := run.median("mfu")) is not None:
         rows.append(("model FLOPs utilisation", f"{mfu:.1%} of the matrix-product rate measured here"))
     rows.append(("memory for training", human_bytes(training_memory(config).total)))
