@@ -92,6 +92,7 @@ def test_metrics_hold_every_key_that_is_promised(place):
 def test_tensorboard_has_the_same_lines(place, tmp_path, resumed):
     shutil.copytree("runs/text-1", tmp_path / "run")
     if resumed:
+        shutil.rmtree(tmp_path / "run" / "tensorboard")
         assert run(["train", "--resume", str(tmp_path / "run")], 0.0) == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
