@@ -245,6 +245,8 @@ class TrainConfig(Section):
     """How many of the last checkpoints stay (3), or milestones: the weights of log-spaced steps too (small models)."""
     log_interval: int | None = Field(None, ge=1)
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
+    tensorboard: bool = False
+    """Write the lines of metrics.jsonl for TensorBoard too, into the run's folder tensorboard (the extra [track])."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better validation loss."""
     seed: int = Field(1337, ge=0)

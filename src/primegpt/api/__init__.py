@@ -22,6 +22,7 @@ _HOMES = {
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
+    "report": "reports",
     "resume": "training",
     "train": "training",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "import_model",
     "info",
     "load",
+    "report",
     "resume",
     "train",
 ]
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from primegpt.api.facts import describe, info
     from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
+    from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load
     from primegpt.api.songs import demo
     from primegpt.api.training import resume, train

@@ -27,7 +27,7 @@ from primegpt.evaluation import hellaswag as quiz
 from primegpt.evaluation.memorization import Copied, copied_from
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss, sliding_windows
 from primegpt.evaluation.scoring import encode_pair
-from primegpt.training.plan import human_seconds
+from primegpt.model.size import human_seconds
 
 PROMPT_SEED = 2  # of the songs that prompts are taken from; runs learn from the songbook of seed 0
 PROMPTS = 100  # outputs written for adherence and memorisation, when no limit is given

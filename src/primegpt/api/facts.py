@@ -10,6 +10,7 @@ from primegpt.model.size import (
     flops_per_token,
     human_bytes,
     human_count,
+    human_seconds,
     inference_memory,
     parameter_breakdown,
     training_memory,
@@ -86,5 +87,5 @@ def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if expected:
         how = "as planned" if facts["measured"] else "at half of the machine's matrix-product rate"
         machine = f"{facts['device']}, {facts['precision']}"
-        rows.append(("expected time", f"{planning.human_seconds(expected)} on this machine ({machine}), {how}"))
+        rows.append(("expected time", f"{human_seconds(expected)} on this machine ({machine}), {how}"))
     return rows

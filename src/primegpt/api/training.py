@@ -34,10 +34,11 @@ from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
 from primegpt.training.assemble import assemble, without_compilation
+from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import display
-from primegpt.training.report import plot_losses
+from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
@@ -81,6 +82,8 @@ def begin(
     `config.model.vocab_size` is that of the tokenizer, which a `base` brings along.
     """
     RunFolder(path).refuse_unless_free(overwrite)
+    if config.train.tensorboard:
+        require_tensorboard()
     config = planning.prepare_device(config)
     require_text(config)
     corpus = prepare(
@@ -99,6 +102,7 @@ def begin(
     with ExitStack() as stack:
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
+        stack.enter_context(mirrored(folder, config.train.tensorboard))
         if base:
             base.copy_to(folder.base_dir)
         store.save(corpus.tokenizer, folder.tokenizer_dir)
@@ -127,13 +131,16 @@ def resume(
         config = load_config(folder)
         if not folder.data_path.exists():
             raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
+        if config.train.tensorboard:
+            require_tensorboard()
         config = planning.prepare_device(config)
         tokenizer = store.load(folder.tokenizer_dir)
         record = json.loads(folder.data_path.read_text(encoding="utf-8"))
         tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         corpus = reopen(record, config.data, tokenizer, context=context_of(config), report=say)
         budget = resolve(settings or {}).train
-        return _fit(folder, config, corpus, observer=observer, say=say, resuming=True, budget=budget)
+        with mirrored(folder, config.train.tensorboard):
+            return _fit(folder, config, corpus, observer=observer, say=say, resuming=True, budget=budget)
 
 
 def _fit(
@@ -166,6 +173,7 @@ def _fit(
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
     run = load(folder.path)
+    run.folder = folder  # whose followers are told the result too
     judge(run, corpus, trainer.state.step, print)
     if config.lora.rank:
         write_peft_adapter(folder, config, say)

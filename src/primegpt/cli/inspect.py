@@ -1,4 +1,4 @@
-"""`primegpt info` and `primegpt doctor`."""
+"""`primegpt info`, `primegpt report` and `primegpt doctor`."""
 
 import json
 import sys
@@ -26,6 +26,21 @@ def info(target: Path | None = None, *, as_json: Annotated[bool, Parameter(name=
         return
     for name, value in api.describe(facts):
         print(f"{name:<22} {value}")
+
+
+def report(*runs: Path, out: Path | None = None) -> None:
+    """Write report.html: curves, samples over time, text, plan and settings of a run, or of several side by side.
+
+    Parameters
+    ----------
+    runs
+        Run folders; the latest run when none is given.
+    out
+        The file to write; report.html in the run's folder, or beside the first of several runs, when not given.
+    """
+    from primegpt import api
+
+    print(api.report(*runs, out=out))
 
 
 def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:

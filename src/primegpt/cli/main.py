@@ -24,6 +24,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   tokenizer train SOURCE...     learn a tokenizer that several runs can share
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip
   info RUN | CONFIG.toml        parameters, FLOPs, memory, expected time
+  report RUN...                 curves, samples, settings as a web page; several runs side by side
   doctor                        what this machine can do
   bench tokenize                measured beside other tools, in turns
 

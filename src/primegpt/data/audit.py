@@ -12,7 +12,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,14 @@ class AuditReport:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"tokens_per_parameter": self.tokens_per_parameter, "warnings": self.warnings}
+
+    @classmethod
+    def from_json(cls, values: Any) -> "AuditReport | None":
+        """The report that `as_json` gave; None if `values` is none, such as one of another version."""
+        try:
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (KeyError, TypeError):
+            return None
 
     def rows(self) -> list[tuple[str, str]]:
         """The report as a table: names and values."""

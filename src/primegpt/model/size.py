@@ -231,6 +231,15 @@ def human_bytes(count: float) -> str:
     return _human(count, 3, (" B", " KB", " MB", " GB", " TB"))
 
 
+def human_seconds(seconds: float) -> str:
+    """90 → "1 min 30 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 def _human(count: float, digits: int, units: tuple[str, ...]) -> str:
     for unit in units[:-1]:
         text = f"{count:.{digits}g}"

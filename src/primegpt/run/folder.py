@@ -38,6 +38,7 @@ Pointer = Literal["best", "last"]
 CONTENTS = (
     *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", "metrics.jsonl"),
     *("samples/step-*.txt", "loss.png", "report.html", "data.json", "base", "adapter/*", "tokenizer/*", ".tmp-*"),
+    "tensorboard/events.out.tfevents.*",
     "config.toml",
 )
 LOCK_FILES = (".lock", ".lock.pid")
@@ -48,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.followers: list[Callable[[Mapping[str, Any]], None]] = []  # are told each line of metrics.jsonl
 
     @classmethod
     def create(cls, path: Path, overwrite: bool = False) -> "RunFolder":
@@ -129,6 +131,10 @@ class RunFolder:
     def loss_png(self) -> Path:
         return self.path / "loss.png"
 
+    @property
+    def tensorboard_dir(self) -> Path:
+        return self.path / "tensorboard"
+
     @contextmanager
     def lock(self) -> Generator[None, None, None]:
         """Be the one process that writes to this run, and clear what a dead one left half done.
@@ -157,6 +163,20 @@ class RunFolder:
                 owner.unlink(missing_ok=True)
             lock.release()
 
+    def in_use(self) -> bool:
+        """Whether a process has the lock at this moment."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / ".lock.pid").exists():  # nobody, or one that died: nothing is made in a folder at rest
+            return False
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written to
+            return False
+
     def _tidy(self) -> None:
         retention.tidy(self.checkpoints_dir)
         with atomic.io_errors(f"tidy {self.path}"):
@@ -168,9 +188,12 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, there to be read at once; NaN and infinities become null."""
-        line = json.dumps(_finite(row), allow_nan=False) + "\n"
+        row = _finite(row)
+        line = json.dumps(row, allow_nan=False) + "\n"
         with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
             file.write(line.encode("ascii"))
+        for follow in self.followers:
+            follow(row)
 
     def sync_metrics(self) -> None:
         """Wait until metrics.jsonl is on the disk, so that no checkpoint outlives the lines that led to it."""

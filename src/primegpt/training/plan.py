@@ -16,7 +16,14 @@ from primegpt.config import Config, TrainConfig
 from primegpt.data.feed import Batches, training_batches
 from primegpt.data.mixture import Mixture
 from primegpt.data.prepare import Corpus
-from primegpt.model.size import human_bytes, human_count, lora_parameter_count, parameter_count, training_memory
+from primegpt.model.size import (
+    human_bytes,
+    human_count,
+    human_seconds,
+    lora_parameter_count,
+    parameter_count,
+    training_memory,
+)
 from primegpt.training.assemble import assemble
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
@@ -269,15 +276,6 @@ def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str
         return []
     sources = zip(config.data.sources, batches.shares, batches.epochs(steps), strict=True)
     return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
-
-
-def human_seconds(seconds: float) -> str:
-    """90 → "1 min 30 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def conditions(config: Config) -> dict[str, Any]:

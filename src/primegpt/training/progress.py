@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from primegpt.training.plan import human_seconds
+from primegpt.model.size import human_seconds
 from primegpt.training.trainer import TrainState
 
 

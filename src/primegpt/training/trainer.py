@@ -207,7 +207,7 @@ class Trainer:
             self.sample()
 
     def due(self, interval: int | None) -> bool:
-        return interval is not None and (self.state.step % interval == 0 or self.state.step >= self.state.max_steps)
+        return interval is not None and (self.state.step % interval == 0 or self.finished)
 
     @property
     def finished(self) -> bool:
@@ -386,6 +386,9 @@ class Trainer:
         saved = dict(checkpoint.state["train"])
         stopping = saved.pop("early_stopping")
         self.state = TrainState(**saved, early_stopping=EarlyStopping(**stopping))
+        best = self.state.early_stopping.best_step
+        if best is not None and (self.folder.checkpoints_dir / step_name(best)).exists():  # not one that is now undone
+            self.folder.point("best", best)
         if "adapter" in checkpoint.tensors:
             load_adapters(self.model, checkpoint.tensors["adapter"])
         else:
@@ -398,6 +401,7 @@ class Trainer:
                 self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
         self.restored_from, self.saved_step = checkpoint, checkpoint.step
+        self.folder.point("last", checkpoint.step)  # a newer one was damaged, or the kill came just before this
 
     def _precedes(self, line: dict[str, Any]) -> bool:
         """Whether a line of metrics was written before the checkpoint was: an evaluation comes after its own."""
