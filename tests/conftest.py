@@ -32,9 +32,13 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Commands run in this process set their own number; small models only lose time to the hand-over."""
+def plain_arithmetic() -> None:
+    """Commands run in this process set up their own; small models only lose time to the hand-over between threads.
+
+    Training also takes the smallest numbers for zero, which Hypothesis does not put up with.
+    """
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

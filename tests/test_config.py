@@ -1,8 +1,10 @@
 """The order in which the sources of a configuration win, and what is said about a wrong one."""
 
+from typing import get_args
+
 import pytest
 
-from primegpt.config import Layer, preset_name, read_toml, resolve, write_toml
+from primegpt.config import LEARNT, Config, Layer, preset_name, read_toml, resolve, write_toml
 from primegpt.errors import ConfigError
 
 
@@ -54,3 +56,21 @@ def test_a_resolved_configuration_is_written_and_read_back(tmp_path):
     (tmp_path / "config.toml").write_text("model = [", encoding="utf-8")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(tmp_path / "config.toml")
+
+
+def test_nothing_that_can_be_said_is_lost_in_writing():
+    """TOML has no null, so a key may be unset only where that is what leaving it out means."""
+    for section in Config.model_fields:
+        for name, field in type(getattr(Config(), section)).model_fields.items():
+            if type(None) in get_args(field.annotation):
+                assert field.default is None, f"{section}.{name} = None would come back as {field.default}"
+    off = resolve({"generate": {"top_k": 0}})
+    assert "top_k = 0" in write_toml(off)
+
+
+def test_a_ready_tokenizer_takes_the_place_of_one_to_be_learnt():
+    recipe = {"tokenizer": {"kind": "char", "vocab_size": 300}}
+    config = resolve({"tokenizer": {"path": "tok"}}, recipe=recipe)
+    assert not LEARNT & config.tokenizer.model_fields_set
+    assert resolve({"tokenizer": {"path": "tok", "kind": "char"}}).tokenizer.kind == "char"
+    assert resolve(recipe, {"tokenizer": {"path": "tok"}}).tokenizer.vocab_size is None

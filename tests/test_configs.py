@@ -8,7 +8,7 @@ import pytest
 from primegpt import api
 from primegpt.cli.main import run
 from primegpt.config import read_toml, resolve
-from primegpt.data.fetch import corpora_folder
+from primegpt.data.fetch import CORPORA, corpora_folder
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 GPT2 = Path(os.environ.get("PRIMEGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "gpt2"
@@ -29,24 +29,41 @@ def place(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text("the river ran under a bridge of stone\n" * 200, encoding="utf-8")
-    folder = corpora_folder() / "fineweb-edu"
-    folder.mkdir(parents=True)
     pages = [f"Page {n} is about rivers, bridges and stones, and how they came to be. " * 5 for n in range(60)]
-    pyarrow.parquet.write_table(pyarrow.table({"text": pages}), folder / "000_00000.parquet")
+    reviews = [
+        f"Film {n} has a river in it.<br /><br />I liked the caf\u00e9 &amp; the bridge. " * 5 for n in range(60)
+    ]
+    for name, texts in (("fineweb-edu", pages), ("imdb", reviews)):
+        (corpora_folder() / name).mkdir(parents=True)
+        for file in CORPORA[name].files:
+            pyarrow.parquet.write_table(pyarrow.table({"text": texts}), corpora_folder() / name / file.name)
+    (corpora_folder() / "shakespeare").mkdir()
+    (corpora_folder() / "shakespeare" / "input.txt").write_text("To be, or not to be.\n" * 300, encoding="utf-8")
     return tmp_path
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_trains(recipe, place, capsys):
-    flags = list(SMALL)
-    config = resolve(read_toml(recipe))
+def flags_for(recipe: Path) -> list[str]:
+    """What makes a recipe small, and what it would download."""
+    flags, config = list(SMALL), resolve(read_toml(recipe))
     if config.tokenizer.kind == "gpt2":
         if not GPT2.exists():
             pytest.skip("needs GPT-2's vocabulary files")
         flags += ["--tokenizer.path", str(GPT2)]
     elif config.tokenizer.kind != "char":
         flags += ["--tokenizer.vocab_size", "700"]
-    assert run(["train", str(recipe), "--out", "run", *flags], 0.0) == 0
+    if config.data.sources[0].startswith("hf:"):
+        flags += ["--data.sources", "fineweb-edu"]
+    if config.data.val_fraction < 0.01:
+        flags += ["--data.val_fraction", "0.1"]
+    if config.train.compile:
+        flags += ["--train.compile=false"]
+    return flags
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains(recipe, place, capsys):
+    config = resolve(read_toml(recipe))
+    assert run(["train", str(recipe), "--out", "run", *flags_for(recipe)], 0.0) == 0
     trained = api.load("run")
     assert trained.step > 0
     assert trained.config.model.preset == config.model.preset
@@ -67,3 +84,20 @@ def test_the_web_recipe_is_as_its_ancestor_was():
     assert train.batch_size * train.gradient_accumulation_steps * (train.sequence_length or 0) == 32_768
     assert train.max_steps == 12_207
     assert round(12_207 * 32_768 / 300e6, 2) == 1.33
+
+
+def test_two_stages_first_reviews_then_lyrics(place, capsys):
+    """What the second stage changes is the weights: the network, the tokenizer and the first run stay."""
+    first, second = (
+        next(path for path in RECIPES if path.stem == name) for name in ("imdb-pretrain", "lyrics-finetune")
+    )
+    assert run(["train", str(first), "--out", "first", *flags_for(first)], 0.0) == 0
+    general = api.load("first")
+    budget = ["--train.max_steps", "2", "--train.warmup_steps", "0", "--train.threads", "1", "--data.songs", "60"]
+    assert run(["finetune", "first", str(second), "--out", "second", *budget], 0.0) == 0
+    tuned = api.load("second")
+    assert tuned.tokenizer.fingerprint == general.tokenizer.fingerprint
+    assert tuned.config.model == general.config.model
+    assert tuned.config.train.learning_rate == 1e-5
+    assert tuned.config.train.weight_decay == 0.01
+    assert "base text" in capsys.readouterr().out

@@ -31,14 +31,16 @@ def commands(page: Path) -> list[str]:
 
 def shortened(arguments: list[str]) -> list[str]:
     """The same command on a budget of three steps."""
-    if arguments[:1] != ["train"] or "--resume" in arguments or "--help" in arguments:
+    if arguments[:1] not in (["train"], ["finetune"]) or "--help" in arguments:
         return arguments
-    kept = list(arguments)
+    kept, resuming = list(arguments), "--resume" in arguments
+    if resuming and not set(BUDGETS) & set(kept):
+        return kept
     for budget in BUDGETS:
         while budget in kept:
             at = kept.index(budget)
             del kept[at : at + 2]
-    return [*kept, *SMALL]
+    return [*kept, "--train.max_steps", "6"] if resuming else [*kept, *SMALL]
 
 
 @pytest.fixture
@@ -48,6 +50,8 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
     words = "the river ran under a bridge of stone and the song went on until morning\n"
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
+    answer = json.dumps({"prompt": "what ran under the bridge?", "response": "the river"})
+    (tmp_path / "answers.jsonl").write_text(f"{answer}\n" * 40, encoding="utf-8")
     question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
     (tmp_path / "hellaswag.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
     (tmp_path / "configs").symlink_to(ROOT / "configs")

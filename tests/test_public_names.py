@@ -8,7 +8,10 @@ import primegpt
 
 
 def test_exported_names():
-    assert set(primegpt.__all__) == {"train", "resume", "load", "GPT", "ModelConfig", "Config", "Run", "tokenizers"}
+    assert set(primegpt.__all__) == {
+        *("train", "finetune", "resume", "load", "Run"),
+        *("GPT", "ModelConfig", "Config", "tokenizers"),
+    }
     for name in primegpt.__all__:
         assert getattr(primegpt, name) is not None
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported on first use, so that `import primegpt` does not import torch.
 _HOMES = {
     "train": "primegpt.api",
+    "finetune": "primegpt.api",
     "resume": "primegpt.api",
     "load": "primegpt.api",
     "Run": "primegpt.api",
@@ -19,11 +20,11 @@ _HOMES = {
     "ModelConfig": "primegpt.config",
     "Config": "primegpt.config",
 }
-__all__ = ["GPT", "Config", "ModelConfig", "Run", "load", "resume", "tokenizers", "train"]
+__all__ = ["GPT", "Config", "ModelConfig", "Run", "finetune", "load", "resume", "tokenizers", "train"]
 
 if TYPE_CHECKING:
     from primegpt import tokenizers
-    from primegpt.api import Run, load, resume, train
+    from primegpt.api import Run, finetune, load, resume, train
     from primegpt.config import Config, ModelConfig
     from primegpt.model.gpt import GPT
 

@@ -117,7 +117,7 @@ class TokenizerConfig(Section):
     special_tokens: dict[str, Names] = {}
     """Special tokens of your own, by kind: a list of names, or one string with spaces between them."""
     path: str | None = None
-    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one."""
+    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one; it has a kind already."""
 
     @property
     def learnt_vocab_size(self) -> int | None:
@@ -131,6 +131,8 @@ class DataConfig(Section):
 
     sources: tuple[str, ...] = ()
     """Files, folders, globs, `-` for standard input, `hf:NAME`, the name of a fetched corpus, or `songbook`."""
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """How often each source is drawn from, as [3, 1]; when unset, all text is one, and is seen equally often."""
     text_field: str = "text"
     """The field of a record (.jsonl, .csv, .parquet, data set) that holds the text."""
     songs: int = Field(8000, ge=1)
@@ -181,14 +183,19 @@ class DataConfig(Section):
     """Train on the answer of a record alone; false: on all of it. Validation asks for the answer either way."""
     drop_labels: bool = False
     """Leave genre and emotion out together with the instruction."""
+    base_text: str | None = None
+    """For fine-tuning: a text whose loss is told before and after; the base run's own validation text when unset."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""
         if self.min_length and self.max_length and self.min_length > self.max_length:
             yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
+        if self.weights and self.sources and len(self.weights) != len(self.sources):
+            yield f"data.weights has {len(self.weights)} numbers for {len(self.sources)} sources; give one for each"
 
 
 BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys of the section train
+LEARNT = {"kind", "vocab_size"}  # keys of the section tokenizer
 
 
 class TrainConfig(Section):
@@ -240,6 +247,8 @@ class TrainConfig(Section):
     """How many of the last checkpoints stay (3), or milestones: the weights of log-spaced steps too (small models)."""
     log_interval: int | None = Field(None, ge=1)
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
+    tensorboard: bool = False
+    """Write the lines of metrics.jsonl for TensorBoard too, into the run's folder tensorboard (the extra [track])."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better validation loss."""
     seed: int = Field(1337, ge=0)
@@ -275,7 +284,7 @@ class GenerateConfig(Section):
     """Tokens to add."""
     temperature: float = Field(0.9, ge=0.0)
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int | None = Field(200, ge=0)
+    top_k: int = Field(200, ge=0)
     """Sample among the k likeliest only; 0 for all."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Sample among the fewest tokens whose probabilities reach p."""
@@ -303,6 +312,32 @@ class GenerateConfig(Section):
     """Seed of sampling."""
     start_document: bool | None = None
     """Begin every prompt with the end-of-text id, as documents did in training; set by training."""
+
+
+LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_gate", "mlp.c_proj")
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters in place of training every weight: what is adapted, and how much can change."""
+
+    rank: int = Field(0, ge=0)
+    """Rank of each change; 0: no adapters, every weight is trained."""
+    alpha: float = Field(16.0, gt=0.0)
+    """The change is scaled by alpha / rank, so that a learning rate fits every rank."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability of what goes into an adapter."""
+    targets: Annotated[Names, Field(min_length=1)] = LORA_TARGETS
+    """Linear layers that are adapted; those that a model does not have (mlp.c_gate in GPT-2) are passed over."""
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the targets, each with its remedy."""
+        for target in self.targets:
+            if target not in LORA_TARGETS:
+                yield f"lora.targets: {target!r} is no linear layer of a block; {nearest(target, LORA_TARGETS)}"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
 
 class PlanRecord(Section):
@@ -333,6 +368,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoRAConfig = LoRAConfig()
     generate: GenerateConfig = GenerateConfig()
     plan: PlanRecord = PlanRecord()
 
@@ -341,6 +377,7 @@ class Config(Section):
         yield from self.model.problems()
         yield from self.data.problems()
         yield from self.train.problems()
+        yield from self.lora.problems()
         if (self.train.sequence_length or 0) > self.model.block_size:
             yield (
                 f"train.sequence_length = {self.train.sequence_length} is above "
@@ -413,6 +450,8 @@ def resolve(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None
         _check(layer)
         if BUDGETS & layer.values.get("train", {}).keys():  # `--minutes 1` takes the place of a recipe's max_steps
             merged["train"] = {key: value for key, value in merged.get("train", {}).items() if key not in BUDGETS}
+        if "path" in layer.values.get("tokenizer", {}):  # likewise a ready tokenizer that of one to be learnt
+            merged["tokenizer"] = {k: v for k, v in merged.get("tokenizer", {}).items() if k not in LEARNT}
         merged = _merge(merged, layer.values)
     config = Config.model_validate(merged)
     if problems := list(config.problems()):

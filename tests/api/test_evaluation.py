@@ -9,6 +9,7 @@ import pytest
 from primegpt import api
 from primegpt.api.evaluation import countdown, loss_of_text
 from primegpt.cli.main import run
+from primegpt.data import fetch
 
 SMALL = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.max_steps", "3"]
 TEXT = "the river ran under a bridge of stone and the song went on until morning\n"
@@ -95,6 +96,16 @@ def test_hellaswag_in_a_table(place, capsys):
     result = report(capsys, "text", "--hellaswag", "h.jsonl", "--limit", "1")["hellaswag"]
     assert result["acc_stderr"] is None
     assert result["items"] == 1
+
+
+def test_hellaswag_by_its_fetched_name(place, capsys):
+    assert run(["evaluate", "text", "--hellaswag", "hellaswag"], 0.0) == 2
+    assert "hellaswag is not on this machine; fetch it first: primegpt data fetch hellaswag" in capsys.readouterr().err
+    folder = fetch.corpora_folder() / "hellaswag"
+    folder.mkdir(parents=True)
+    line = {"ctx": "the river ran", "endings": ["under a bridge", "on", "until", "stone"], "label": "0"}
+    (folder / "hellaswag_val.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert report(capsys, "text", "--hellaswag", "hellaswag", "--limit", "1")["hellaswag"]["items"] == 1
 
 
 def test_adherence_and_memorisation_of_a_songbook_run(capsys):

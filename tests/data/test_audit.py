@@ -47,9 +47,9 @@ SONGS = [song.text for song in songbook(1400)]
 
 
 def test_70_kb_copied_to_10_mb():
-    began = time.perf_counter()
+    began = time.process_time()
     report = audit(documents([(words(70_000) * 143)[:10_000_000]]))
-    assert time.perf_counter() - began < 10  # about 1.5 s; the machine may be busy
+    assert time.process_time() - began < 10  # about 1.5 s; the machine may be busy
     assert report.repeated_share == pytest.approx(0.993, abs=0.001)
     assert report.distinct_bytes == pytest.approx(70_000, rel=0.02)
     assert report.leaked_share > 0.99

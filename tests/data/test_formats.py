@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -314,3 +315,27 @@ def test_a_data_set_is_streamed(dataset):
     assert [document.text for document in read(f"hf:{dataset}:test")] == ["held out"]
     assert "there is no field 'lyrics', only 'text', 'genre'" in refusal(f"hf:{dataset}", "lyrics")
     assert "cannot be read: ValueError" in refusal(f"hf:{dataset}::nothing")
+
+
+@pytest.mark.peers  # heavy to install
+@pytest.mark.filterwarnings("ignore")  # the library's own
+def test_without_a_network_a_data_set_fails_at_once():
+    """In a process of its own: where the hub is, is read when the library is imported. Nothing listens on port 9."""
+    script = """if True:
+        import time
+        from primegpt.data.hub import read_dataset
+        from primegpt.errors import DataError
+        import datasets
+        started = time.monotonic()
+        try:
+            next(read_dataset("some/thing", "text"))
+        except DataError as error:
+            print(time.monotonic() - started, error)"""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    printed = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    seconds, message = printed.stdout.strip().split(" ", 1)
+    assert float(seconds) < 4.0
+    assert message.startswith("hf:some/thing cannot be read: ConnectError")
+    assert "\n" not in message

@@ -20,7 +20,7 @@ from primegpt.data.prepare import Corpus, prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import Document
 from primegpt.data.split import split_documents
-from primegpt.errors import DataError, MismatchError, PrimegptError
+from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
 from primegpt.tokenizers import base, store
 
 CHAR = TokenizerConfig(kind="char")
@@ -364,3 +364,13 @@ def test_closing_a_corpus_lets_its_folder_be_deleted(home):
     corpus = prepare(sources(home), CHAR)
     corpus.close()
     shutil.rmtree(corpus.folder)
+
+
+def test_a_tokenizer_that_is_not_what_is_asked_for_is_refused(home):
+    store.save(store.train("char", [TEXT]), home / "tokenizer")
+    path = str(home / "tokenizer")
+    assert prepare(sources(home), TokenizerConfig(path=path, kind="char")).tokenizer.kind == "char"
+    with pytest.raises(ConfigError, match=r"tokenizer\.kind = 'bpe', but the tokenizer in .* has 'char'"):
+        prepare(sources(home), TokenizerConfig(path=path, kind="bpe"))
+    with pytest.raises(ConfigError, match=r"tokenizer\.vocab_size = 300, but the tokenizer in .* has"):
+        prepare(sources(home), TokenizerConfig(path=path, vocab_size=300))

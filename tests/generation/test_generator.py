@@ -21,7 +21,7 @@ from primegpt.model.quantize import for_decoding
 PRESETS = ["gpt2", "qwen3", "prime"]
 MakeModel = Callable[..., GPT]
 GREEDY = GenerateConfig(temperature=0.0, max_new_tokens=40)
-SAMPLED = GenerateConfig(temperature=1.0, top_k=None, max_new_tokens=40, seed=3)
+SAMPLED = GenerateConfig(temperature=1.0, top_k=0, max_new_tokens=40, seed=3)
 
 
 def rows_of(prompts: list[list[int]], block_size: int) -> list[Row]:

@@ -10,7 +10,7 @@ import torch
 from primegpt.config import GenerateConfig
 from primegpt.generation.logits import choose, draw, filtered, min_p, penalise_repetition, probabilities, top_k, top_p
 
-NO_RULES = GenerateConfig(temperature=1.0, top_k=None)
+NO_RULES = GenerateConfig(temperature=1.0, top_k=0)
 
 
 def kept(logits: torch.Tensor) -> list[set[int]]:
@@ -26,7 +26,7 @@ def brute_force(
             logits[i] * settings.repetition_penalty if logits[i] < 0 else logits[i] / settings.repetition_penalty
         )
     weights = {i: x / settings.temperature for i, x in enumerate(logits) if i not in banned}
-    if settings.top_k is not None:
+    if settings.top_k:
         kth = sorted(weights.values())[-min(settings.top_k, len(weights))]
         weights = {i: x for i, x in weights.items() if x >= kth}
     peak = max(weights.values())
@@ -57,7 +57,7 @@ def test_kept_sets_and_probabilities_equal_brute_force() -> None:
         banned = set(random.sample(range(V), random.randint(0, V - 1)))
         settings = GenerateConfig(
             temperature=random.choice([0.1, 0.9, 1.0, 3.0]),
-            top_k=random.choice([None, 1, 3, 10, 200]),
+            top_k=random.choice([0, 1, 3, 10, 200]),
             top_p=random.choice([0.01, 0.5, 0.9, 0.999, 1.0]),
             min_p=random.choice([0.0, 0.0, 0.05, 0.5]),
             repetition_penalty=random.choice([0.5, 1.0, 1.0, 1.3, 3.0]),
@@ -130,7 +130,7 @@ def test_bans_come_before_top_k_and_temperature_before_top_p() -> None:
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
     two = GenerateConfig(temperature=1.0, top_k=2)
     assert kept(filtered(logits, two, torch.tensor([0]))) == [{1, 2}]
-    flat = GenerateConfig(temperature=100.0, top_k=None, top_p=0.7)
+    flat = GenerateConfig(temperature=100.0, top_k=0, top_p=0.7)
     assert kept(filtered(logits, flat)) == [{0, 1, 2}]
     assert kept(filtered(logits, flat.model_copy(update={"temperature": 0.1}))) == [{0}]
 
@@ -138,7 +138,7 @@ def test_bans_come_before_top_k_and_temperature_before_top_p() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-30, 1e-3])
 def test_no_temperature_is_too_low(temperature: float) -> None:
     logits = torch.tensor([[1.0, 300.0, -1e4, 2.0], [0.5, 0.0, 0.25, -2.0]])
-    settings = GenerateConfig(temperature=temperature, top_k=None)
+    settings = GenerateConfig(temperature=temperature, top_k=0)
     uniforms = torch.tensor([0.0, 0.999], dtype=torch.float64)
     assert probabilities(logits, settings).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
     assert choose(logits, settings, uniforms).tolist() == [1, 0]

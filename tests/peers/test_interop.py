@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from primegpt import api, tokenizers
-from primegpt.config import GenerateConfig
+from primegpt.config import LORA_TARGETS, GenerateConfig, LoRAConfig
 from primegpt.interop.peft import write_adapter
 from primegpt.model.gpt import GPT
-from primegpt.model.lora import LoRA, adapters, add_lora, merged_weights, trainable_share
+from primegpt.model.lora import adapters, add_lora, merged_weights, trainable_share
 from primegpt.tokenizers.char import CharTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -173,7 +173,7 @@ def test_what_transformers_saved_gives_its_logits_here(kind, max_shard_size, tmp
 @pytest.mark.parametrize(("preset", "sizes"), [
     ("gpt2", {}), ("qwen3", {"n_kv_head": 2, "head_dim": 12}), ("qwen3", {"qk_norm": False, "bias": True}),
 ])  # fmt: skip
-@pytest.mark.parametrize("targets", [("attn.c_attn",), LoRA.targets])
+@pytest.mark.parametrize("targets", [("attn.c_attn",), LORA_TARGETS])
 @torch.inference_mode()
 def test_peft_puts_our_adapter_onto_the_exported_model(preset, sizes, targets, random_model, save_run, tmp_path):
     peft = pytest.importorskip("peft")
@@ -182,7 +182,7 @@ def test_peft_puts_our_adapter_onto_the_exported_model(preset, sizes, targets, r
     folder = api.export(save_run(model, letters), tmp_path / "hf", say=quiet)
     ids = torch.randint(100, (2, 20))
     plain = model(ids)
-    lora = LoRA(rank=4, alpha=10, targets=targets)
+    lora = LoRAConfig(rank=4, alpha=10, targets=targets)
     add_lora(model, lora)
     assert trainable_share(model) < 0.5
     layers = {}

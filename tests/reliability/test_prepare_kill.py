@@ -12,7 +12,7 @@ import pytest
 
 from primegpt.data.prepare import cache_folder
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.reliability, pytest.mark.timeout(1500)]
 
 SCRIPT = """if True:
     import sys

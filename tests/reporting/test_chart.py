@@ -76,6 +76,12 @@ def test_whiskers_reach_from_low_to_high():
     assert corners(paths(html, "whiskers")[0]) == [(0, SIZE), (0, SIZE / 2), (SIZE, SIZE / 2), (SIZE, 0)]
 
 
+def test_very_many_points_are_a_line_without_marks():
+    few, many = ([(at, float(at % 7)) for at in range(count)] for count in (20, 200))
+    assert len(corners(paths(chart("t", [Series("a", few, dots=True)]), "dots")[0])) == 20
+    assert not paths(chart("t", [Series("a", many, dots=True)]), "dots")
+
+
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=400), st.integers(10, 100))
 def test_a_thinned_line_keeps_its_ends_and_its_extremes(values, most):
     points = list(enumerate(values))

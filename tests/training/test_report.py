@@ -212,6 +212,17 @@ def test_events_are_told_in_words(make_run):
     assert page.cells["checkpoints"] == ["40 (last)"]
 
 
+def test_fine_tuning_tells_what_was_trained_and_what_was_forgotten(make_run):
+    run = make_run()
+    text = run.config_path.read_text(encoding="utf-8").replace("rank = 0", "rank = 2")
+    run.config_path.write_text(text, encoding="utf-8")
+    run.append_metrics({"step": 40, "base/loss_before": 1.25, "base/loss_after": 1.5})
+    page = Words(report(run.path))
+    assert "went from 1.2500 to 1.5000" in page.text
+    trained = 2 * sum(a + b for a, b in ((16, 48), (16, 16), (16, 64), (64, 16))) * 2  # rank, two layers
+    assert page.cells["trained by LoRA"][0].startswith(f"{trained:,} (")
+
+
 def test_many_samples_are_thinned_and_counted(make_run):
     run = make_run()
     for step in range(50, 500, 10):

@@ -20,6 +20,7 @@ _HOMES = {
     "experiment_alignment": "experiments",
     "experiment_duplication": "experiments",
     "export": "interop",
+    "finetune": "finetuning",
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
@@ -38,6 +39,7 @@ __all__ = [
     "experiment_alignment",
     "experiment_duplication",
     "export",
+    "finetune",
     "import_model",
     "info",
     "load",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from primegpt.api.evaluation_table import describe_evaluation
     from primegpt.api.experiments import experiment_alignment, experiment_duplication
     from primegpt.api.facts import describe, info
+    from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
     from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load

@@ -85,6 +85,10 @@ def prepare_data(
         "training_tokens": len(corpus.train),
         "validation_tokens": len(corpus.val),
     }
+    if config.data.weights:
+        parts = corpus.train_parts()
+        facts["weights"] = dict(zip(config.data.sources, config.data.weights, strict=True))
+        facts["source_tokens"] = {name: len(part) for name, part in zip(config.data.sources, parts, strict=True)}
     if corpus.train.has_roles:
         facts |= corpus.tally.as_json() | {"supervised_share": corpus.tally.supervised_share}
     previews = [_preview(corpus, index) for index in range(min(preview, corpus.train.n_documents))]

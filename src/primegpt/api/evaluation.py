@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from primegpt.api.runs import Run, Say, load, to_stderr
+from primegpt.data import fetch
 from primegpt.data.batches import Batch
 from primegpt.data.clean import whole
 from primegpt.data.examples import padded, question, read
@@ -171,7 +172,12 @@ def _say_unknown(run: Run, documents: Sequence[str], say: Say) -> None:
 
 
 def answer_hellaswag(run: Run, path: str | Path, *, limit: int | None = None, say: Say = to_stderr) -> dict[str, Any]:
-    """Accuracy by each metric with its standard error, chance, and time per item."""
+    """Accuracy by each metric with its standard error, chance, and time per item.
+
+    The questions are those of the file at `path`, or the fetched ones by their name, "hellaswag".
+    """
+    if path == "hellaswag" and not Path(path).exists():
+        (path,) = fetch.fetched("hellaswag")
     questions = quiz.read_questions(path, limit)
     started = time.perf_counter()
     result = quiz.evaluate_hellaswag(run.model, run.tokenizer, questions, progress=countdown(say, "HellaSwag"))

@@ -21,10 +21,11 @@ from primegpt.data.template import vocabulary
 from primegpt.evaluation.adherence import prompt_information
 from primegpt.evaluation.memorization import copied_from
 from primegpt.experiments import alignment, alignment_report, duplication, duplication_report
-from primegpt.experiments.arms import Arm, Book, Measures, Notes
+from primegpt.experiments.arms import Arm, Book, Measures, Notes, Settings
 from primegpt.run.atomic import make_folder, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.tokenizers import store
+from primegpt.training.precision import choose_device, choose_precision
 
 Measure = Callable[[Run, Arm], Measures]
 
@@ -67,6 +68,7 @@ class Place:
         """The run of an arm, its last checkpoint loaded: the same budget for all."""
         path = self.folder / "runs" / arm.name
         config = resolve(
+            self.machine(),
             arm.settings,
             {"tokenizer": {"path": str(tokenizer)}, "data": {"sources": (str(self.book(arm.book)),)}},
             {"train": {"seed": arm.seed}},
@@ -77,6 +79,14 @@ class Place:
             else:
                 train(config, out=path, overwrite=True, say=self.say)
         return load(path, checkpoint="last", say=self.say)
+
+    def machine(self) -> Settings:
+        """What the machine decides, decided once, so that it is the same for all arms."""
+        path = self.folder / "machine.json"
+        if not path.exists():
+            device = choose_device("auto")
+            write_json_atomic(path, {"train": {"device": device, "precision": choose_precision("auto", device)}})
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def finish(self, found: dict[str, Any], report: Path) -> dict[str, Any]:
         """Write results.json; the same with the paths of it and of the report."""
@@ -172,7 +182,7 @@ def experiment_duplication(
             "longest": copied.longest,
             "longest_text": run.tokenizer.decode(copied.span),
             "text_bytes": corpus.train_bytes,
-            "epochs": run.config.train.max_steps and training_batches(run.config, corpus.train).epoch(run.step),
+            "epochs": training_batches(run.config, corpus).epoch(run.step),
             "warnings": json.loads(run.folder.data_path.read_text(encoding="utf-8"))["audit"]["warnings"],
             "samples": [completion.text for completion in written[:2]],
         }

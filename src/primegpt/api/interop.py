@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from primegpt.api.runs import Say, load_config, to_stderr
-from primegpt.config import resolve, write_toml
+from primegpt.config import Config, resolve, write_toml
 from primegpt.errors import MismatchError, UsageError
 from primegpt.interop import gguf, huggingface
 from primegpt.interop.weight_files import WeightFiles
@@ -34,10 +34,25 @@ def import_model(
     """
     path = Path(out) if out else next_run_path(Path(source).name or "imported")
     RunFolder(path).refuse_unless_free(overwrite)
-    foreign = huggingface.open_model(huggingface.find_folder(str(source)), store.load(tokenizer) if tokenizer else None)
+    foreign = open_foreign(source, tokenizer)
+    write_imported(foreign, path, overwrite)
+    say(f"imported {foreign.family.title}, {_size(foreign.shapes())} parameters, to {path}")
+    return path
+
+
+def open_foreign(source: str | Path, tokenizer: str | Path | None = None) -> huggingface.ForeignModel:
+    """The Transformers folder (or hub id) `source`, checked. Raises UsageError if it cannot be used."""
+    return huggingface.open_model(huggingface.find_folder(str(source)), store.load(tokenizer) if tokenizer else None)
+
+
+def imported_config(foreign: huggingface.ForeignModel) -> Config:
+    """The configuration of a run that holds `foreign`."""
     model = foreign.model.model_dump(exclude_unset=True) | {"vocab_size": foreign.model.vocab_size}
-    kind = foreign.tokenizer.kind
-    config = resolve({"model": model, "tokenizer": {"kind": kind}, "generate": foreign.generate})
+    return resolve({"model": model, "tokenizer": {"kind": foreign.tokenizer.kind}, "generate": foreign.generate})
+
+
+def write_imported(foreign: huggingface.ForeignModel, path: Path, overwrite: bool = False) -> None:
+    """Make a run of `foreign` at `path`, a tensor at a time."""
     state = {
         "imported": {"from": "transformers", "model_type": foreign.family.name},
         "fingerprints": {"tokenizer": foreign.tokenizer.fingerprint},
@@ -52,9 +67,29 @@ def import_model(
         write_checkpoint(folder.checkpoints_dir, 0, contents, resumable=False)
         folder.point("best", 0)
         folder.point("last", 0)
+        config = imported_config(foreign)
         atomic.write_text_atomic(folder.config_path, write_toml(config))  # last: until then there is no run
-    say(f"imported {foreign.family.title}, {_size(foreign.shapes())} parameters, to {path}")
-    return path
+
+
+def write_peft_adapter(folder: RunFolder, config: Config, say: Say = to_stderr) -> None:
+    """The adapters of a run's best checkpoint in PEFT's files, in its folder `adapter/`.
+
+    They belong onto what `primegpt export RUN/base` writes. A model that cannot be exported has none.
+    """
+    from primegpt.interop.peft import write_adapter
+
+    tensors = folder.load_checkpoint("best", say, {"adapter"}).tensors["adapter"]
+    layers = {name.removesuffix(".lora_a"): tensors[name] for name in tensors if name.endswith(".lora_a")}
+    try:
+        write_adapter(
+            folder.adapter_dir,
+            config.model,
+            config.lora,
+            {name: (a, tensors[f"{name}.lora_b"]) for name, a in layers.items()},
+            owner=str(folder.path),
+        )
+    except UsageError as error:
+        say(f"{'adapter':<10} not written in PEFT's files: {error.what}")
 
 
 def export(

@@ -3,12 +3,16 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from primegpt.api.bases import Base, forgetting
+from primegpt.api.interop import write_peft_adapter
 from primegpt.api.runs import Run, Say, load, load_config, to_stderr
-from primegpt.config import Config, Layer, preset_name, read_toml, resolve, write_toml
+from primegpt.config import Config, Layer, TrainConfig, preset_name, read_toml, resolve, write_toml
 from primegpt.data.audit import audit_corpus
 from primegpt.data.batches import IGNORED
 from primegpt.data.examples import question
@@ -22,16 +26,19 @@ from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.generation.generator import Generator
 from primegpt.model.gpt import GPT
 from primegpt.model.size import flops_per_token, parameter_count
+from primegpt.model.vocabulary import grown
 from primegpt.run.atomic import write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder, next_run_path
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
+from primegpt.training.assemble import assemble, without_compilation
 from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import display
+from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
@@ -54,29 +61,67 @@ def train(
     request, before anything is written.
     """
     started = time.monotonic() if started is None else started
-    flags = Layer(_with_minutes(settings or {}, minutes))
+    flags = Layer(with_minutes(settings or {}, minutes))
     config = configure([str(s) if isinstance(s, Path) else s for s in sources], flags)
     path = Path(out) if out else next_run_path(run_name(config))
+    return begin(path, config, overwrite=overwrite, observer=observer, say=say, started=started)
+
+
+def begin(
+    path: Path,
+    config: Config,
+    *,
+    base: Base | None = None,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    say: Say = to_stderr,
+    started: float,
+) -> Run:
+    """Make the run that `config` describes at `path`, from scratch or from `base`, and train it to the end.
+
+    `config.model.vocab_size` is that of the tokenizer, which a `base` brings along.
+    """
     RunFolder(path).refuse_unless_free(overwrite)
+    if config.train.tensorboard:
+        require_tensorboard()
     config = planning.prepare_device(config)
     require_text(config)
-    corpus = prepare(config.data, config.tokenizer, context=context_of(config), report=say)
+    corpus = prepare(
+        config.data,
+        config.tokenizer,
+        tokenizer=base.tokenizer if base else None,
+        context=context_of(config),
+        report=say,
+    )
     config = fill_vocabulary(config, corpus.tokenizer)
-    audit = audit_corpus(corpus, parameter_count(config.model), audited_tokens(config))
+    # A trained model need not learn a language from the text, so no text is too small for its size.
+    audit = audit_corpus(corpus, None if base else parameter_count(config.model), audited_tokens(config))
     for warning in audit.warnings:
         say(f"{'warning':<10} {warning}")
     config = planning.make_plan(config, corpus, elapsed=time.monotonic() - started)
     with ExitStack() as stack:
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
+        stack.enter_context(mirrored(folder, config.train.tensorboard))
+        if base:
+            base.copy_to(folder.base_dir)
         store.save(corpus.tokenizer, folder.tokenizer_dir)
         write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
         write_text_atomic(folder.config_path, write_toml(config))
         return _fit(folder, config, corpus, observer=observer, say=say)
 
 
-def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_stderr) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    observer: Observer | None = None,
+    say: Say = to_stderr,
+) -> Run:
     """Continue the run at `path` from its newest good checkpoint; a finished run is returned as it is.
+
+    A budget in `settings` ({"train": {"max_steps": 2000}}, tokens or epochs in all, minutes from now) extends the run:
+    a finished one begins its schedule anew, of another what is left of the schedule is stretched.
 
     The losses and weights that follow are those of a run that never stopped, bit for bit, on the same machine; what
     differs from the conditions of the first session is said.
@@ -86,12 +131,16 @@ def resume(path: str | Path, *, observer: Observer | None = None, say: Say = to_
         config = load_config(folder)
         if not folder.data_path.exists():
             raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
+        if config.train.tensorboard:
+            require_tensorboard()
         config = planning.prepare_device(config)
         tokenizer = store.load(folder.tokenizer_dir)
         record = json.loads(folder.data_path.read_text(encoding="utf-8"))
         tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         corpus = reopen(record, config.data, tokenizer, context=context_of(config), report=say)
-        return _fit(folder, config, corpus, observer=observer, say=say, resuming=True)
+        budget = resolve(settings or {}).train
+        with mirrored(folder, config.train.tensorboard):
+            return _fit(folder, config, corpus, observer=observer, say=say, resuming=True, budget=budget)
 
 
 def _fit(
@@ -102,13 +151,12 @@ def _fit(
     observer: Observer | None,
     say: Say,
     resuming: bool = False,
+    budget: TrainConfig | None = None,
 ) -> Run:
     """Train in `folder` to the end of the plan, then judge the best checkpoint on the whole validation text."""
     for name, value in planning.table(config, corpus):
         say(f"{name:<10} {value}")
-    model = GPT(config.model, config.train.seed).to(config.train.device)
-    assert config.train.attention != "auto", "the plan resolves attention"
-    model.use_attention(config.train.attention)
+    model = assemble(config, base_weights(folder, config))
     with ExitStack() as stack:
         watcher = observer or stack.enter_context(display())
         trainer = _trainer(folder, config, corpus, model, watcher)
@@ -120,11 +168,46 @@ def _fit(
                 if (saved := checkpoint.state["fingerprints"][name]) != value:
                     raise MismatchError(f"{folder.path} was trained with {name} {saved}, found {value}")
             trainer.restore(checkpoint)
+            if budget:
+                extend(trainer, budget, say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
     run = load(folder.path)
+    run.folder = folder  # whose followers are told the result too
     judge(run, corpus, trainer.state.step, print)
+    if config.lora.rank:
+        write_peft_adapter(folder, config, say)
+    if folder.base_dir.exists() and (losses := forgetting(run, say)):
+        print(f"{'base text':<10} {losses['before']:.4f} nats per token before, {losses['after']:.4f} after")
+        row = {"base/loss_before": losses["before"], "base/loss_after": losses["after"]}
+        folder.append_metrics({"step": trainer.state.step} | row)
     return run
+
+
+def base_weights(folder: RunFolder, config: Config) -> dict[str, Tensor] | None:
+    """What a fine-tuned run starts from, with rows for the ids that it adds; None for a run from scratch."""
+    if not folder.base_dir.exists():
+        return None
+    base = load(folder.base_dir, device="cpu")
+    return grown(base.model.weights(), base.config.model, config.model)
+
+
+def extend(trainer: Trainer, budget: TrainConfig, say: Say) -> None:
+    """Give a run more to do: steps, tokens or epochs in all, or minutes from now; without a budget nothing happens."""
+    state, plan = trainer.state, trainer.config.plan
+    if budget.minutes:
+        steps = state.step + max(1, int(60 * budget.minutes * (1 - planning.EVALUATION_SHARE) / plan.step_seconds))
+        trainer.extend(steps, 60 * budget.minutes)
+    elif steps := planning.steps_for_counted_budget(budget, trainer.batches):
+        if steps <= state.step:
+            raise ConfigError(
+                f"{trainer.folder.path} is at step {state.step} already, and the budget ends at step {steps}",
+                "budgets other than minutes are counted from the first step: give a larger one",
+            )
+        trainer.extend(steps)
+    else:
+        return
+    say(f"extended to step {trainer.state.max_steps}")
 
 
 def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, observer: Observer) -> Trainer:
@@ -133,14 +216,15 @@ def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, obse
     prompts = sample_prompts(config, corpus)
 
     def sample(_: GPT) -> str:
-        completions = generator.generate(prompts, config.generate)
+        with without_compilation() if train.compile else nullcontext():
+            completions = generator.generate(prompts, config.generate)
         shown = [prompt if isinstance(prompt, str) else corpus.tokenizer.decode(prompt) for prompt in prompts]
         return "\n\n".join(prompt + samples[0].text for prompt, samples in zip(shown, completions, strict=True))
 
     return Trainer(
         config,
         model,
-        training_batches(config, corpus.train),
+        training_batches(config, corpus),
         train_set=evaluation_set(corpus.train, corpus.tokenizer, config),
         val_set=evaluation_set(corpus.val, corpus.tokenizer, config),
         folder=folder,
@@ -214,18 +298,9 @@ def sample_prompts(config: Config, corpus: Corpus) -> list[str | list[int]]:
 
 def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     """The configuration that `sources` and command-line `flags` ask for; a bare text gets the zero-config recipe."""
-    if len(sources) == 1 and isinstance(sources[0], Config):
-        return resolve(sources[0].model_dump(exclude_unset=True), flags)
-    names = [str(source) for source in sources]
-    files = [name for name in names if name.endswith(".toml")]
-    if files and len(names) > 1:
-        raise ConfigError(f"{files[0]} stands beside other sources", "name texts in its [data] sources instead")
-    if files:
-        return resolve(read_toml(files[0]), flags)
-    given = flags.values.get("data", {}).get("sources", ())
-    texts = Layer({"data": {"sources": [*names, *given]}})
-    if not texts.values["data"]["sources"]:
-        raise ConfigError("no text to train on", "name a file, a folder, or `songbook`")
+    if recipe := written_recipe(sources):
+        return resolve(recipe, flags)
+    texts = texts_to_read(sources, flags)
     train = flags.values.get("train", {})
     device = choose_device(train.get("device", "auto"))
     data = resolve(flags, texts).data  # also refuses bad flags before the text is looked at
@@ -235,7 +310,25 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     return resolve(flags, texts, recipe=recipe)
 
 
-def _with_minutes(settings: Mapping[str, Mapping[str, Any]], minutes: float | None) -> dict[str, Any]:
+def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
+    """What `sources` ask for if they are one configuration, or one .toml file of it; None for texts."""
+    if len(sources) == 1 and isinstance(sources[0], Config):
+        return Layer(sources[0].model_dump(exclude_unset=True))
+    files = [str(source) for source in sources if str(source).endswith(".toml")]
+    if files and len(sources) > 1:
+        raise ConfigError(f"{files[0]} stands beside other sources", "name texts in its [data] sources instead")
+    return read_toml(files[0]) if files else None
+
+
+def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:
+    """The texts named as sources and by --data.sources. Raises ConfigError if there is none."""
+    texts = [*map(str, sources), *flags.values.get("data", {}).get("sources", ())]
+    if not texts:
+        raise ConfigError("no text to train on", "name a file, a folder, or `songbook`")
+    return Layer({"data": {"sources": texts}})
+
+
+def with_minutes(settings: Mapping[str, Mapping[str, Any]], minutes: float | None) -> dict[str, Any]:
     merged = {section: dict(values) for section, values in settings.items()}
     if minutes is not None:
         merged.setdefault("train", {})["minutes"] = minutes
@@ -260,13 +353,13 @@ def audited_tokens(config: Config) -> int:
 
 
 def fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
-    """`model.vocab_size` from the tokenizer. Raises MismatchError if the configuration says otherwise."""
+    """`model.vocab_size` and the kind from the tokenizer. Raises MismatchError if the configuration says otherwise."""
     if config.model.vocab_size not in (0, tokenizer.vocab_size):
         raise MismatchError(
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids",
             "leave model.vocab_size out: it is the tokenizer's",
         )
-    return config.with_values(model={"vocab_size": tokenizer.vocab_size})
+    return config.with_values(model={"vocab_size": tokenizer.vocab_size}, tokenizer={"kind": tokenizer.kind})
 
 
 def run_name(config: Config) -> str:

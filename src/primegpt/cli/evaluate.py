@@ -11,7 +11,7 @@ def evaluate(
     run: Path | None = None,
     *,
     text: str | None = None,
-    hellaswag: Path | None = None,
+    hellaswag: str | None = None,
     adherence: bool = False,
     memorization: bool = False,
     harness: str | None = None,
@@ -30,7 +30,7 @@ def evaluate(
     text
         Loss, perplexity and bits per byte on this text (a source as for training), every target once.
     hellaswag
-        Answer the questions of this HellaSwag .jsonl file.
+        Answer the questions of this HellaSwag .jsonl file, or of `hellaswag` once it is fetched.
     adherence
         Whether its songs keep to their prompts, and what it takes from a prompt.
     memorization

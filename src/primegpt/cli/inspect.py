@@ -1,4 +1,4 @@
-"""`primegpt info` and `primegpt doctor`."""
+"""`primegpt info`, `primegpt report` and `primegpt doctor`."""
 
 import json
 import sys

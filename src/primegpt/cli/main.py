@@ -14,6 +14,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   demo                          two minutes on this CPU: from noise to songs
   train SOURCE... | CONFIG.toml train on a text, a folder, or by a recipe
   train --resume RUN            go on exactly where a run stopped
+  finetune RUN|HF SOURCE...     go on with another text, all weights or --lora
   generate [RUN] [PROMPT]       continue a prompt
   chat [RUN]                    prompt after prompt, settings changed on the way
   evaluate [RUN]                loss on any text, HellaSwag, adherence, memorisation

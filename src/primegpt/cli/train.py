@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from primegpt.config import DataConfig, GenerateConfig, ModelConfig, Section, TokenizerConfig, TrainConfig
+from primegpt.config import (
+    BUDGETS,
+    DataConfig,
+    GenerateConfig,
+    LoRAConfig,
+    ModelConfig,
+    Section,
+    TokenizerConfig,
+    TrainConfig,
+)
 from primegpt.errors import UsageError
 
 Started = Annotated[float, Parameter(parse=False)]
@@ -19,6 +28,12 @@ class Settings(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     generate: GenerateConfig = GenerateConfig()
+
+
+class FinetuneSettings(Settings):
+    """The same, and the adapters'."""
+
+    lora: LoRAConfig = LoRAConfig()
 
 
 def train(
@@ -43,7 +58,7 @@ def train(
     overwrite
         Replace the run that is there.
     resume
-        Go on with this run, exactly where it stopped.
+        Go on with this run, exactly where it stopped; with a budget, extend it.
     minutes
         Wall-clock budget of the whole command, 3 when no budget is given.
     tokens
@@ -55,11 +70,59 @@ def train(
 
     given = given_settings(settings, minutes=minutes, tokens=tokens, epochs=epochs)
     if resume is not None:
-        if sources or given or out or overwrite:
-            raise UsageError("--resume goes on with a run as it was configured", "give it no source and no setting")
-        api.resume(resume)
+        if sources or out or overwrite or given.keys() - {"train"} or given.get("train", {}).keys() - BUDGETS:
+            remedy = "give it no source and no setting but a budget"
+            raise UsageError("--resume goes on with a run as it was configured", remedy)
+        api.resume(resume, settings=given)
         return
     run = api.train(*sources, out=out, overwrite=overwrite, settings=given, started=started)
+    print(f"next       primegpt generate {run.folder.path}")
+
+
+def finetune(
+    base: str,
+    /,
+    *sources: str,
+    lora: bool = False,
+    out: Path | None = None,
+    overwrite: bool = False,
+    checkpoint: str = "best",
+    minutes: float | None = None,
+    tokens: int | None = None,
+    epochs: float | None = None,
+    settings: Annotated[FinetuneSettings | None, Parameter(name="*")] = None,
+    started: Started = 0.0,
+) -> None:
+    """Go on with a trained model on another text, as a new run; the base stays as it is.
+
+    Parameters
+    ----------
+    base
+        A run folder, or a model of Transformers: a folder, or an id on the Hugging Face hub.
+    sources
+        Texts, as for `train`; or one CONFIG.toml.
+    lora
+        Train low-rank adapters in place of all weights; --lora.rank and so on set them up.
+    out
+        The run folder; runs/BASE-tuned-N when not given.
+    overwrite
+        Replace the run that is there.
+    checkpoint
+        Of the base: best, last, or a step.
+    minutes
+        Wall-clock budget of the whole command, 3 when no budget is given.
+    tokens
+        Training tokens, as a budget.
+    epochs
+        Passes over the text, as a budget.
+    """
+    from primegpt import api
+
+    given = given_settings(settings, minutes=minutes, tokens=tokens, epochs=epochs)
+    which = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    run = api.finetune(
+        base, *sources, lora=lora, out=out, overwrite=overwrite, checkpoint=which, settings=given, started=started
+    )
     print(f"next       primegpt generate {run.folder.path}")
 
 

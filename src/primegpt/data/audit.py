@@ -209,7 +209,7 @@ def audit(
     )
 
 
-def audit_corpus(corpus: Corpus, n_parameters: int, max_tokens: int) -> AuditReport:
+def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int) -> AuditReport:
     """Audit what a run is about to learn from and to be judged by, as it stands in the shards.
 
     Of either split no more than the first `max_tokens` are looked at; their number is that of all.

@@ -115,12 +115,15 @@ class TrainingWindows:
     def micro_batches(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step `step` (from 0); together, the same rows however they are split."""
         first = step * self.examples_per_step
-        batch = self._assemble(first)
+        batch = self.assemble(np.arange(first, first + self.examples_per_step))
         return [_rows(batch, row, self.batch_size) for row in range(0, self.examples_per_step, self.batch_size)]
 
-    def _assemble(self, first_example: int) -> Batch:
-        starts, supervised = self._windows(np.arange(first_example, first_example + self.examples_per_step))
-        return _assemble(self.shards, starts, supervised, self.sequence_length, self.isolate_documents, first_example)
+    def assemble(self, examples: Integers) -> Batch:
+        """The windows of `examples`, (B,) ascending, as one batch."""
+        starts, supervised = self._windows(examples)
+        return _assemble(
+            self.shards, starts, supervised, self.sequence_length, self.isolate_documents, int(examples[0])
+        )
 
     def _windows(self, examples: Integers) -> tuple[Integers, Integers]:
         """Where the windows of `examples` start in the stream, and how many of their targets count; (B,) each."""

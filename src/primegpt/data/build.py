@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +200,7 @@ def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
         return
     continues = document.continues
     for text in tokenizer.cut(document.text, PIECE):
-        yield Document(text, document.source, document.fields, document.place, continues)
+        yield replace(document, text=text, continues=continues)
         continues = True
 
 

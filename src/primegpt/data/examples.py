@@ -78,6 +78,10 @@ class TrainingExamples:
         starts = range(0, self.examples_per_step, self.batch_size)
         return [padded(rows[start : start + self.batch_size], first + start) for start in starts]
 
+    def assemble(self, examples: npt.NDArray[np.int64]) -> Batch:
+        """The records of `examples`, (B,), as one batch."""
+        return padded([self._row(example) for example in examples.tolist()], int(examples[0]))
+
     def _row(self, example: int) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
         """Ids of a record, and which of them are asked for; (n,) each."""
         epoch, place = divmod(example, self.examples_per_epoch)

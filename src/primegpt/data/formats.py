@@ -41,6 +41,8 @@ class Document:
     """Where it stands, for messages: "lyrics.jsonl, line 12"."""
     continues: bool = False
     """Whether this goes on with the document before: a long text comes in parts."""
+    group: int = 0
+    """Which of the sources it came from, counted from 0."""
 
 
 # A reader gets the open file, its name, and the field that holds the text (None: whole records, without text).
@@ -222,7 +224,9 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
         if "\\u" in line:  # only by an escape can half of a character come in
             json.dumps(record, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}", "mend or remove it") from None
+        raise DataError(
+            f"{place}: not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}", "mend or remove it"
+        ) from None
     except UnicodeEncodeError:
         raise DataError(f"{place}: a \\u escape is half of a character", "mend or remove it") from None
     except (RecursionError, ValueError) as error:  # nested a thousand deep; an integer of thousands of digits

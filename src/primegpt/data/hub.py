@@ -8,6 +8,7 @@ from primegpt.data.formats import INSTALL_DATA, Document, record_document
 from primegpt.errors import DataError
 
 PREFIX = "hf:"
+ASK_SECONDS = 5.0
 _SPLIT = re.compile(r"(train|validation|valid|val|test|dev|unsupervised)", re.IGNORECASE)
 
 
@@ -24,6 +25,8 @@ def read_dataset(address: str, text_field: str | None) -> Iterator[Document]:
         raise DataError(f"{source} needs the package datasets, which is not installed", INSTALL_DATA) from None
     number = 0
     try:
+        if not Path(name).exists():
+            _ask_hub(name)
         for row in datasets.load_dataset(name, config, split=split, streaming=True):
             number += 1
             yield record_document(row, source, f"{source}, row {number}", text_field)
@@ -34,6 +37,14 @@ def read_dataset(address: str, text_field: str | None) -> Iterator[Document]:
             f"{source} cannot be read{f' after row {number}' if number else ''}: {_first_line(error)}",
             "check name, configuration and split; offline, fetch its files elsewhere and name those",
         ) from None
+
+
+def _ask_hub(name: str) -> None:
+    """One request, so that what cannot be reached fails at once: loading tries again for half a minute."""
+    import huggingface_hub
+
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:  # then it does not ask, and looks into its cache
+        huggingface_hub.HfApi().dataset_info(name, timeout=ASK_SECONDS)
 
 
 def parse_dataset(address: str) -> tuple[str, str | None, str]:

@@ -15,18 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.config import LEARNT, DataConfig, TokenizerConfig
 from primegpt.data.build import build
 from primegpt.data.shards import FORMAT_VERSION, Shards
 from primegpt.data.sources import STDIN, Document
 from primegpt.data.split import Library, Split, Survey, choose_split, survey
 from primegpt.data.template import Tally, Template, template_for, vocabulary
-from primegpt.errors import MismatchError, PrimegptError
+from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
 from primegpt.run.atomic import write_json_atomic
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
@@ -56,6 +57,8 @@ class Corpus:
     """Where the shards lie in the cache."""
     tally: Tally
     """What was seen in records with an answer; empty for plain text."""
+    train_documents: list[int]
+    """Documents in `train` of each source, in order, where sources have weights; else of all of them."""
 
     @property
     def train_bytes(self) -> int:
@@ -64,6 +67,11 @@ class Corpus:
     @property
     def val_bytes(self) -> int:
         return self.val.text_bytes
+
+    def train_parts(self) -> list[Shards]:
+        """`train` by source, where sources have weights; else as one."""
+        stops = list(accumulate(self.train_documents))
+        return [self.train.part(stop - n, stop) for n, stop in zip(self.train_documents, stops, strict=True)]
 
     @property
     def val_targets(self) -> int:
@@ -104,19 +112,23 @@ def prepare(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
     *,
+    tokenizer: Tokenizer | None = None,
     context: int = 1024,
     cache: Path | None = None,
     report: Report = _silent,
 ) -> Corpus:
     """Read `config.sources` and return them as shards, built now or taken from the cache if nothing has changed.
 
-    `context` is the length of training windows in tokens, which records have to fit into. `cache` is as in
-    `cache_folder`; `report` gets a line for each thing worth knowing. Raises DataError for text that cannot be used.
+    `tokenizer` is used in place of the one that `tokenizer_config` describes. `context` is the length of training
+    windows in tokens, which records have to fit into. `cache` is as in `cache_folder`; `report` gets a line for each
+    thing worth knowing. Raises DataError for text that cannot be used.
     """
+    if tokenizer:
+        return _prepare(Library(config, report), config, tokenizer, context, cache, report)
     own = tokenizer_config.special_tokens
     special_tokens = vocabulary(config, own)
     tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
-    given = _given_tokenizer(tokenizer_config.path, own, special_tokens) if tokenizer_config.path else None
+    given = _given_tokenizer(tokenizer_config, own, special_tokens) if tokenizer_config.path else None
     library = Library(config, report)
     return _prepare(library, config, given or tokenizer_config, context, cache, report)
 
@@ -175,7 +187,13 @@ def _prepare(
                 unknown.update(given.count_unknown(text))
             yield text
 
-    surveyed = survey(library, texts)
+    surveyed = survey(library, texts, apart=bool(config.weights))
+    gone = [source for index, source in enumerate(config.sources) if index not in surveyed.firsts]
+    if config.weights and gone:
+        raise DataError(
+            f"nothing of {gone[0]} is left, after cleaning and data.max_bytes, to be weighted",
+            "leave it out, or relax data.*",
+        )
     if expected and surveyed.fingerprint != expected:
         raise MismatchError(
             f"the text of this run has changed: its fingerprint was {expected} and is now {surveyed.fingerprint}",
@@ -183,7 +201,7 @@ def _prepare(
         )
     if given and unknown:
         _report_unknown(unknown, given, report)
-    split = choose_split(surveyed, config.val_fraction, records=template is not None, source=", ".join(config.sources))
+    split = choose_split(surveyed, config.val_fraction, records=template is not None, sources=config.sources)
     folder = _entry(cache, surveyed.fingerprint, tokenizer, config, context)
     if corpus := _cached(folder, report, given):
         return corpus
@@ -191,6 +209,8 @@ def _prepare(
         with _locked(folder, report):
             if not _cached(folder, _silent):  # unless another process has just built it
                 _build(folder, library, surveyed, split, tokenizer, template, config, context, report)
+    except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
+        raise
     except OSError as error:
         raise PrimegptError(
             f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
@@ -201,9 +221,21 @@ def _prepare(
     return corpus
 
 
-def _given_tokenizer(path: str, own: SpecialTokens, wanted: SpecialTokens) -> Tokenizer:
-    """The tokenizer at `path`. A foreign one, which has no special tokens yet, gets those that are `wanted`."""
+def _given_tokenizer(config: TokenizerConfig, own: SpecialTokens, wanted: SpecialTokens) -> Tokenizer:
+    """The tokenizer at `config.path`. A foreign one, which has no special tokens yet, gets those that are `wanted`.
+
+    Raises ConfigError if it is not what the configuration also asks for.
+    """
+    path = config.path
+    assert path
     tokenizer = store.load(path, own)
+    for key in LEARNT & config.model_fields_set:
+        asked, found = getattr(config, key), getattr(tokenizer, key)
+        if asked not in (None, found):
+            raise ConfigError(
+                f"tokenizer.{key} = {asked!r}, but the tokenizer in {path} has {found!r}",
+                f"leave tokenizer.{key} out, or leave tokenizer.path out to train one",
+            )
     if set(wanted.get("control", ())) <= tokenizer.special_tokens.keys():
         return tokenizer
     return store.load(path, wanted)
@@ -245,6 +277,7 @@ def _cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) ->
             train.source_fingerprint,
             folder,
             Tally.from_json(facts["tally"]),
+            facts.get("train_documents", [train.n_documents]),
         )
     except (PrimegptError, OSError, ValueError, KeyError) as error:
         report(f"{getattr(error, 'what', error)}; the data is prepared again")
@@ -297,7 +330,12 @@ def _build(
         source_fingerprint=surveyed.fingerprint,
         report=report,
     )
-    write_json_atomic(unfinished / "corpus.json", {"n_documents": surveyed.n_documents, "tally": tally.as_json()})
+    facts = {
+        "n_documents": surveyed.n_documents,
+        "tally": tally.as_json(),
+        "train_documents": split.training_documents(surveyed),
+    }
+    write_json_atomic(unfinished / "corpus.json", facts)
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     unfinished.rename(folder)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ class Shards:
         self.text_bytes: int = manifest["text_bytes"]
         """Size in UTF-8 of the text that is to be learnt: all of it, or the answers of records."""
         self.supervised_tokens: int = manifest["supervised_tokens"]
+        self.n_tokens: int = manifest["n_tokens"]
         self.dtype = DTYPES[manifest["dtype"]]
         names = sorted(manifest["files"])
         self._files = [_map(folder / name, self.dtype) for name in names if name.startswith("tokens-")]
@@ -186,6 +188,22 @@ class Shards:
             raise _unreadable(error) from error
         return self
 
+    def part(self, first: int, stop: int) -> "Shards":
+        """Documents first … stop - 1 as a stream of their own, over the same files; `text_bytes` stays that of all."""
+        start, end = self.document(first)[0], self.document(stop - 1)[1]
+        if (start, end) == (0, len(self)):
+            return self
+        part = copy(self)
+        part.n_tokens = end - start
+        part._files = self._cut(self._files, start, end)
+        part._file_starts = np.cumsum([0, *(len(file) for file in part._files)])
+        part.document_starts = self.document_starts[first:stop] - start
+        part.supervised_tokens = part.n_tokens
+        if self._roles is not None:
+            part._roles = self._cut(self._roles, start, end)
+            part.supervised_tokens = sum(int((roles == SUPERVISED).sum()) for roles in part._roles)
+        return part
+
     def close(self) -> None:
         """Let go of the files (Windows cannot delete or rename an open one)."""
         self._files, self._roles, self.document_starts = [], None, np.empty(0, np.int64)
@@ -197,7 +215,7 @@ class Shards:
         self.close()
 
     def __len__(self) -> int:
-        return self.manifest["n_tokens"]
+        return self.n_tokens
 
     @property
     def n_documents(self) -> int:
@@ -223,8 +241,13 @@ class Shards:
         return int(self.document_starts[index]), int(ends)
 
     def _slice(self, files: list[npt.NDArray[Any]], start: int, stop: int) -> npt.NDArray[Any]:
+        return np.concatenate(self._cut(files, start, stop) or [np.empty(0, files[0].dtype)])
+
+    def _cut(self, files: list[npt.NDArray[Any]], start: int, stop: int) -> list[npt.NDArray[Any]]:
+        """What of each file lies in start … stop - 1."""
         pieces = zip(self._file_starts, files, strict=False)
-        return np.concatenate([file[max(start - first, 0) : max(stop - first, 0)] for first, file in pieces])
+        cut = [file[max(start - first, 0) : max(stop - first, 0)] for first, file in pieces]
+        return [piece for piece in cut if len(piece)]
 
     def gather(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """A copy of the tokens at `positions` of the stream, in their shape."""

@@ -9,6 +9,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from primegpt.data import fetch
@@ -37,8 +38,9 @@ def read_documents(
     """
     if not sources:
         raise DataError("no text was given", f"name a file, a folder, a glob, {STDIN!r} or {SONGBOOK!r}")
-    for source in sources:
-        yield from _with_text(source, _read_source(source, songs, seed, text_field), text_field is None)
+    for group, source in enumerate(sources):
+        documents = _with_text(source, _read_source(source, songs, seed, text_field), text_field is None)
+        yield from documents if group == 0 else (replace(document, group=group) for document in documents)
 
 
 def source_bytes(sources: Sequence[str], *, songs: int, seed: int = 0) -> int | None:

@@ -100,9 +100,7 @@ def settings_of(wanted: dict[str, Any]) -> GenerateConfig:
     if not wanted.get("do_sample", False):
         return GenerateConfig(temperature=0.0, max_new_tokens=length)
     temperature, top_p = wanted.get("temperature", 1.0), wanted.get("top_p") or 1.0
-    return GenerateConfig(
-        temperature=temperature, top_k=wanted.get("top_k") or None, top_p=top_p, max_new_tokens=length
-    )
+    return GenerateConfig(temperature=temperature, top_k=wanted.get("top_k") or 0, top_p=top_p, max_new_tokens=length)
 
 
 def before_any(text: str, stops: str | Sequence[str]) -> str:

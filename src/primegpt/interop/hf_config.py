@@ -78,7 +78,7 @@ def generation_settings(settings: GenerateConfig, tokenizer: Tokenizer) -> dict[
         "do_sample": settings.temperature > 0,
     }
     if settings.temperature > 0:
-        every = settings.top_k is None or settings.top_k >= tokenizer.vocab_size
+        every = settings.top_k >= tokenizer.vocab_size
         top_k = 0 if every else settings.top_k  # unsaid, Transformers would take 50
         found |= {"temperature": settings.temperature, "top_k": top_k, "top_p": settings.top_p}
     if settings.start_document is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primegpt.config import ModelConfig
+from primegpt.config import LoRAConfig, ModelConfig
 from primegpt.interop.families import HUGGINGFACE, family_of, linears
 from primegpt.run import atomic
 from primegpt.run.tensors import serialize
@@ -16,15 +16,13 @@ from primegpt.run.tensors import serialize
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from primegpt.model.lora import LoRA
-
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def write_adapter(
     folder: Path,
     config: ModelConfig,
-    lora: "LoRA",
+    lora: LoRAConfig,
     layers: "Mapping[str, tuple[Tensor, Tensor]]",
     *,
     base: str = "",

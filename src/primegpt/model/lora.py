@@ -1,64 +1,29 @@
 """Low-rank adaptation: train two thin matrices beside each frozen one (Hu et al. 2021, arXiv:2106.09685).
 
-    add_lora(model, LoRA(rank=8))       # only the thin matrices learn now; the function is as it was
+    add_lora(model, LoRAConfig(rank=8))      # only the thin matrices learn now; the function is as it was
     ...                                 # train
     merge_lora(model)                   # the same function as a plain model again
 
 A linear layer W becomes W + (alpha / rank) B A, with A (rank, in) random and B (out, rank) zero at the start.
+attn.c_attn is query, key and value in one: they share A, and each has its rows of B.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from primegpt.errors import ConfigError, nearest
+from primegpt.config import LoRAConfig
+from primegpt.errors import MismatchError
 from primegpt.model.gpt import GPT
 from primegpt.seeds import derive_seed
-
-# The linear layers of a block. attn.c_attn is query, key and value in one: they share A, and each has its rows of B.
-TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_gate", "mlp.c_proj")
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """What is adapted, and how much can change.
-
-    Attributes:
-        rank: rank of each change.
-        alpha: the change is scaled by alpha / rank, so that a learning rate fits every rank.
-        dropout: dropout probability of what goes into A.
-        targets: linear layers that are adapted; those that a model does not have (mlp.c_gate in GPT-2) are passed over.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = TARGETS
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for a value that makes no sense."""
-        if self.rank < 1:
-            raise ConfigError(f"LoRA rank = {self.rank}", "use 1 or more")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"LoRA dropout = {self.dropout}", "use a probability below 1")
-        for target in self.targets:
-            if target not in TARGETS:
-                raise ConfigError(f"LoRA target {target!r} is no linear layer of a block", nearest(target, TARGETS))
-        if not self.targets:
-            raise ConfigError("LoRA has no targets", f"name some of {', '.join(TARGETS)}")
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 class LoRALinear(nn.Linear):
     """A linear layer with a low-rank change beside it; it takes over the weight, name and memory included."""
 
-    def __init__(self, base: nn.Linear, lora: LoRA, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, lora: LoRAConfig, generator: torch.Generator) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
@@ -78,7 +43,7 @@ class LoRALinear(nn.Linear):
         return (self.weight.float() + change).to(self.weight.dtype)
 
 
-def add_lora(model: GPT, lora: LoRA, seed: int = 0) -> GPT:
+def add_lora(model: GPT, lora: LoRAConfig, seed: int = 0) -> GPT:
     """Put adapters into `model`, in place, and freeze all else. The same seed gives the same A on every device.
 
     Load weights before, not after: the adapters count as weights of the model from now on.
@@ -101,8 +66,24 @@ def adapters(model: GPT) -> Iterator[tuple[str, LoRALinear]]:
 
 def merged_weights(model: GPT) -> dict[str, Tensor]:
     """As `GPT.weights`, of the plain model that computes the same; `model` stays as it is."""
-    weights = {name: w for name, w in model.weights().items() if not name.endswith((".lora_a", ".lora_b"))}
+    weights = {name: weight for name, weight in model.weights().items() if not _is_adapter(name)}
     return weights | {f"{name}.weight": layer.merged() for name, layer in adapters(model)}
+
+
+def adapter_weights(model: GPT) -> dict[str, Tensor]:
+    """The adapters alone: `h.0.attn.c_attn.lora_a` and so on, detached; nothing for a plain model."""
+    return {name: weight for name, weight in model.weights().items() if _is_adapter(name)}
+
+
+@torch.no_grad()
+def load_adapters(model: GPT, weights: Mapping[str, Tensor]) -> GPT:
+    """Copy what `adapter_weights` returned into the adapters of `model`. Raises MismatchError for others."""
+    own = adapter_weights(model)
+    if {name: w.shape for name, w in own.items()} != {name: w.shape for name, w in weights.items()}:
+        raise MismatchError("the saved adapters are not those of this model", "use the [lora] section they had")
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+    return model
 
 
 def merge_lora(model: GPT) -> GPT:
@@ -121,6 +102,10 @@ def trainable_share(model: nn.Module) -> float:
     """Which part of the parameters learns, 0 to 1."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
+
+
+def _is_adapter(name: str) -> bool:
+    return name.endswith((".lora_a", ".lora_b"))
 
 
 def _target(name: str) -> str:

@@ -107,6 +107,19 @@ def block_matrix_parameters(config: ModelConfig) -> int:
     return config.n_layer * _linear_parameters(attention_shapes(config) + mlp_shapes(config), bias=False)
 
 
+def lora_parameter_count(config: Config) -> int:
+    """Parameters of the adapters of `config.lora`: rank (inputs + outputs) for each adapted matrix."""
+    names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", *(["mlp.c_gate"] if config.model.mlp == "swiglu" else [])]
+    shapes = zip([*names, "mlp.c_proj"], attention_shapes(config.model) + mlp_shapes(config.model), strict=True)
+    adapted = sum(sum(shape) for name, shape in shapes if name in config.lora.targets)
+    return config.model.n_layer * config.lora.rank * adapted
+
+
+def learning_parameter_count(config: Config) -> int:
+    """Parameters that an optimizer moves: the adapters where there are some, else all."""
+    return lora_parameter_count(config) if config.lora.rank else parameter_count(config.model)
+
+
 def matmul_parameters(config: ModelConfig) -> int:
     """Entries of every matrix that a token is multiplied with: those in blocks and the head, tied or not.
 
@@ -141,7 +154,8 @@ def training_memory(config: Config) -> Memory:
     """
     model, train = config.model, config.train
     tokens = train.batch_size * _sequence_length(config)
-    weights = gradients = 4 * parameter_count(model)
+    gradients = 4 * learning_parameter_count(config)
+    weights = 4 * (parameter_count(model) + lora_parameter_count(config))
     optimizer = optimizer_bytes(config)
     copies = 2 * matmul_parameters(model) if _value_bytes(config) == 2 else 0
     logits = min(tokens, _logit_rows(model)) * _logit_bytes(model)
@@ -164,8 +178,10 @@ def training_memory(config: Config) -> Memory:
 
 def optimizer_bytes(config: Config) -> int:
     """Optimizer state: two fp32 moments a parameter (AdamW); Muon has one for the matrices inside blocks."""
-    saved = 4 * block_matrix_parameters(config.model) if config.train.optimizer == "muon" else 0
-    return 8 * parameter_count(config.model) - saved
+    if config.train.optimizer != "muon":
+        return 8 * learning_parameter_count(config)
+    in_blocks = lora_parameter_count(config) if config.lora.rank else block_matrix_parameters(config.model)
+    return 8 * learning_parameter_count(config) - 4 * in_blocks
 
 
 def block_activations(config: Config) -> dict[str, int]:

@@ -15,6 +15,7 @@ from primegpt.reporting.markup import escaped
 
 COLORS = 8
 MAX_POINTS = 800  # more than there are pixels: of a longer line the highest and lowest of each stretch are drawn
+MANY = 80  # points, from where on they are no longer marked, and lines are thinner
 SIZE = 1000  # of the drawing, in its own units, whatever it measures on the page
 
 Point = tuple[float, float | None]
@@ -32,7 +33,7 @@ class Series:
     faint: bool = False
     """Thin and pale, for what is noisy, behind the others."""
     dots: bool = False
-    """Mark each point, for what was measured now and then."""
+    """Mark each point, unless there are very many: for what was measured now and then."""
     intervals: Sequence[Interval] = ()
     """Whiskers (x, low, high), such as 95% intervals."""
 
@@ -117,7 +118,7 @@ class Axis:
         """The axis from `low` to `high`; `rounded` moves the ends outwards to ticks."""
         if log:
             return cls._logarithmic(low, high)
-        if low == high:
+        if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, or its rounding errors
             margin = abs(low) / 10 or 1.0
             low, high = low - margin * rounded, high + margin
         step = round_step((high - low) / 5)
@@ -204,9 +205,11 @@ def _line(series: Series, across: Axis, up: Axis) -> str:
     stretches = list(_stretches(series.points))
     path = "".join("M" + "L".join(_place(across, up, *point) for point in part) for part in stretches if len(part) > 1)
     alone = [part[0] for part in stretches if len(part) == 1]
-    marked = [point for part in stretches for point in part] if series.dots else alone
+    many = len(series.points) > MANY
+    marked = [point for part in stretches for point in part] if series.dots and not many else alone
     kind = _kind(series)
-    found = f'<path class="line {kind}" d="{path}"/>' if path else ""
+    thickness = "line fine" if many and not series.dots else "line"
+    found = f'<path class="{thickness} {kind}" d="{path}"/>' if path else ""
     if series.intervals:
         whiskers = "".join(
             f"M{_place(across, up, at, low)}L{_place(across, up, at, high)}" for at, low, high in series.intervals

@@ -37,7 +37,8 @@ Pointer = Literal["best", "last"]
 # whose deletion was cut short is still known for what it was.
 CONTENTS = (
     *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", "metrics.jsonl"),
-    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "adapter/*", "tokenizer/*", ".tmp-*"),
+    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "base", "adapter/*", "tokenizer/*", ".tmp-*"),
+    "tensorboard/events.out.tfevents.*",
     "config.toml",
 )
 LOCK_FILES = (".lock", ".lock.pid")
@@ -48,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.followers: list[Callable[[Mapping[str, Any]], None]] = []  # are told each line of metrics.jsonl
 
     @classmethod
     def create(cls, path: Path, overwrite: bool = False) -> "RunFolder":
@@ -112,12 +114,26 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def base_dir(self) -> Path:
+        """Of a fine-tuned run: the run that it started from, weights only."""
+        return self.path / "base"
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Of a run with adapters: these alone, as PEFT reads them."""
+        return self.path / "adapter"
+
+    @property
     def data_path(self) -> Path:
         return self.path / "data.json"
 
     @property
     def loss_png(self) -> Path:
         return self.path / "loss.png"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        return self.path / "tensorboard"
 
     @contextmanager
     def lock(self) -> Generator[None, None, None]:
@@ -172,9 +188,12 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, there to be read at once; NaN and infinities become null."""
-        line = json.dumps(_finite(row), allow_nan=False) + "\n"
+        row = _finite(row)
+        line = json.dumps(row, allow_nan=False) + "\n"
         with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
             file.write(line.encode("ascii"))
+        for follow in self.followers:
+            follow(row)
 
     def sync_metrics(self) -> None:
         """Wait until metrics.jsonl is on the disk, so that no checkpoint outlives the lines that led to it."""

@@ -69,15 +69,24 @@ def _is_weights_only(path: Path) -> bool:
         return False
 
 
+def copy_weights(path: Path, folder: Path) -> int:
+    """Write the weights and the state of the checkpoint at `path` into `folder`, and return its step.
+
+    Raises CheckpointError if what is read is damaged, OSError if it cannot be written.
+    """
+    manifest = read_manifest(path)
+    read = partial(read_verified, path, manifest=manifest)
+    contents = {name: map(read, [name]) for name in ("model.safetensors", STATE)}  # each read when its turn comes
+    if (path / EVALUATION).exists():
+        contents[EVALUATION] = map(Path.read_bytes, [path / EVALUATION])
+    write_checkpoint(folder, manifest.step, contents, resumable=False)
+    return manifest.step
+
+
 def _slim(path: Path) -> None:
     """Replace a checkpoint by its weights and state; a damaged one is left as it is, for a person to look at."""
     with suppress(CheckpointError):
-        manifest = read_manifest(path)
-        read = partial(read_verified, path, manifest=manifest)
-        contents = {name: map(read, [name]) for name in ("model.safetensors", STATE)}  # each read when its turn comes
-        if (path / EVALUATION).exists():
-            contents[EVALUATION] = map(Path.read_bytes, [path / EVALUATION])
-        write_checkpoint(path.parent, manifest.step, contents, resumable=False)
+        copy_weights(path, path.parent)
 
 
 def _delete(path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from primegpt.errors import ConfigError, DataError, MismatchError, nearest
+from primegpt.errors import ConfigError, DataError, MismatchError, TokenizerError, nearest
 
 SpecialTokens = Mapping[str, Sequence[str]]  # kind -> names, e.g. {"control": ["<song>", "</song>"]}
 SYSTEM = "system"  # the kind of the special tokens that a tokenizer brings along itself
@@ -88,6 +88,16 @@ class Tokenizer(ABC):
     @abstractmethod
     def _from_files(cls, files: Mapping[str, bytes], special_tokens: SpecialTokens) -> Self:
         """The inverse of `_files`. `special_tokens` is without the system kind. Raises ValueError on damage."""
+
+    def with_special_tokens(self, added: SpecialTokens) -> Self:
+        """The same tokenizer with `added` special tokens after all its ids, which stay what they are.
+
+        Raises TokenizerError where a kind has no room for them.
+        """
+        raise TokenizerError(
+            f"a {self.kind} tokenizer takes no special tokens once it is trained",
+            "train the base model with the special tokens (--data.template, or [tokenizer.special_tokens])",
+        )
 
     # ---- text to ids
 
@@ -240,6 +250,16 @@ class JsonTokenizer(Tokenizer):
     @abstractmethod
     def _from_model(cls, model: dict[str, Any], special_tokens: SpecialTokens) -> Self:
         """The tokenizer whose `_model()` is `model`."""
+
+    def with_special_tokens(self, added: SpecialTokens) -> Self:
+        own = {kind: names for kind, names in self.special_kinds.items() if kind != SYSTEM}
+        grown = self._from_model(self._model(), {**own, **added})
+        if grown._pieces[: self.vocab_size] != self._pieces:  # names that are put among those of an older kind
+            raise TokenizerError(
+                f"this {self.kind} tokenizer has other special tokens of the kinds {', '.join(own)} already",
+                "use its own names, or give the new ones a kind of their own",
+            )
+        return grown
 
     def _document(self) -> dict[str, object]:
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}

@@ -1,8 +1,11 @@
 """The picture of a run: loss against steps."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from primegpt.run.atomic import write_bytes_atomic
 
 
 def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -26,6 +29,6 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    figure_bytes = path.with_name(path.name + ".tmp")
-    FigureCanvasAgg(figure).print_png(str(figure_bytes))
-    figure_bytes.replace(path)
+    png = BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    write_bytes_atomic(path, png.getvalue())

@@ -91,26 +91,22 @@ def is_matrix_of_block(name: str, parameter: Tensor) -> bool:
 
 
 class Optimizers:
-    """The optimizers of one model behind one `step`, with state saved and restored by parameter name."""
+    """The optimizers of what learns in one model, behind one `step`; state is saved and restored by parameter name."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, matmul_dtype: torch.dtype = torch.float32) -> None:
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
         adam = [p for p in self.names if not any(p is other for other in muon)]
         groups = [
             {"params": [p for p in adam if decays(self.names[p], p)], "weight_decay": config.weight_decay},
             {"params": [p for p in adam if not decays(self.names[p], p)], "weight_decay": 0.0},
         ]
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
-        self.members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.learning_rate,
-                betas=(config.beta1, config.beta2),
-                eps=1e-8,
-                fused=fused,
-            )
-        ]
+        self.members: list[torch.optim.Optimizer] = []
+        if adam:
+            rate, betas = config.learning_rate, (config.beta1, config.beta2)
+            fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
+            filled = [group for group in groups if group["params"]]
+            self.members.append(torch.optim.AdamW(filled, lr=rate, betas=betas, eps=1e-8, fused=fused))
         if muon:
             rate, decay = config.muon_learning_rate, config.weight_decay
             self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype))

@@ -12,14 +12,22 @@ from typing import Any, Literal
 
 import torch
 
-from primegpt.config import Config
+from primegpt.config import Config, TrainConfig
 from primegpt.data.feed import Batches, training_batches
+from primegpt.data.mixture import Mixture
 from primegpt.data.prepare import Corpus
-from primegpt.model.gpt import GPT
-from primegpt.model.size import human_bytes, human_count, human_seconds, parameter_count, training_memory
+from primegpt.model.size import (
+    human_bytes,
+    human_count,
+    human_seconds,
+    lora_parameter_count,
+    parameter_count,
+    training_memory,
+)
+from primegpt.training.assemble import assemble
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
-from primegpt.training.trainer import compute_gradients, update
+from primegpt.training.trainer import compute_gradients, is_out_of_memory, update
 
 DEFAULT_MINUTES = 3.0
 RECORD = 256  # tokens that a record with an answer may need
@@ -27,6 +35,8 @@ EVALUATIONS = 10
 EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
 SAMPLES = 4
 PROBE_SECONDS = 0.4  # of steps timed for each candidate
+
+NOT_COMPILED = "not compiled: "
 
 Kernel = Literal["sdpa", "explicit"]
 
@@ -101,10 +111,14 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
     flags leave nothing to measure.
     """
-    train = config.train
+    started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
     config = config.with_values(train={"sequence_length": length})
-    batches = training_batches(config, corpus.train)
+    batches = training_batches(config, corpus)
+    notes = []
+    if train.compile and (reason := why_not_compiled(config, batches)):
+        config = config.with_values(train={"compile": False})
+        notes.append(f"{NOT_COMPILED}{reason}")
     times = measure_steps(config, batches)
     kernel = min(times, key=lambda name: times[name])
     step_seconds = times[kernel]
@@ -112,11 +126,12 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     tokens_per_step = batches.tokens_per_step
     eval_seconds_per_token = step_seconds / tokens_per_step / 3  # forward is a third of forward and backward
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
-    steps = steps_for_counted_budget(config, batches)
+    steps = steps_for_counted_budget(train, batches)
     training_seconds = 0.0
     if minutes is not None:
         closing = eval_seconds_per_token * corpus.val_targets + 3.0  # the full evaluation, the plot, the last samples
-        training_seconds = max(1.0, 60 * minutes - elapsed - closing)
+        measuring = time.monotonic() - started  # compiling is the most of it
+        training_seconds = max(1.0, 60 * minutes - elapsed - measuring - closing)
         steps = max(1, int(training_seconds * (1 - EVALUATION_SHARE - 0.04) / step_seconds))
     assert steps is not None
 
@@ -136,7 +151,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
         "training_seconds": training_seconds,
         "expected_seconds": training_seconds or steps * step_seconds * (1 + EVALUATION_SHARE + 0.04),
         "expected_memory_mb": training_memory(config.with_values(train={"attention": kernel})).total / 1e6,
-        "notes": [f"attention {name}: {1000 * seconds:.1f} ms a step" for name, seconds in times.items()],
+        "notes": notes + [f"attention {name}: {1000 * seconds:.1f} ms a step" for name, seconds in times.items()],
     }
     return config.with_values(
         train=values,
@@ -151,9 +166,8 @@ def begins_documents(corpus: Corpus) -> bool:
     return corpus.n_documents > 1 and not corpus.train.has_roles
 
 
-def steps_for_counted_budget(config: Config, batches: Batches) -> int | None:
+def steps_for_counted_budget(train: TrainConfig, batches: Batches) -> int | None:
     """The steps of a budget in steps, tokens or epochs; None when none of these is given."""
-    train = config.train
     if train.tokens:
         return math.ceil(train.tokens / batches.tokens_per_step)
     if train.epochs:
@@ -181,21 +195,32 @@ def affordable_targets(config: Config, budget: float, seconds_per_token: float) 
 
 
 def measure_steps(config: Config, batches: Batches) -> dict[Kernel, float]:
-    """Seconds of one optimizer step for each attention implementation that is in question, on a throw-away model."""
+    """Seconds of one optimizer step for each attention implementation that is in question."""
     wanted = config.train.attention
     candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
     if wanted == "auto" and config.train.device == "cuda":
         candidates = ("sdpa",)
-    model = GPT(config.model, config.train.seed).to(config.train.device)
-    return {kernel: measure_step(config, model.use_attention(kernel), batches) for kernel in candidates}
+    return {kernel: measure_step(config.with_values(train={"attention": kernel}), batches) for kernel in candidates}
 
 
-def measure_step(config: Config, model: GPT, batches: Batches) -> float:
-    """Median seconds of one optimizer step, two warm-ups aside."""
+def why_not_compiled(config: Config, batches: Batches) -> str | None:
+    """Why `torch.compile` cannot be used here, in one line; None if it can. Takes as long as compiling does."""
+    try:
+        measure_step(config.with_values(train={"attention": "sdpa"}), batches, seconds=0.0)
+    except Exception as error:  # whatever a compiler, or the lack of one, may raise
+        if is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return None
+
+
+def measure_step(config: Config, batches: Batches, seconds: float = PROBE_SECONDS) -> float:
+    """Median seconds of one optimizer step of a throw-away model, two warm-ups aside."""
+    model = assemble(config).train()
     precision = Precision(config.train.precision, config.train.device)
     optimizers = Optimizers(model, config.train, precision.dtype)
     times: list[float] = []
-    while len(times) < 3 or (sum(times) < PROBE_SECONDS and len(times) < 100):
+    while len(times) < 3 or (sum(times[1:]) < seconds and len(times) < 100):
         start = time.perf_counter()
         compute_gradients(model, batches.micro_batches(len(times)), precision, config.train.seed, len(times))
         update(model, optimizers, precision, config.train.grad_clip)
@@ -207,12 +232,14 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
     """The plan in words, a row a choice, for printing."""
     model, train, plan = config.model, config.train, config.plan
     parameters = parameter_count(model)
-    batches = training_batches(config, corpus.train)
+    batches = training_batches(config, corpus)
     steps = train.max_steps or 0
     total = steps * batches.tokens_per_step
     text = f"{human_bytes(corpus.train_bytes)} to train on, {human_bytes(corpus.val_bytes)} held out"
-    return [
+    kernels = f"{train.attention} attention{', compiled' if train.compile else ''}"
+    rows = [
         ("text", f"{text}, {corpus.n_documents} document{'s' if corpus.n_documents > 1 else ''}"),
+        *_shares(config, batches, steps),
         ("tokenizer", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} ids"),
         (
             "model",
@@ -229,9 +256,26 @@ def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
             f"{steps:,} of {batches.tokens_per_step:,} tokens ({human_count(total)} in all), "
             f"{train.optimizer}, {train.schedule}",
         ),
-        ("machine", f"{train.device}, {train.threads} threads, {train.precision}, {train.attention} attention"),
+        (
+            "machine",
+            f"{train.device}, {train.threads} threads, {train.precision}, {kernels}",
+        ),
         ("expected", f"{human_seconds(plan.expected_seconds)}, {plan.expected_memory_mb:,.0f} MB for training"),
     ]
+    rows += [("warning", note) for note in plan.notes if note.startswith(NOT_COMPILED)]
+    if config.lora.rank:
+        learns = lora_parameter_count(config)
+        share = f"{human_count(learns)} parameters learn, {100 * learns / (parameters + learns):.2g}% of all"
+        rows.insert(3, ("lora", f"rank {config.lora.rank}: {share}"))
+    return rows
+
+
+def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str]]:
+    """What each source gives to a mixture, and how often it will have been seen."""
+    if not isinstance(batches, Mixture):
+        return []
+    sources = zip(config.data.sources, batches.shares, batches.epochs(steps), strict=True)
+    return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
 
 
 def conditions(config: Config) -> dict[str, Any]:

@@ -8,24 +8,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from primegpt.config import Config
-from primegpt.model.size import (
-    flops_per_token,
-    human_bytes,
-    human_count,
-    human_seconds,
-    inference_memory,
-    parameter_breakdown,
-    training_memory,
-)
+from primegpt.model.size import human_count, human_seconds, parameter_breakdown
 from primegpt.reporting.chart import Series
 from primegpt.reporting.page import Page, Strong
-from primegpt.training.history import History, Points, number
+from primegpt.training.history import History, Points
+from primegpt.training.run_facts import (
+    Rows,
+    event_in_words,
+    model_rows,
+    plan_rows,
+    settings_rows,
+    text_rows,
+    tokenizer_rows,
+)
 
 MOST_SAMPLES = 9
 UNKNOWN = "–"
 ROSE = 1.01  # times the best validation loss: from here on it is worth a remark
-
-Rows = list[tuple[str, str]]
 
 
 def report(runs: Sequence[History]) -> Page:
@@ -41,23 +40,23 @@ def report(runs: Sequence[History]) -> Page:
         _differences(page, names, runs)
     _samples(page, names, runs)
     page.section("Model")
-    side_by_side(page, names, [_model(run) for run in runs])
+    side_by_side(page, names, [model_rows(run) for run in runs])
     page.section("Text", "What the audit before training found, and what was held out.")
-    side_by_side(page, names, [_text(run) for run in runs])
+    side_by_side(page, names, [text_rows(run) for run in runs])
     for name, run in zip(names, runs, strict=True):
         page.notes(_of(name, runs, run.audit.warnings if run.audit else []), "warning")
     page.section("Tokenizer")
-    side_by_side(page, names, [_tokenizer(run) for run in runs])
+    side_by_side(page, names, [tokenizer_rows(run) for run in runs])
     page.section("Plan", "What was measured or chosen before the first step, and what came of it.")
-    side_by_side(page, names, [_plan(run) for run in runs])
+    side_by_side(page, names, [plan_rows(run) for run in runs])
     for name, run in zip(names, runs, strict=True):
-        page.notes(_of(name, runs, map(_event, run.events)))
+        page.notes(_of(name, runs, map(event_in_words, run.events)))
     page.section("Configuration")
     if len(runs) == 1:
-        defaults = dict(_settings(Config()))
+        defaults = dict(settings_rows(Config()))
         page.text("Settings that are not the default; all of them are in config.toml.")
-        page.facts([row for row in _settings(runs[0].config) if row[1] != defaults.get(row[0])])
-    side_by_side(page, names, [_settings(run.config) for run in runs], fold="All settings")
+        page.facts([row for row in settings_rows(runs[0].config) if row[1] != defaults.get(row[0])])
+    side_by_side(page, names, [settings_rows(run.config) for run in runs], fold="All settings")
     return page
 
 
@@ -108,7 +107,7 @@ def _results(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
             page.notes(["The held-out texts are not the same, so neither is the task: compare with care."], "warning")
     for name, run in zip(names, runs, strict=True):
         page.notes(_of(name, runs, run.remarks), "warning")
-        page.notes(_of(name, runs, _overfitting(run)))
+        page.notes(_of(name, runs, _overfitting(run) + _forgetting(run)))
 
 
 def _several(values: Iterable[Any]) -> bool:
@@ -145,6 +144,16 @@ def _overfitting(run: History) -> list[str]:
         f"The validation loss was lowest at step {run.early_stopping.best_step:,} ({best:.4f}) and has risen to "
         f"{last:.4f} since, a sign of learning by heart: more text, a smaller model or dropout would help. "
         f"Commands use the checkpoint of the lowest loss."
+    ]
+
+
+def _forgetting(run: History) -> list[str]:
+    """What fine-tuning cost on the text that its base was trained on, in words."""
+    before, after = run.last("base/loss_before"), run.last("base/loss_after")
+    if before is None or after is None:
+        return []
+    return [
+        f"Fine-tuned: the loss on the base's own held-out text went from {before:.4f} to {after:.4f} nats per token."
     ]
 
 
@@ -284,130 +293,8 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
 
 
-# ---- Facts -----------------------------------------------------------------------------------------------------------
-
-
-def _model(run: History) -> Rows:
-    config, model = run.config, run.config.model
-    count = parameter_breakdown(model)
-    length = config.train.sequence_length or model.block_size
-    flops = flops_per_token(model, length)
-    seen, peak = run.last("tokens") or 0, max((value or 0.0 for _, value in run.points("memory_mb")), default=0.0)
-    parts = {"attention": count.attention, "MLPs": count.mlp, "embeddings": count.embedding, "head": count.head}
-    rows = [
-        ("preset", model.preset),
-        ("shape", f"{model.n_layer} layers, {model.n_embd} wide, {model.n_head} heads of {model.head_size}"),
-        ("context", f"{model.block_size:,} tokens"),
-        ("parameters", f"{count.total:,}"),
-        ("outside embeddings", f"{count.non_embedding:,}"),
-        *((f"in {name}", f"{size:,}") for name, size in parts.items() if size),
-        ("FLOPs of training", f"{human_count(flops)} a token"),
-    ]
-    if seen:
-        rows[-1] = ("FLOPs of training", f"{human_count(flops)} a token, {human_count(flops * seen)} so far")
-    if (mfu := run.median("mfu")) is not None:
-        rows.append(("model FLOPs utilisation", f"{mfu:.1%} of the matrix-product rate measured here"))
-    rows.append(("memory for training", human_bytes(training_memory(config).total)))
-    if peak:
-        rows.append(("peak memory of the process", human_bytes(1e6 * peak)))
-    rows.append(("memory for generating", human_bytes(inference_memory(model, 1, model.block_size).total)))
-    return rows
-
-
-def _text(run: History) -> Rows:
-    data = run.data
-    rows = list(run.audit.rows()) if run.audit else []
-    train, held_out = number(data.get("train_bytes")), number(data.get("val_bytes"))
-    if train is not None and held_out is not None:
-        rows.insert(0, ("split", f"{human_bytes(train)} to train on, {human_bytes(held_out)} held out"))
-    sources = [("sources", ", ".join(run.config.data.sources))] if run.config.data.sources else []
-    prints = [
-        (f"fingerprint, {part}", str(data.get(f"{key}_fingerprint"))[:16])
-        for part, key in (("training", "train"), ("held out", "val"))
-        if data.get(f"{key}_fingerprint")
-    ]
-    return sources + rows + prints
-
-
-def _tokenizer(run: History) -> Rows:
-    tokenizer = run.tokenizer
-    if tokenizer is None:
-        return []
-    rows = [("kind", tokenizer.kind), ("ids", f"{tokenizer.vocab_size:,}")]
-    size, tokens = number(run.data.get("train_bytes")), run.config.plan.train_tokens
-    if size and tokens:
-        rows.append(("bytes per token", f"{size / tokens:.2f}"))
-    rows += [(f"special, {kind}", " ".join(tokens)) for kind, tokens in tokenizer.special_kinds.items() if tokens]
-    return [*rows, ("fingerprint", tokenizer.fingerprint[:16])]
-
-
-def _plan(run: History) -> Rows:
-    train, plan, stopping = run.config.train, run.config.plan, run.early_stopping
-    length = train.sequence_length or run.config.model.block_size
-    rows = []
-    if run.data:
-        windows = f"{train.batch_size} windows of {length:,} tokens"
-        if train.gradient_accumulation_steps > 1:
-            windows += f", {train.gradient_accumulation_steps} times"
-        rows.append(("step", windows))
-        rows.append(("optimizer", f"{train.optimizer}, {train.schedule}, peak learning rate {train.learning_rate:g}"))
-    if plan.device:
-        threads = f", {plan.threads} thread{'s' * (plan.threads != 1)}" if plan.device == "cpu" else ""
-        rows.append(("machine", f"{plan.device}{threads}, {train.precision}, {train.attention} attention"))
-        rows += [("" if i else "measured", note) for i, note in enumerate(plan.notes)]
-        rows.append(("expected", f"{human_seconds(plan.expected_seconds)}, {plan.expected_memory_mb:,.0f} MB"))
-        rows.append(("took", human_seconds(run.last("seconds") or 0)))
-    if train.patience:
-        rows.append(
-            ("early stopping", f"after {train.patience} evaluations without a better one; waited {stopping.waited}")
-        )
-    if run.checkpoints:
-        pointed = {run.folder.pointed("best"): "best", run.folder.pointed("last"): "last"}
-        named = [f"{step:,} ({pointed[step]})" if step in pointed else f"{step:,}" for step in run.checkpoints]
-        rows.append(("checkpoints", ", ".join(named)))
-    if skipped := run.state.get("skipped_updates"):
-        rows.append(("updates skipped", f"{skipped:,}, whose fp16 gradients overflowed"))
-    return rows
-
-
-def _event(event: dict[str, Any]) -> str:
-    """An event of the plan, in words."""
-    step = event.get("step", 0)
-    if "batch_size" in event:
-        return (
-            f"Step {step:,}: out of memory; from there on {event['batch_size']} windows in a micro-batch, "
-            f"{event.get('gradient_accumulation_steps')} micro-batches in a step."
-        )
-    if "max_steps" in event:
-        return f"Step {step:,}: the pace was not as planned; {event['max_steps']:,} steps in all fit the time there is."
-    return f"Step {step:,}: " + ", ".join(f"{key} {value}" for key, value in event.items() if key != "step")
-
-
-# ---- Configuration ---------------------------------------------------------------------------------------------------
-
-
-def _settings(config: Config) -> Rows:
-    """Every setting that has a value, by its name on the command line."""
-    sections = config.model_dump(mode="json", exclude_none=True, exclude={"plan"})
-    return [
-        (f"{section}.{key}", _shown(value)) for section, values in sections.items() for key, value in values.items()
-    ]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {_shown(inner)}" for key, inner in value.items()) or "none"
-    return str(value)
-
-
 def _differences(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
-    columns = [dict(_settings(run.config)) for run in runs]
+    columns = [dict(settings_rows(run.config)) for run in runs]
     keys = dict.fromkeys(key for column in columns for key in column)
     different = [key for key in keys if len({column.get(key) for column in columns}) > 1]
     if not different:

@@ -8,19 +8,20 @@ Kind = Literal["cosine", "linear", "constant", "wsd"]
 
 
 class Stretch(NamedTuple):
-    """From `step` on, the rest of the schedule is fitted to end at `max_steps` (to meet a deadline, to extend)."""
+    """From `step` on, what is left of the schedule is fitted to end at `max_steps`; or all of it begins `anew`."""
 
     step: int
     max_steps: int
+    anew: bool = False
 
 
 def progress(step: int, max_steps: int, stretches: Sequence[Stretch] = ()) -> float:
-    """Share of the schedule done at `step`, 0 at the start and 1 at the end; continuous across stretches."""
+    """Share of the schedule done at `step`, 0 at the start and 1 at the end; continuous but where it begins anew."""
     done, start, end = 0.0, 0, max_steps
     for stretch in stretches:
         if step < stretch.step:
             break
-        done += (1 - done) * (stretch.step - start) / max(1, end - start)
+        done = 0.0 if stretch.anew else done + (1 - done) * (stretch.step - start) / max(1, end - start)
         start, end = stretch.step, stretch.max_steps
     return min(1.0, done + (1 - done) * (step - start) / max(1, end - start))
 

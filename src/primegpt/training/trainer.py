@@ -21,6 +21,7 @@ from primegpt.data.feed import Batches
 from primegpt.errors import NonFiniteError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.model.gpt import GPT
+from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
 from primegpt.run.atomic import write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, save_checkpoint, step_name
 from primegpt.run.folder import RunFolder
@@ -206,7 +207,7 @@ class Trainer:
             self.sample()
 
     def due(self, interval: int | None) -> bool:
-        return interval is not None and (self.state.step % interval == 0 or self.state.step >= self.state.max_steps)
+        return interval is not None and (self.state.step % interval == 0 or self.finished)
 
     @property
     def finished(self) -> bool:
@@ -214,16 +215,18 @@ class Trainer:
 
     @property
     def stretches(self) -> list[Stretch]:
-        return [Stretch(event["step"], event["max_steps"]) for event in self.state.events if "max_steps" in event]
+        events = (event for event in self.state.events if "max_steps" in event)
+        return [Stretch(event["step"], event["max_steps"], event.get("anew", False)) for event in events]
 
     @property
     def learning_rate_factor(self) -> float:
         """The share of each peak learning rate for the next update."""
         train = self.config.train
         done = progress(self.state.step, train.max_steps or 1, self.stretches)
+        begun = max((stretch.step for stretch in self.stretches if stretch.anew), default=0)
         falls_to_zero = train.schedule in ("linear", "wsd")
         floor = (0.0 if falls_to_zero else 0.1) if train.min_lr is None else train.min_lr / train.learning_rate
-        return learning_rate_factor(self.state.step, done, train.schedule, train.warmup_steps, floor)
+        return learning_rate_factor(self.state.step - begun, done, train.schedule, train.warmup_steps, floor)
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
         """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out."""
@@ -268,7 +271,9 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of the present step, then fewer old ones."""
-        tensors = {"model": self.model.weights(), "optimizer": self.optimizers.state()}
+        tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
+        if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
+            tensors["adapter"] = adapters
         state = {
             "train": asdict(self.state),
             "scaler": self.precision.scaler.state_dict(),
@@ -332,7 +337,7 @@ class Trainer:
         A machine's speed changes while it trains (other programs, heat). The run then ends later or earlier in steps,
         but on time and with its learning rate all the way down.
         """
-        state, budget = self.state, self.config.plan.training_seconds
+        state, budget = self.state, self.deadline
         seconds, steps = state.seconds - self.pace[0], state.step - self.pace[1]
         if not budget or not steps or seconds < budget / PACE_CHECKS:
             return
@@ -341,6 +346,22 @@ class Trainer:
         if abs(affordable - state.max_steps) > PACE_TOLERANCE * (state.max_steps - state.step) + 1:
             state.events.append({"step": state.step, "max_steps": affordable})
             state.max_steps = affordable
+
+    @property
+    def deadline(self) -> float:
+        """Seconds of training, over all sessions, after which it should be over; 0 when the budget is not of time."""
+        ends = [event["training_seconds"] for event in self.state.events if "training_seconds" in event]
+        return ends[-1] if ends else self.config.plan.training_seconds
+
+    def extend(self, max_steps: int, seconds: float | None = None) -> None:
+        """Go on to step `max_steps`, in `seconds` of training if that is the budget; the schedule is planned anew.
+
+        Where it was over already, it begins again from its peak; else what is left of it is stretched.
+        """
+        state = self.state
+        event = {"step": state.step, "max_steps": max_steps, "anew": self.finished}
+        state.events.append(event | {"training_seconds": state.seconds + seconds if seconds else 0.0})
+        state.max_steps, state.early_stopping.waited = max_steps, 0
 
     # ---- Stopping and going on ---------------------------------------------------------------------------------------
 
@@ -365,7 +386,13 @@ class Trainer:
         saved = dict(checkpoint.state["train"])
         stopping = saved.pop("early_stopping")
         self.state = TrainState(**saved, early_stopping=EarlyStopping(**stopping))
-        self.model.load_weights(checkpoint.tensors["model"])
+        best = self.state.early_stopping.best_step
+        if best is not None and (self.folder.checkpoints_dir / step_name(best)).exists():  # not one that is now undone
+            self.folder.point("best", best)
+        if "adapter" in checkpoint.tensors:
+            load_adapters(self.model, checkpoint.tensors["adapter"])
+        else:
+            self.model.load_weights(checkpoint.tensors["model"])
         self.optimizers.load_state(checkpoint.tensors["optimizer"])
         if checkpoint.state["scaler"]:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -374,6 +401,7 @@ class Trainer:
                 self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
         self.restored_from, self.saved_step = checkpoint, checkpoint.step
+        self.folder.point("last", checkpoint.step)  # a newer one was damaged, or the kill came just before this
 
     def _precedes(self, line: dict[str, Any]) -> bool:
         """Whether a line of metrics was written before the checkpoint was: an evaluation comes after its own."""
@@ -381,9 +409,10 @@ class Trainer:
 
     def finish_interrupted_step(self, checkpoint: Checkpoint) -> None:
         """What was due at the checkpoint's step and may not have happened: its evaluation and its samples."""
-        if self.due(self.config.train.eval_interval):
-            committed = read_evaluation(checkpoint.path, self.observer.on_message)
-            self.take_in(committed) if committed else self.evaluate()
+        if committed := read_evaluation(checkpoint.path, self.observer.on_message):
+            self.take_in(committed)
+        elif self.due(self.config.train.eval_interval):
+            self.evaluate()
         if self.due(self.config.train.sample_interval) and not self.sample_path.exists():
             self.sample()
 

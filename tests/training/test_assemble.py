@@ -1,0 +1,101 @@
+"""What is applied to a model from outside changes how it is computed, never what."""
+
+import pytest
+import torch
+
+from primegpt import api
+from primegpt.config import Config, resolve
+from primegpt.model.size import learning_parameter_count, lora_parameter_count, parameter_count
+from primegpt.training.assemble import assemble, without_compilation
+from primegpt.training.optimizers import Optimizers
+
+
+def configuration(preset: str = "gpt2", rank: int = 0, **train: object) -> Config:
+    model = {"preset": preset, "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 50}
+    settings = {"attention": "explicit", "device": "cpu", **train}
+    return resolve({"model": model | {"dropout": 0.2}, "train": settings, "lora": {"rank": rank}})
+
+
+def gradients(config: Config) -> dict[str, torch.Tensor]:
+    model = assemble(config).train()
+    with torch.no_grad():
+        for parameter in model.parameters():  # zeros would hide what is behind them
+            parameter.normal_(0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    ids = torch.randint(50, (3, 17), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)  # of dropout
+    loss, _ = model(ids[:, :-1], targets=ids[:, 1:])
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_activation_checkpointing_gives_the_same_gradients(preset, rank):
+    plain = gradients(configuration(preset, rank))
+    recomputed = gradients(configuration(preset, rank, activation_checkpointing=True))
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_activation_checkpointing_keeps_less_for_the_backward_pass():
+    def kept(config: Config) -> int:
+        model, sizes = assemble(config).train(), []
+        ids = torch.zeros(2, 16, dtype=torch.long)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model(ids, targets=ids)
+        return sum(sizes)
+
+    assert kept(configuration(activation_checkpointing=True)) < 0.5 * kept(configuration())
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_learns_is_counted(preset, rank, optimizer):
+    config = configuration(preset, rank, optimizer=optimizer)
+    model = assemble(config)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in learning) == learning_parameter_count(config)
+    assert sum(p.numel() for p in model.parameters()) == parameter_count(config.model) + lora_parameter_count(config)
+    moved = [p for member in Optimizers(model, config.train).members for g in member.param_groups for p in g["params"]]
+    assert {id(p) for p in moved} == {id(p) for p in learning}
+
+
+def train(tmp_path, **settings: object) -> api.Run:
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question.\n" * 60, encoding="utf-8")
+    model = {"preset": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16}
+    fixed = {"batch_size": 4, "max_steps": 6, "eval_interval": 3, "precision": "fp32", "attention": "explicit"}
+    return api.train(
+        tmp_path / "text.txt",
+        out=tmp_path / str(len(list(tmp_path.iterdir()))),
+        settings={"model": model, "tokenizer": {"kind": "char"}, "train": fixed | settings},
+    )
+
+
+def test_without_a_compiler_training_goes_on_and_says_why(tmp_path, monkeypatch, capfd):
+    def fail(*inputs: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand much more")
+
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: setattr(module, "forward", fail))
+    run = train(tmp_path, compile=True)
+    assert run.config.train.compile is False
+    assert run.step > 0
+    said = [line for line in capfd.readouterr().err.splitlines() if "not compiled" in line]
+    assert said == ["warning    not compiled: RuntimeError: InvalidCxxCompiler: no working C++ compiler"]
+
+
+@pytest.mark.reliability
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")  # of the compiler's own
+def test_a_compiled_run_learns_the_same(tmp_path):
+    eager, compiled = train(tmp_path), train(tmp_path, compile=True)
+    assert compiled.config.train.compile
+    for name, weight in eager.model.weights().items():
+        torch.testing.assert_close(compiled.model.weights()[name], weight, atol=1e-4, rtol=0)
+
+
+def test_compiled_models_can_be_run_as_written():
+    model = assemble(configuration(compile=True)).eval()
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    with without_compilation():
+        assert torch.equal(model(ids), assemble(configuration()).eval()(ids))
