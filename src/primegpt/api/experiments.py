@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ class Place:
         path = self.folder / "books" / book.file
         if not path.exists():
             make_folder(path.parent)
-            write_songbook(path, songs=book.songs, alignment=book.alignment, seed=book.seed)
-            if book.copies > 1:
-                write_text_atomic(path, path.read_text(encoding="utf-8") * book.copies)
+            if book.copies == 1:
+                write_songbook(path, songs=book.songs, alignment=book.alignment, seed=book.seed)
+            else:
+                once = self.book(replace(book, copies=1)).read_text(encoding="utf-8")
+                write_text_atomic(path, once * book.copies)
         return path
 
     def tokenizer(self, book: Book, vocab_size: int, template: str) -> Path:
