@@ -99,4 +99,9 @@ def test_twenty_steps_are_those_of_a_plain_loop(models) -> None:
         assert norm > 0.3  # clipped
     own = {f"transformer.{name}": p for name, p in ours.named_parameters()}
     for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(own[name], as_ours(name, parameter), atol=1e-4, rtol=0)
+        one, other = own[name], as_ours(name, parameter)
+        if name.endswith(
+            "c_attn.bias"
+        ):  # softmax cancels the keys' bias: its gradient is rounding, which AdamW blows up
+            one, other = (torch.cat([t[:32], t[64:]]) for t in (one, other))
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
