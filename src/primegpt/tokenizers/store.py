@@ -15,6 +15,7 @@ from typing import Any
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, TokenizerError, nearest
 from primegpt.tokenizers import foreign
 from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, lone_surrogate, special_kinds
+from primegpt.tokenizers.signals import heeding_signals
 
 # A new kind is one line here: its name in the configuration, and its class. Imported when first used.
 KINDS = {
@@ -38,7 +39,8 @@ def train(
     kind: `{"control": ["<song>", "</song>"]}`. Raises ConfigError on a bad setting, DataError if there is no text.
     """
     texts = [texts] if isinstance(texts, str) else texts
-    return class_of(kind).train(_usable(texts), vocab_size, special_tokens)
+    with heeding_signals():
+        return class_of(kind).train(_usable(texts), vocab_size, special_tokens)
 
 
 def save(tokenizer: Tokenizer, folder: str | Path) -> None:
