@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, TokenizerError, nearest
+from primegpt.signals import heeding_signals
 from primegpt.tokenizers import foreign
 from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, lone_surrogate, special_kinds
-from primegpt.tokenizers.signals import heeding_signals
 
 # A new kind is one line here: its name in the configuration, and its class. Imported when first used.
 KINDS = {

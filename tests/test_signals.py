@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from primegpt.tokenizers import signals
-from primegpt.tokenizers.signals import heeding_signals
+from primegpt import signals
+from primegpt.signals import heeding_signals
 
 SCRIPT = """
 import hashlib, signal, sys
-from primegpt.tokenizers import signals
+from primegpt import signals
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
 signals.GRACE_SECONDS = 0.2
 with signals.heeding_signals():
