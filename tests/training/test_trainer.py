@@ -507,8 +507,8 @@ def test_every_failure_of_the_disk_can_be_resumed(fault, shards, tmp_path, monke
     assert 50 < calls < fail_at
 
 
-def test_a_signal_is_heeded_while_a_sample_is_written_and_after_the_last_save(shards, tmp_path):
-    for step, due in ((6, "sample_text"), (12, "save")):
+def test_a_signal_is_heeded_while_a_sample_is_written_and_behind_the_last(shards, tmp_path):
+    for step, due in ((6, "sample_text"), (12, "sample")):
         folder = RunFolder.create(tmp_path / due)
         trainer = make_trainer(configuration(), shards, folder)
         original, written = getattr(trainer, due), 0

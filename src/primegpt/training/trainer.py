@@ -176,7 +176,7 @@ class Trainer:
                 while not self.finished:
                     self.step()
                     self.after_step()
-                self.interrupts.poll()  # a signal that came during the last save
+                self.interrupts.poll()  # a signal that came behind the last step
             except Interrupted as stop:
                 self.leave(stop)
             except DiskError as error:
