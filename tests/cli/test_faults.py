@@ -234,6 +234,10 @@ def test_a_second_writer_is_refused_within_two_seconds(place, command):
             line = command(arguments, 2)
             assert time.monotonic() - started < 2
             assert ("in use by another process" in line) == (arguments != BEGIN)
+        code = "import sys; from primegpt.cli.main import run; assert run(sys.argv[1:], 0.0) == 2; "
+        code += "assert 'torch' not in sys.modules"  # whose import alone takes seconds
+        subprocess.run([sys.executable, "-c", code, *RESUME], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", code, *BEGIN, "--overwrite"], check=True, stderr=subprocess.DEVNULL)
     assert not Path("cache").exists()
 
 

@@ -29,7 +29,7 @@ from primegpt.run.checkpoint import (
     verify_checkpoint,
 )
 
-LOCK_SECONDS = 1.0  # how long a process that is just ending is waited for
+LOCK_SECONDS = 0.5  # how long a process that is just ending is waited for
 
 Pointer = Literal["best", "last"]
 
@@ -75,10 +75,14 @@ class RunFolder:
             if not overwrite:
                 remedy = f"continue it with `--resume {self.path}`, or replace it with `--overwrite`"
                 raise RunFolderError(f"{self.path} already holds a run", remedy)
-            with self.lock():  # raises if someone is writing to it
-                pass
+            self.refuse_if_in_use()
         elif self.config_path.exists() or _foreign_entries(self.path):
             raise RunFolderError(f"{self.path} is not empty and holds no run", "choose another folder with --out")
+
+    def refuse_if_in_use(self) -> None:
+        """Raise RunFolderError if another process writes to this run."""
+        with self.lock():
+            pass
 
     def _delete_contents(self) -> None:
         for pattern in CONTENTS:
