@@ -5,7 +5,6 @@ app = create_app(primegpt.load("runs/my-1"))
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,36 +15,50 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from primegpt.errors import UsageError
-from primegpt.run.folder import RunFolder
+from primegpt.serving.completions import chat_completions, completions
+from primegpt.serving.engine import Engine
 from primegpt.serving.errors import ApiError
+from primegpt.serving.run import ServedRun, check_model, model_card
 from primegpt.serving.security import Guard, Policy
 
 
-class ServedRun(Protocol):
-    """What the server asks of a run; `primegpt.Run` is one."""
-
-    folder: RunFolder
-    step: int
-
-
-def create_app(run: ServedRun, *, policy: Policy | None = None, routes: Sequence[BaseRoute] = ()) -> Starlette:
+def create_app(
+    run: ServedRun,
+    *,
+    policy: Policy | None = None,
+    slots: int = 16,
+    queue: int = 64,
+    precision: str | None = None,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
     """The API of `run`, guarded by `policy`, with `routes` of the caller's beside it.
 
-    Those find the run as `request.app.state.run`. What they need no token for is said by `policy.public`.
+    Those find the run as `request.app.state.run` and what writes as `request.app.state.engine`. Which of them need no
+    token is said by `policy.public`. Up to `slots` texts are written at once, `queue` more may wait.
     """
     policy = policy or Policy()
+    engine = Engine(run.generator(precision), slots, queue)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine.start()
         yield
+        engine.close()
 
+    api = [
+        Route("/health", health),
+        Route("/v1/models", models),
+        Route("/v1/models/{id}", model),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    ]
     app = Starlette(
-        routes=[Route("/health", health), Route("/v1/models", models), Route("/v1/models/{id}", model), *routes],
+        routes=[*api, *routes],
         middleware=[*cross_origin(policy), Middleware(Guard, policy=policy)],
         exception_handlers={ApiError: tell, UsageError: tell_usage, HTTPException: tell_http},
         lifespan=lifespan,
     )
-    app.state.run = run
+    app.state.run, app.state.engine = run, engine
     return app
 
 
@@ -58,7 +71,10 @@ def cross_origin(policy: Policy) -> list[Middleware]:
 
 
 async def health(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    """Always answered at once, and without a token."""
+    engine: Engine = request.app.state.engine
+    writing = len(engine.writing)
+    return JSONResponse({"status": "ok", "slots": engine.slots, "writing": writing, "waiting": engine.load - writing})
 
 
 async def models(request: Request) -> Response:
@@ -69,21 +85,6 @@ async def model(request: Request) -> Response:
     run = request.app.state.run
     check_model(run, request.path_params["id"])
     return JSONResponse(model_card(run))
-
-
-def model_card(run: ServedRun) -> dict[str, object]:
-    created = int(run.folder.config_path.stat().st_mtime)
-    return {"id": model_id(run), "object": "model", "created": created, "owned_by": "primegpt"}
-
-
-def model_id(run: ServedRun) -> str:
-    return run.folder.path.name
-
-
-def check_model(run: ServedRun, name: str) -> None:
-    """Raises ApiError unless `name` is the run that is served."""
-    if name != model_id(run):
-        raise ApiError(404, f"there is no model of this name here, only {model_id(run)!r}", code="model_not_found")
 
 
 async def tell(request: Request, error: Exception) -> Response:
