@@ -6,6 +6,7 @@ request 400. `Connection` sets clocks and tells them apart.
 
 import asyncio
 import json
+import os
 import socket
 
 import h11
@@ -38,7 +39,8 @@ class Connection(H11Protocol):
         self.clock = self.loop.call_later(HEADER_SECONDS, self.headers_are_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.stop_clocks()
+        self.stop(self.clock)
+        self.stop(self.stalled)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,7 +52,8 @@ class Connection(H11Protocol):
             return
         if self.conn.their_state is not h11.IDLE:  # the headers are complete
             self.unread = 0
-            self.stop_clocks()
+            self.stop(self.clock)
+            self.clock = None
         elif self.clock is None:
             self.clock = self.loop.call_later(HEADER_SECONDS, self.headers_are_late)
 
@@ -59,7 +62,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Called for what is no request, or too large for one."""
-        if self.unread > MAX_HEADERS and self.conn.their_state is not h11.DONE:
+        if self.unread > MAX_HEADERS:
             self.refuse(ApiError(431, f"the headers are larger than {MAX_HEADERS} bytes"))
         else:
             self.refuse(ApiError(400, msg))
@@ -67,8 +70,11 @@ class Connection(H11Protocol):
     def refuse(self, error: ApiError) -> None:
         """Answer, and let go once the other side has read it: closing under a sender's hands would lose the answer."""
         self.refused = True
-        self.stop_clocks()
+        self.stop(self.clock)
         if self.transport.is_closing():
+            return
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()  # another answer has begun
             return
         body = json.dumps(error.body()).encode()
         reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[error.status]
@@ -84,9 +90,7 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.stalled is not None:
-            self.stalled.cancel()
-            self.stalled = None
+        self.stop(self.stalled)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -98,11 +102,9 @@ class Connection(H11Protocol):
         else:
             super().shutdown()
 
-    def stop_clocks(self) -> None:
-        for clock in (self.clock, self.stalled):
-            if clock is not None:
-                clock.cancel()
-        self.clock = self.stalled = None
+    def stop(self, clock: asyncio.TimerHandle | None) -> None:
+        if clock is not None:
+            clock.cancel()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -110,16 +112,21 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would let another program take the port over
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((host, port))
+        opened.listen(MAX_CONNECTIONS)  # at once, so that a second server here is told
     except OSError as error:
         opened.close()
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", "choose another --port") from None
     return opened
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM; then finish what is being written, within `DRAIN_SECONDS`, and return."""
+def server_for(app: ASGIApp) -> uvicorn.Server:
+    """What answers on a socket: `server_for(app).run(sockets=[listen(host, port)])`.
+
+    SIGINT and SIGTERM (or `should_exit`) end it, once what is being written is finished, within `DRAIN_SECONDS`.
+    """
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -134,4 +141,4 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
