@@ -98,8 +98,8 @@ async def write(port: int, clients: int, tokens: int, waits: Waits) -> float:
 
 async def stream(port: int, seed: int, tokens: int, waits: Waits) -> int:
     """Read one text to its end; how many tokens it has."""
-    asked = {"prompt": "The", "seed": seed, "max_tokens": tokens, "stream": True}
-    asked["stream_options"] = {"include_usage": True}
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    asked = {"prompt": "The", "seed": seed, "max_tokens": tokens, **options}
     start, pieces, count = time.perf_counter(), 0, 0
     async for line in lines(port, "POST", "/v1/completions", json.dumps(asked).encode()):
         if line.startswith(b"data: {"):
