@@ -200,7 +200,7 @@ def test_long_prompts_are_read_apart_and_equal_ones_together(make_run) -> None:
     engine = Engine(decoder)
     for row in rows:
         engine.waiting.append(Job([row], SAMPLED, None, decoder))
-    assert 600 > READ_TOGETHER
+    assert READ_TOGETHER < 600
     sizes = []
     while len(engine.writing) < 5:
         engine.join()

@@ -57,7 +57,7 @@ class Policy:
         if len(named) != 1 or host_name(named[0]) not in self.hosts:
             raise ApiError(403, "this server is not known by the name in the Host header", code="host_not_allowed")
         for origin in (value.decode("latin-1") for name, value in headers if name == b"origin"):
-            own = {f"http://{named[0]}", f"https://{named[0]}"}
+            own = {f"http://{named[0]}".lower(), f"https://{named[0]}".lower()}
             if origin.lower() not in self.origins | own:
                 raise ApiError(403, "pages of this origin may not ask this server", code="origin_not_allowed")
         if self.token is not None and not self.is_public(scope["path"]):
