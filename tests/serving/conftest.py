@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,17 @@ class Served:
         response, connection = self.open(method or ("GET" if body is None else "POST"), path, body, headers)
         with contextlib.closing(connection):
             return response.status, json.loads(response.read() or b"null")
+
+    def raw(self, body: bytes, size: int | None = None, receive_buffer: int | None = None) -> socket.socket:
+        """A connection on which POST /v1/completions with `body`, of `size` bytes as it says, has been sent."""
+        connection = socket.socket()
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect(("127.0.0.1", self.port))
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body) if size is None else size}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        return connection
 
     def stream(self, path: str, body: dict[str, Any]) -> list[Any]:
         """The objects of a stream; the last is "[DONE]"."""

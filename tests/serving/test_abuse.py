@@ -25,6 +25,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS) | texts, inner, max_size=4),
     max_leaves=8,
 )
+messages = st.fixed_dictionaries({"role": st.sampled_from(["user", "system"]), "content": texts})
 # Values that are right for a field more often than chance would have it, so that bodies get past the first check.
 likely = {
     "prompt": texts | st.lists(texts, max_size=3) | st.lists(st.integers(-1, 50), max_size=70),
@@ -132,9 +133,7 @@ def test_fifty_sockets_that_say_nothing_and_large_requests_meanwhile(served) -> 
 
 def test_whoever_waits_for_a_whole_answer_and_leaves_stops_it_too(served) -> None:
     body = json.dumps({"prompt": "a", "max_tokens": 8000, "n": 4}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    with socket.create_connection(("127.0.0.1", served.port)) as connection:
-        connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    with served.raw(body):
         while served.engine.load < 4:
             time.sleep(0.001)
         rows = [writing.row for writing in served.engine.writing]

@@ -170,20 +170,14 @@ def test_the_second_request_of_a_connection_is_timed_too(served, monkeypatch) ->
 
 def test_a_body_that_does_not_come_is_told(serve) -> None:
     served = serve(policy=Policy(body_seconds=0.3))
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", served.port)) as connection:
-        connection.sendall(head + b"{")
+    with served.raw(b"{", size=9) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_reader_who_does_not_read_is_cut(served, monkeypatch) -> None:
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
     body = b'{"prompt": "a", "n": 16, "max_tokens": 8000, "stream": true, "logprobs": 20}'
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", served.port))
-        connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    with served.raw(body, receive_buffer=4096) as connection:
         connection.recv(10)  # it has begun
         served.settle(30)  # without this reader's doing
 
