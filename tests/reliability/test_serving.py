@@ -19,6 +19,8 @@ from primegpt.tokenizers.char import CharTokenizer
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(600)]
 
+GREEDY = {"prompt": "a", "max_tokens": 300, "temperature": 0}  # the random model then never ends a text
+
 
 @pytest.fixture
 def folder(random_model, save_run):
@@ -56,11 +58,11 @@ def test_sigterm_lets_texts_end_and_takes_no_new_ones(folder) -> None:
     whole: list[dict] = []
 
     def wait_for_the_whole(port: int) -> None:
-        with asked(port, {"prompt": "a", "max_tokens": 300, "n": 2}) as response:
+        with asked(port, GREEDY | {"n": 2}) as response:
             whole.append(json.load(response))
 
     with started(folder) as (process, port), socket.create_connection(("127.0.0.1", port)):  # which asks for nothing
-        with asked(port, {"prompt": "a", "max_tokens": 300, "stream": True}) as stream:
+        with asked(port, GREEDY | {"stream": True}) as stream:
             waiting = threading.Thread(target=wait_for_the_whole, args=(port,))
             waiting.start()
             for _ in range(5):

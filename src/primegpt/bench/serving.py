@@ -96,19 +96,21 @@ async def write(port: int, clients: int, tokens: int, waits: Waits) -> float:
     return sum(written) / seconds
 
 
-async def stream(port: int, seed: int, tokens: int, waits: Waits) -> int:
-    """Read one text to its end; how many tokens it has."""
-    options = {"stream": True, "stream_options": {"include_usage": True}}
-    asked = {"prompt": "The", "seed": seed, "max_tokens": tokens, **options}
-    start, pieces, count = time.perf_counter(), 0, 0
-    async for line in lines(port, "POST", "/v1/completions", json.dumps(asked).encode()):
-        if line.startswith(b"data: {"):
-            if not pieces:
+async def stream(port: int, client: int, tokens: int, waits: Waits) -> int:
+    """Read texts, one after another where they end early, until there were `tokens` tokens; how many there were."""
+    written = texts = 0
+    while written < tokens:
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        asked = {"prompt": "The", "seed": 1000 * client + texts, "max_tokens": tokens - written, **options}
+        start, waited = time.perf_counter(), False
+        async for line in lines(port, "POST", "/v1/completions", json.dumps(asked).encode()):
+            if line.startswith(b"data: {") and not waited:
                 waits.first_token.append(time.perf_counter() - start)
-            pieces += 1
+                waited = True
             if b'"usage":{' in line:
-                count = json.loads(line[6:])["usage"]["completion_tokens"]
-    return count
+                written += json.loads(line[6:])["usage"]["completion_tokens"]
+        texts += 1
+    return written
 
 
 async def watch_health(port: int, waits: Waits) -> None:
