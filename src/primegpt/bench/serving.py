@@ -98,10 +98,12 @@ async def write(port: int, clients: int, tokens: int, waits: Waits) -> float:
 
 async def stream(port: int, client: int, tokens: int, waits: Waits) -> int:
     """Read texts, one after another where they end early, until there were `tokens` tokens; how many there were."""
-    written = texts = 0
-    while written < tokens:
+    written = 0
+    for text in range(tokens):
+        if written >= tokens:
+            break
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        asked = {"prompt": "The", "seed": 1000 * client + texts, "max_tokens": tokens - written, **options}
+        asked = {"prompt": "The", "seed": 1000 * client + text, "max_tokens": tokens - written, **options}
         start, waited = time.perf_counter(), False
         async for line in lines(port, "POST", "/v1/completions", json.dumps(asked).encode()):
             if line.startswith(b"data: {") and not waited:
@@ -109,7 +111,6 @@ async def stream(port: int, client: int, tokens: int, waits: Waits) -> int:
                 waited = True
             if b'"usage":{' in line:
                 written += json.loads(line[6:])["usage"]["completion_tokens"]
-        texts += 1
     return written
 
 
