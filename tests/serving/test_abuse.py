@@ -77,12 +77,15 @@ def test_bytes_that_are_no_json(served, content: bytes) -> None:
     assert status == 400 or (status == 200 and json.loads(content) == {}), answer
 
 
+ENDLESS = {"prompt": "a", "max_tokens": 8000, "temperature": 0}  # the random model then never ends a text
+
+
 def memory() -> int:
     return psutil.Process().memory_info().rss
 
 
 def test_a_hundred_clients_that_leave_in_mid_stream(served) -> None:
-    asked = {"prompt": "a", "max_tokens": 8000, "stream": True}
+    asked = ENDLESS | {"stream": True}
 
     def leave(number: int) -> None:
         response, connection = served.open("POST", "/v1/completions", asked | {"n": 1 + number % 3})
@@ -115,7 +118,7 @@ def test_fifty_sockets_that_say_nothing_and_large_requests_meanwhile(served) -> 
     """Whoever asks properly is answered at once, and memory does not grow."""
     served.ask("/v1/completions", b" " * (20 * 2**20))  # the client's own buffers are counted too
     before = memory()
-    slow = []
+    slow = [served.raw(b" " * (20 * 2**20), size=21 * 2**20) for _ in range(4)]  # the rest of whose bodies never comes
     for number in range(50):
         connection = socket.create_connection(("127.0.0.1", served.port))
         connection.sendall([b"", b"POST /v1/completions HTTP/1.1\r\nHost: local", b"G"][number % 3])
@@ -132,7 +135,7 @@ def test_fifty_sockets_that_say_nothing_and_large_requests_meanwhile(served) -> 
 
 
 def test_whoever_waits_for_a_whole_answer_and_leaves_stops_it_too(served) -> None:
-    body = json.dumps({"prompt": "a", "max_tokens": 8000, "n": 4}).encode()
+    body = json.dumps(ENDLESS | {"n": 4}).encode()
     with served.raw(body):
         while served.engine.load < 4:
             time.sleep(0.001)

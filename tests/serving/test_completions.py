@@ -10,6 +10,7 @@ from primegpt.errors import NonFiniteError
 from primegpt.generation.decoder import Decoder
 
 PROMPT = {"prompt": "abc", "seed": 3}
+ENDLESS = {"prompt": "a", "max_tokens": 8000, "temperature": 0, "stream": True}  # the random model ends no such text
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "seed": 3}
 
 
@@ -21,6 +22,12 @@ def test_a_completion_is_what_the_run_writes(served, settings) -> None:
     assert [choice["text"] for choice in answer["choices"]] == expected
     assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 16, "total_tokens": 19}
     assert (answer["object"], answer["model"]) == ("text_completion", "songs")
+
+
+def test_beams_have_no_place_here(serve, make_run) -> None:
+    run = make_run(generate={"max_new_tokens": 8, "num_beams": 4})
+    _, answer = serve(run).ask("/v1/completions", PROMPT)
+    assert answer["choices"][0]["text"] == run.generate("abc", seed=3, num_beams=1)
 
 
 def test_several_prompts_as_text_and_as_ids(served) -> None:
@@ -217,7 +224,7 @@ def test_models(served) -> None:
 
 def test_a_full_queue_is_told(serve) -> None:
     served = serve(slots=1, queue=1)
-    held = [served.open("POST", "/v1/completions", PROMPT | {"max_tokens": 8000, "stream": True}) for _ in range(2)]
+    held = [served.open("POST", "/v1/completions", ENDLESS) for _ in range(2)]
     status, answer = served.ask("/v1/completions", PROMPT)
     assert (status, answer["error"]["type"], answer["error"]["code"]) == (429, "rate_limit_error", "queue_full")
     assert served.ask("/health")[1] == {"status": "ok", "slots": 1, "writing": 1, "waiting": 1}
@@ -243,7 +250,7 @@ def test_a_failure_is_told_whole_and_in_a_stream(served, monkeypatch) -> None:
 
 
 def test_pieces_of_a_stream_come_while_the_text_is_written(served) -> None:
-    response, connection = served.open("POST", "/v1/completions", PROMPT | {"max_tokens": 8000, "stream": True})
+    response, connection = served.open("POST", "/v1/completions", ENDLESS)
     first = json.loads(response.readline().removeprefix(b"data: "))
     assert first["choices"][0]["text"]
     assert served.engine.load == 1  # still at it

@@ -176,10 +176,13 @@ def test_a_body_that_does_not_come_is_told(serve) -> None:
 
 def test_a_reader_who_does_not_read_is_cut(served, monkeypatch) -> None:
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
-    body = b'{"prompt": "a", "n": 16, "max_tokens": 8000, "stream": true, "logprobs": 20}'
-    with served.raw(body, receive_buffer=4096) as connection:
-        connection.recv(10)  # it has begun
+    body = b'{"prompt": "a", "n": 16, "max_tokens": 8000, "temperature": 0, "stream": true, "logprobs": 20}'
+    with served.raw(body, receive_buffer=4096):
+        while len(served.engine.writing) < 16:
+            time.sleep(0.001)
+        rows = [writing.row for writing in served.engine.writing]
         served.settle(30)  # without this reader's doing
+    assert all(len(row.added) < 8000 for row in rows)
 
 
 # ---- what a server is started with

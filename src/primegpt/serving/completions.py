@@ -63,7 +63,6 @@ def prepare(run: ServedRun, decoder: Decoder, asked: WritingRequest) -> tuple[li
         repetition_penalty=asked.repetition_penalty,
         stop_strings=None if asked.stop is None else tuple(asked.stop),
         seed=secrets.randbits(63) if asked.seed is None else asked.seed,
-        num_beams=1,
     )
     prompts = [decoder.prompt_ids(given, settings) for given in laid_out(run, asked)]
     limit = decoder.model.config.block_size

@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -186,11 +187,12 @@ class Engine:
 
     def leave(self) -> None:
         """Texts that are over give their slots back. The last ones move into the gaps, the others stay in place."""
-        going = [b for b, writing in enumerate(self.writing) if not writing.over]
-        if len(going) == len(self.writing):
+        over = [b for b, writing in enumerate(self.writing) if writing.over]
+        if not over:
             return
-        for writing in self.writing:
-            writing.job.writing -= writing.over
+        for b in over:
+            self.writing[b].job.writing -= 1
+        going = [b for b in range(len(self.writing)) if b not in over]
         stay, move = set(going), [b for b in going if b >= len(going)]
         order = [b if b in stay else move.pop() for b in range(len(going))]
         self.context.select(order)
@@ -249,7 +251,8 @@ class Engine:
             for job, piece in pieces:
                 job.pieces.put_nowait(piece)
 
-        self.loop.call_soon_threadsafe(hand_over)
+        with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
+            self.loop.call_soon_threadsafe(hand_over)
 
 
 def with_logprobs(logits: Tensor, ids: Tensor, top: int) -> list[Token]:
