@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +32,16 @@ class Waits:
     """For an answer of /health while texts were written."""
 
     def describe(self) -> str:
-        first = [1000 * wait for wait in self.first_token]
-        last = statistics.quantiles(first, n=20, method="inclusive")[-1]
         return (
-            f"first token: p50 {statistics.median(first):.0f} ms, p95 {last:.0f} ms ({len(first)} requests); "
-            f"/health meanwhile: {1000 * max(self.health):.0f} ms at the most ({len(self.health)} requests)"
+            f"first token: p50 {quantile(self.first_token, 50):.0f} ms, p95 {quantile(self.first_token, 95):.0f} ms "
+            f"({len(self.first_token)} requests); /health meanwhile: p50 {quantile(self.health, 50):.0f} ms, "
+            f"p99 {quantile(self.health, 99):.0f} ms ({len(self.health)} requests)"
         )
+
+
+def quantile(seconds: list[float], percent: int) -> float:
+    """Milliseconds within which `percent` of the waits were over."""
+    return 1000 * statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
 
 def bench_serving(
@@ -93,6 +97,8 @@ async def write(port: int, clients: int, tokens: int, waits: Waits) -> float:
     written = await asyncio.gather(*(stream(port, seed, tokens, waits) for seed in range(clients)))
     seconds = time.perf_counter() - start
     watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
     return sum(written) / seconds
 
 
@@ -128,6 +134,8 @@ async def lines(port: int, method: str, path: str, body: bytes):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    while line := await reader.readline():
-        yield line
-    writer.close()
+    try:
+        while line := await reader.readline():
+            yield line
+    finally:
+        writer.close()
