@@ -2,17 +2,22 @@
 
 import http.client
 import itertools
+import json
 import socket
+import threading
 import time
 
 import pytest
 
 import primegpt.serving.server as server
 from primegpt.api.serving import policy_for
+from primegpt.cli.main import run
 from primegpt.errors import UsageError
+from primegpt.serving.app import create_app
 from primegpt.serving.security import LOOPBACK, Policy, host_name
 
 BODY = {"prompt": "a"}
+JSON = {"Content-Type": "application/json"}
 TOKEN = "a-token-of-32-letters-and-digits"
 
 
@@ -185,7 +190,52 @@ def test_a_reader_who_does_not_read_is_cut(served, monkeypatch) -> None:
     assert all(len(row.added) < 8000 for row in rows)
 
 
+def test_a_server_that_ends_waits_only_so_long(make_run, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(server, "DRAIN_SECONDS", 1)
+    app, listening = create_app(make_run()), server.listen("127.0.0.1", 0)
+    ending = server.server_for(app)
+    thread = threading.Thread(target=ending.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    body = {"prompt": "a", "max_tokens": 8000, "n": 8, "temperature": 0, "logprobs": 20}
+    connections = []
+    for stream in (True, False):
+        connections.append(http.client.HTTPConnection(*listening.getsockname(), timeout=20))
+        connections[-1].request("POST", "/v1/completions", json.dumps(body | {"stream": stream}), JSON)
+    while len(app.state.engine.writing) < 16:
+        time.sleep(0.001)
+    rows = [writing.row for writing in app.state.engine.writing]
+    begun = time.monotonic()
+    ending.should_exit = True
+    thread.join(15)
+    assert not thread.is_alive()
+    assert time.monotonic() - begun < 10
+    assert all(len(row.added) < 8000 for row in rows)
+    assert not app.state.engine.thread.is_alive()
+    assert "Traceback" not in capfd.readouterr().err
+    for connection in connections:
+        connection.close()
+
+
 # ---- what a server is started with
+
+
+def test_the_token_of_the_environment_is_heeded(make_run, monkeypatch, capsys) -> None:
+    started = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: started.append(self.config.app))
+    monkeypatch.setenv("PRIMEGPT_TOKEN", TOKEN)
+    command = ["serve", str(make_run().folder.path), "--port", "0", "--allow-host", "box", "--slots", "3"]
+    assert run(command, 0.0) == 0
+    (app,) = started
+    (guard,) = app.user_middleware
+    assert guard.kwargs["policy"] == Policy(LOOPBACK | {"box"}, token=TOKEN)
+    assert app.state.engine.slots == 3
+    assert "model 'songs'" in capsys.readouterr().err
+    assert run([*command[:-1], "0"], 0.0) == 2
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with server.listen("127.0.0.1", 0) as listening, pytest.raises(UsageError, match="choose another --port"):
+        server.listen("127.0.0.1", listening.getsockname()[1])
 
 
 def test_off_the_loopback_interface_a_token_is_needed() -> None:

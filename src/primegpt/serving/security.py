@@ -9,6 +9,7 @@ loopback interface there is a token besides.
 import asyncio
 import hmac
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -104,7 +105,8 @@ class Guard:
             return
         except ConnectionError:  # it left before its body was here: there is nobody to answer
             return
-        await self.app(scope, receive if body is None else replay(body, receive), send_closed)
+        with suppress(asyncio.CancelledError):  # the server ends, and has waited long enough for this
+            await self.app(scope, receive if body is None else replay(body, receive), send_closed)
 
     async def read_body(self, receive: Receive) -> bytes:
         """The body. Raises ApiError when it is too large or too slow.
