@@ -60,9 +60,9 @@ class Served:
         return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
     def settle(self, seconds: float = 10.0) -> None:
-        """Wait until no text is written and none waits. Fails when that does not come about."""
+        """Wait until no text is written, none waits and every slot is free. Fails when that does not come about."""
         limit = time.monotonic() + seconds
-        while self.engine.load or any(self.engine.waiting):
+        while self.engine.load or self.engine.waiting or self.engine.context.cache.lengths:
             assert time.monotonic() < limit, f"{self.engine.load} texts are still there"
             time.sleep(0.005)
 

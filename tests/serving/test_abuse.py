@@ -10,6 +10,7 @@ import psutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from primegpt.serving.completions import read_logprobs
 from primegpt.serving.schema import ChatRequest, CompletionRequest, Message, StreamOptions
 
 FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *Message.model_fields, "nonsense"})
@@ -65,8 +66,8 @@ def test_500_bodies_are_answered_or_refused(served) -> None:
             assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
 
     check()
-    assert seen[200] > 50, seen  # the test reaches what lies behind the checks
-    assert seen[400] > 50, seen
+    assert seen[200] > 20, seen  # the test reaches what lies behind the checks
+    assert seen[400] > 20, seen
     served.settle()
 
 
@@ -111,7 +112,7 @@ def test_a_hundred_clients_that_leave_in_mid_stream(served) -> None:
     assert served.ask("/v1/completions", {"prompt": "a"})[0] == 200
     assert time.monotonic() - begun < 2
     assert memory() - before < 50 * 2**20
-    assert served.engine.context.cache.lengths == []
+    served.settle()
 
 
 def test_fifty_sockets_that_say_nothing_and_large_requests_meanwhile(served) -> None:
@@ -142,3 +143,20 @@ def test_whoever_waits_for_a_whole_answer_and_leaves_stops_it_too(served) -> Non
         rows = [writing.row for writing in served.engine.writing]
     served.settle()
     assert all(len(row.added) < 8000 for row in rows)
+
+
+def test_prompts_are_not_read_for_whoever_has_left(served, monkeypatch) -> None:
+    """Of many prompts whose log-probabilities are asked for, at most one more than were read."""
+    read = []
+
+    def slowly(decoder, ids, top):
+        read.append(ids)
+        time.sleep(0.1)
+        return read_logprobs(decoder, ids, top)
+
+    monkeypatch.setattr("primegpt.serving.completions.read_logprobs", slowly)
+    with served.raw(json.dumps({"prompt": ["ab"] * 30, "max_tokens": 0, "echo": True, "logprobs": 1}).encode()):
+        while len(read) < 2:
+            time.sleep(0.001)
+    time.sleep(0.6)
+    assert len(read) <= 4

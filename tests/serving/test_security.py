@@ -1,5 +1,6 @@
 """Who may ask, and how much: every row of the tables in docs/serving.md."""
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -197,10 +198,17 @@ def test_a_server_that_ends_waits_only_so_long(make_run, monkeypatch, capfd) -> 
     thread = threading.Thread(target=ending.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     body = {"prompt": "a", "max_tokens": 8000, "n": 8, "temperature": 0, "logprobs": 20}
-    connections = []
-    for stream in (True, False):
-        connections.append(http.client.HTTPConnection(*listening.getsockname(), timeout=20))
-        connections[-1].request("POST", "/v1/completions", json.dumps(body | {"stream": stream}), JSON)
+
+    def read(stream: bool) -> None:
+        connection = http.client.HTTPConnection(*listening.getsockname(), timeout=20)
+        connection.request("POST", "/v1/completions", json.dumps(body | {"stream": stream}), JSON)
+        with contextlib.suppress(http.client.HTTPException, ConnectionError):
+            connection.getresponse().read()
+        connection.close()
+
+    readers = [threading.Thread(target=read, args=(stream,)) for stream in (True, False)]
+    for reader in readers:
+        reader.start()
     while len(app.state.engine.writing) < 16:
         time.sleep(0.001)
     rows = [writing.row for writing in app.state.engine.writing]
@@ -212,8 +220,8 @@ def test_a_server_that_ends_waits_only_so_long(make_run, monkeypatch, capfd) -> 
     assert all(len(row.added) < 8000 for row in rows)
     assert not app.state.engine.thread.is_alive()
     assert "Traceback" not in capfd.readouterr().err
-    for connection in connections:
-        connection.close()
+    for reader in readers:
+        reader.join(15)
 
 
 # ---- what a server is started with

@@ -4,7 +4,8 @@ import json
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, ClassVar
 
 import anyio
@@ -28,6 +29,38 @@ from primegpt.tokenizers.base import Tokenizer
 PORTION = 128  # tokens of a prompt whose logits, a vocabulary each, are in memory at once
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def while_connected(endpoint: Endpoint) -> Endpoint:
+    """`endpoint`, which is ended when its client leaves before it has an answer: what nobody waits for is not done."""
+
+    @wraps(endpoint)
+    async def watched(request: Request) -> Response:
+        await request.body()  # nothing can come behind it but the news that the client has left
+        ended: list[Response | Exception] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def work() -> None:
+                try:
+                    ended.append(await endpoint(request))
+                except Exception as error:
+                    ended.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(work)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+        outcome = ended[0] if ended else Response(status_code=499)  # which nobody reads
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return watched
+
+
+@while_connected
 async def completions(request: Request) -> Response:
     """POST /v1/completions: continue texts."""
     asked = parse(CompletionRequest, await request.body())
@@ -39,15 +72,16 @@ async def completions(request: Request) -> Response:
             await echo(state.engine, given, ids, settings, asked.alternatives)
             for given, ids in zip(asked.prompts, prompts, strict=True)
         ]
-    return await answer(request, CompletionReply(state.run, state.engine, asked, prompts, settings, echoes))
+    return await answer(CompletionReply(state.run, state.engine, asked, prompts, settings, echoes))
 
 
+@while_connected
 async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions: answer a conversation."""
     asked = parse(ChatRequest, await request.body())
     state = request.app.state
     prompts, settings = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
-    return await answer(request, ChatReply(state.run, state.engine, asked, prompts, settings))
+    return await answer(ChatReply(state.run, state.engine, asked, prompts, settings))
 
 
 def prepare(run: ServedRun, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig]:
@@ -315,28 +349,14 @@ def read_logprobs(decoder: Decoder, ids: list[int], top: int) -> list[Token]:
     return tokens
 
 
-# ---- whole or as a stream; either way what nobody waits for any more is not written
+# ---- whole or as a stream
 
 
-async def answer(request: Request, reply: Reply) -> Response:
+async def answer(reply: Reply) -> Response:
     if reply.asked.stream:
         return EventStream(reply)
     with reply.job:
-        found: list[Response] = []
-        async with anyio.create_task_group() as tasks:
-
-            async def write() -> None:
-                try:
-                    found.append(JSONResponse(await reply.object()))
-                except ApiError as error:
-                    found.append(error.response())
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(write)
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            tasks.cancel_scope.cancel()
-    return found[0] if found else Response(status_code=499)  # which nobody reads
+        return JSONResponse(await reply.object())
 
 
 class EventStream(StreamingResponse):
