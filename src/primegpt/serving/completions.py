@@ -198,12 +198,16 @@ class Reply(ABC):
         frame = {**self.frame, "object": self.part, **({"usage": None} if usage else {})}
         for choice in self.opening():
             yield event({**frame, "choices": [choice]})
+        ready = ""
         try:
             async for piece in self.pieces():
                 if piece.text or piece.finish_reason or (piece.tokens and self.asked.alternatives is not None):
-                    yield event({**frame, "choices": [self.change(piece)]})
+                    ready += event({**frame, "choices": [self.change(piece)]})
+                if ready and not self.job.more:  # what is there together is written together
+                    yield ready
+                    ready = ""
         except ApiError as error:
-            yield event(error.body())
+            yield ready + event(error.body())
             return
         if usage:
             yield event({**frame, "choices": [], "usage": self.usage()})

@@ -69,6 +69,11 @@ class Job:
         self.cancelled = False
         self.pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
 
+    @property
+    def more(self) -> bool:
+        """Whether the next piece is there already."""
+        return not self.pieces.empty()
+
     def __enter__(self) -> "Job":
         return self
 
