@@ -171,26 +171,22 @@ def test_the_queue_has_an_end(decoder: Decoder) -> None:
 
 
 def test_a_newcomer_goes_before_the_many_texts_of_another(decoder: Decoder) -> None:
-    """With one slot for two requests they take turns by their texts in work, not by the order of asking."""
-    order: list[str] = []
-
-    async def test(engine: Engine) -> None:
-        async def watch(name: str, job: Job) -> None:
-            with job:
-                async for piece in job:
-                    if piece.finish_reason:
-                        order.append(name)
-
-        def rows(count: int) -> list[Row]:
-            return [engine.decoder.row("a", SAMPLED, i) for i in range(count)]
-
-        many = engine.submit(rows(6), SAMPLED)
-        one = engine.submit(rows(1), SAMPLED)
-        await asyncio.gather(watch("many", many), watch("one", one))
-
-    running(decoder, test, slots=2)
-    assert order.index("one") <= 1
-    assert len(order) == 7
+    """A free slot is for whom the fewest texts are written, not for who asked first."""
+    many = Job([decoder.row("a", SAMPLED, i) for i in range(6)], SAMPLED, None, decoder)
+    one = Job([decoder.row("b", SAMPLED)], SAMPLED, None, decoder)
+    engine = Engine(decoder, slots=2)
+    engine.waiting.append(many)
+    engine.join()
+    assert [writing.job for writing in engine.writing] == [many, many]
+    engine.waiting.append(one)
+    seen = []
+    while engine.writing:
+        engine.writing[0].row.finish_reason = "stop"
+        engine.leave()
+        engine.join()
+        seen.append([writing.job for writing in engine.writing])
+    assert seen[0] == [many, one]
+    assert seen[-3:] == [[many, many], [many], []]
 
 
 def test_long_prompts_are_read_apart_and_equal_ones_together(make_run) -> None:
