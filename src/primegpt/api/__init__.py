@@ -24,6 +24,7 @@ _HOMES = {
     "load": "runs",
     "report": "reports",
     "resume": "training",
+    "serve": "serving",
     "train": "training",
 }
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "report",
     "resume",
+    "serve",
     "train",
 ]
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from primegpt.api.interop import export, import_model
     from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load
+    from primegpt.api.serving import serve
     from primegpt.api.songs import demo
     from primegpt.api.training import resume, train
 
