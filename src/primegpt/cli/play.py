@@ -1,23 +1,52 @@
 """`primegpt play`."""
 
+import secrets
+import socket
 import sys
+import webbrowser
 from pathlib import Path
 
+from primegpt.errors import UsageError
 
-def play(*runs: Path, host: str = "127.0.0.1", port: int = 8321, open_browser: bool = True) -> None:
-    """Open the playground in the browser: write with your model, and look inside it.
+
+def play(
+    *runs: Path,
+    host: str = "127.0.0.1",
+    port: int = 8321,
+    allow_host: tuple[str, ...] = (),
+    no_browser: bool = False,
+) -> None:
+    """Write with your model in the browser, and look inside it.
 
     Parameters
     ----------
     runs
-        Run folders, the latest in runs/ when none is given; two are shown side by side. One may still be training.
+        Run folders, by default the latest in runs/; of several, two are shown side by side. One may be in training.
     host
-        Address to listen on.
+        Address to listen on. Off this machine a token is needed, which the address that is printed holds.
     port
         Port to listen on; 0 for any that is free.
-    open_browser
-        Open a browser window.
+    allow_host
+        A further name that this machine is called by in the browser.
+    no_browser
+        Do not open a browser window, only print the address.
     """
-    from primegpt import api
+    import uvicorn
 
-    raise NotImplementedError
+    from primegpt.api.playing import PAGE, playground
+    from primegpt.serving.security import LOOPBACK, Policy
+
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    app = playground(runs, policy=Policy(LOOPBACK | {host, *allow_host}, token=token, public=PAGE))
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", "choose another with --port") from error
+    name = allow_host[0] if allow_host else host
+    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
+    print(address, flush=True)
+    print("The playground is open there. Ctrl-C ends it.", file=sys.stderr, flush=True)
+    if not no_browser:
+        webbrowser.open(address)
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listening])

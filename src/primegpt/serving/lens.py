@@ -71,10 +71,16 @@ def near_tokens(model: GPT, id: int, count: int) -> tuple[Tensor, Tensor]:
     return nearest.values, nearest.indices
 
 
-def near_positions(model: GPT, position: int) -> Tensor | None:
-    """The cosine of a position's embedding with that of every position, (block_size,); None with rotary positions."""
+def near_positions(model: GPT, position: int) -> Tensor:
+    """How alike a position is to every position, (block_size,): the cosine of their embeddings.
+
+    Rotary positions have none: there it is the cosine that is left of two equal vectors, with the same weight in each
+    pair of dimensions, when they are turned as the two positions turn them.
+    """
     if model.wpe is None:
-        return None
+        assert model.rotary is not None
+        distances = (torch.arange(model.config.block_size) - position).abs()
+        return model.rotary[0].float().cpu().mean(dim=-1)[distances]
     with inference(model):
         table = model.wpe.weight.float()
         return F.cosine_similarity(table, table[position : position + 1], dim=-1)

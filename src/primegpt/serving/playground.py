@@ -6,7 +6,7 @@ Every answer speaks of tokens by id. The page fetches the vocabulary once and kn
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,23 +21,19 @@ from starlette.staticfiles import StaticFiles
 from torch import Tensor
 
 from primegpt.errors import NonFiniteError, PrimegptError, UsageError
+from primegpt.generation.context import Row
 from primegpt.serving import lens
-from primegpt.serving.shelf import Shelf
+from primegpt.serving.errors import ApiError
+from primegpt.serving.shelf import OpenRun, Shelf
 
 STATIC = Path(__file__).with_name("static")
 SHOWN_INSIDE = 256  # tokens of a text whose attention is sent: the map grows with the square
+COLUMNS = 32  # tokens of a text whose logit lens is sent
 WRITERS = 8  # texts written at once
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=2_000_000)]], Field(min_length=1, max_length=65_536)]
 Answer = TypeVar("Answer")
+Kind = TypeVar("Kind", bound="Asked")
 
 
 class Asked(BaseModel):
@@ -90,22 +86,22 @@ class Playground:
         self.writers = 0
 
     def routes(self) -> list[BaseRoute]:
-        """For the application that serves them, which sees to hosts, tokens and sizes."""
-        answers = [
-            ("encode", Prompt, self.encode),
-            ("next", Text, self.next),
-            ("look", Text, self.look),
-            ("attention", Layer, self.attention),
-            ("lens", Text, self.lens),
-            ("near", Place, self.near),
-        ]
+        """For `create_app`, which sees to hosts, tokens, sizes and headers."""
+        answers = {
+            "encode": self.endpoint(Prompt, self.encode),
+            "next": self.endpoint(Text, self.next),
+            "look": self.endpoint(Text, self.look),
+            "attention": self.endpoint(Layer, self.attention),
+            "lens": self.endpoint(Text, self.lens),
+            "near": self.endpoint(Place, self.near),
+            "write": self.write,
+        }
         return [
             Route("/", page),
             Route("/play/runs", self.runs),
             Route("/play/runs/{run:int}/vocabulary", self.vocabulary),
             Route("/play/runs/{run:int}/progress", self.progress),
-            *(Route(f"/play/{name}", self.endpoint(kind, answer), methods=["POST"]) for name, kind, answer in answers),
-            Route("/play/write", self.write, methods=["POST"]),
+            *(Route(f"/play/{name}", answer, methods=["POST"]) for name, answer in answers.items()),
             Mount("/static", Assets(directory=STATIC)),
         ]
 
@@ -117,7 +113,7 @@ class Playground:
     async def progress(self, request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) < 12):
-            return refusal("after: a whole number is needed")
+            raise ApiError(400, "after: a whole number is needed", param="after")
         return await self.answered(partial(self.shelf.progress, request.path_params["run"], int(after)))
 
     async def vocabulary(self, request: Request) -> Response:
@@ -161,11 +157,9 @@ class Playground:
     def lens(self, asked: Text) -> dict[str, Any]:
         """What would be said after each layer, [layer][token][candidate]."""
         model = self.opened(asked).model
-        ids = inside(asked.ids, model.config.block_size)[-32:]
-        whole = inside(asked.ids, model.config.block_size)
-        probabilities, found = lens.logit_lens(model, whole, min(5, model.config.vocab_size))
-        shown = slice(len(whole) - len(ids), None)
-        return {"probabilities": rounded(probabilities[:, shown]), "ids": found[:, shown].tolist()}
+        ids = inside(asked.ids, model.config.block_size)
+        probabilities, found = lens.logit_lens(model, ids, min(5, model.config.vocab_size))
+        return {"probabilities": rounded(probabilities[:, -COLUMNS:]), "ids": found[:, -COLUMNS:].tolist()}
 
     def near(self, asked: Place) -> dict[str, Any]:
         """The tokens and positions whose embeddings are most like those of a token where it stands."""
@@ -174,11 +168,11 @@ class Playground:
         places = lens.near_positions(model, min(asked.position, model.config.block_size - 1))
         return {
             "tokens": {"ids": ids.tolist(), "cosines": rounded(cosines)},
-            "positions": None if places is None else rounded(places),
+            "positions": rounded(places),
         }
 
-    def opened(self, asked: Any) -> Any:
-        """The run that was asked for, whose vocabulary the ids are checked against."""
+    def opened(self, asked: Text | Place) -> OpenRun:
+        """The run that was asked for, with ids that its vocabulary has."""
         run = self.shelf.open(asked.run, asked.step)
         ids = asked.ids if isinstance(asked, Text) else [asked.id]
         if max(ids) >= run.tokenizer.vocab_size:
@@ -190,12 +184,8 @@ class Playground:
     async def write(self, request: Request) -> Response:
         """One JSON line a token, {"id", "logprob"}, then {"finish_reason"}. The writing ends when the reader leaves."""
         if self.writers >= WRITERS:
-            return refusal("too many texts are being written; try again shortly", 429)
-        try:
-            asked = Writing.model_validate(await read_json(request))
-            row, tokens = await self.compute(partial(self.begin, asked))
-        except (PrimegptError, ValidationError) as error:
-            return refused(error)
+            raise ApiError(429, "too many texts are being written; try again shortly")
+        row, tokens = await self.compute(partial(self.begin, await parsed(request, Writing)))
         self.writers += 1
 
         async def lines() -> AsyncIterator[str]:
@@ -203,21 +193,21 @@ class Playground:
                 while (token := await self.compute(partial(next, tokens, None))) is not None:
                     yield json.dumps(token) + "\n"
                 yield json.dumps({"finish_reason": row.finish_reason}) + "\n"
-            except PrimegptError as error:
-                yield json.dumps({"error": {"message": str(error)}}) + "\n"
+            except ApiError as error:
+                yield json.dumps(error.body()) + "\n"
             finally:
                 self.writers -= 1
                 self.thread.submit(tokens.close)  # behind the step that may still be under way
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=HEADERS)
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
 
-    def begin(self, asked: Writing) -> tuple[Any, Any]:
+    def begin(self, asked: Writing) -> tuple[Row, Generator[dict[str, Any]]]:
         run = self.opened(asked)
         settings = run.settings(**asked.model_dump(exclude={"run", "step", "ids"}))
         generator = run.generator()
         row = generator.row(asked.ids, settings)
 
-        def tokens() -> Iterator[dict[str, Any]]:
+        def tokens() -> Generator[dict[str, Any]]:
             for written in generator.decode_loop([row], settings, logprobs=True):
                 for _ in written:
                     yield {"id": row.ids[-1], "logprob": round(row.logprobs[-1], 4)}
@@ -229,62 +219,44 @@ class Playground:
 
     # ---- requests and answers
 
-    def endpoint(self, kind: type[BaseModel], answer: Callable[[Any], Any]) -> Callable:
+    def endpoint(self, kind: type[Kind], answer: Callable[[Kind], Any]) -> Callable:
         async def respond(request: Request) -> Response:
-            try:
-                asked = kind.model_validate(await read_json(request))
-            except (PrimegptError, ValidationError) as error:
-                return refused(error)
-            return await self.answered(partial(answer, asked))
+            return await self.answered(partial(answer, await parsed(request, kind)))
 
         return respond
 
     async def answered(self, work: Callable[[], Any]) -> Response:
-        try:
-            return JSONResponse(await self.compute(work), headers={**HEADERS, "Cache-Control": "no-store"})
-        except PrimegptError as error:
-            return refused(error)
+        return JSONResponse(await self.compute(work))
 
     async def compute(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+        """What `work` returns, from the thread that computes. Raises ApiError for what a user can mend."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+        except PrimegptError as error:
+            raise ApiError(400, str(error)) from None
 
 
 class Assets(StaticFiles):
-    """The page's own files, with the headers that keep anything else out."""
+    """The page's own files: asked for anew each time, and mostly answered by "not modified"."""
 
     async def get_response(self, path: str, scope: Any) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update({**HEADERS, "Cache-Control": "no-cache"})  # asked again, answered by 304
+        response.headers["cache-control"] = "no-cache"
         return response
 
 
 async def page(request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", headers={**HEADERS, "Cache-Control": "no-cache"})
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-async def read_json(request: Request) -> Any:
-    """The body of a request. A page elsewhere cannot send this type without asking first. Raises UsageError."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UsageError("the body must be JSON", "send Content-Type: application/json")
+async def parsed(request: Request, kind: type[Kind]) -> Kind:
+    """The request as `kind`. Raises ApiError, naming the first field that is wrong."""
     try:
-        return json.loads(await request.body(), parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the body is not JSON: {error}") from None
-
-
-def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def refused(error: PrimegptError | ValidationError) -> Response:
-    if isinstance(error, PrimegptError):
-        return refusal(error.what if not error.remedy else f"{error.what}; {error.remedy}")
-    first = error.errors()[0]
-    return refusal(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}")
-
-
-def refusal(message: str, status: int = 400) -> Response:
-    return JSONResponse({"error": {"message": message}}, status, headers=HEADERS)
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = ".".join(map(str, first["loc"]))[:200]
+    raise ApiError(400, f"{name}: {first['msg']}" if name else first["msg"], param=name or None)
 
 
 def inside(ids: list[int], block_size: int) -> list[int]:

@@ -3,25 +3,44 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from primegpt.config import Config, GenerateConfig
 from primegpt.errors import UsageError
+from primegpt.generation.generator import Generator
+from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from primegpt.api.runs import Run
+from primegpt.tokenizers.base import Tokenizer
 
 OPEN = 4  # models kept in memory; the one that was used longest ago makes room
+
+
+class OpenRun(Protocol):
+    """What the playground asks of a run; `primegpt.Run` is one."""
+
+    folder: RunFolder
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    step: int
+
+    def generator(self, precision: str | None = None) -> Generator: ...
+
+    def settings(self, **settings: Any) -> GenerateConfig: ...
+
+    def prompt(self, text: str, genre: str | None = None, emotion: str | None = None) -> str | list[int]: ...
+
+    def remarks(self, prompt: str | Sequence[int]) -> list[str]: ...
 
 
 class Shelf:
     """Opens checkpoints of `folders` with `load(path, checkpoint)`, and keeps the last few."""
 
-    def __init__(self, folders: Sequence[Path], load: "Callable[[Path, int | str], Run]") -> None:
+    def __init__(self, folders: Sequence[Path], load: Callable[[Path, int], OpenRun]) -> None:
         self.folders = [RunFolder.open(Path(folder)) for folder in folders]
         self.load = load
-        self.opened: OrderedDict[tuple[int, int], Run] = OrderedDict()
+        self.opened: OrderedDict[tuple[int, int], OpenRun] = OrderedDict()
 
     def folder(self, run: int) -> RunFolder:
         """Raises UsageError for a number that no run has."""
@@ -42,7 +61,7 @@ class Shelf:
         folder.checkpoint_path("last")
         return steps[-1]
 
-    def open(self, run: int, step: int | None = None) -> "Run":
+    def open(self, run: int, step: int | None = None) -> OpenRun:
         """The model of a run at a step, by default its best. Raises UsageError, RunFolderError or CheckpointError."""
         folder = self.folder(run)
         step = self.default_step(run) if step is None else step
@@ -81,7 +100,7 @@ class Shelf:
         }
 
     def progress(self, run: int, after: int = 0) -> dict[str, Any]:
-        """How far a run is: its checkpoints, whether it trains, and the rows of its metrics behind the first `after`."""
+        """How far a run is: its checkpoints, whether it trains, its metrics behind the first `after` rows."""
         folder = self.folder(run)
         rows = folder.read_metrics()
         return {

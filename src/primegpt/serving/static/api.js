@@ -3,8 +3,14 @@
 const kept = new Map(); // answers that cannot change: the same checkpoint says the same of the same ids
 const KEPT = 80;
 
+// Off this machine the address that was printed ends in #token=…, a part that browsers never send.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) sessionStorage.setItem("token", given);
+const token = given ?? sessionStorage.getItem("token");
+const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
+
 export async function get(path) {
-  return answer(await fetch(path));
+  return answer(await fetch(path, { headers }));
 }
 
 export async function ask(name, body) {
@@ -40,7 +46,6 @@ export async function* stream(name, body, signal) {
 }
 
 function post(name, body, signal) {
-  const headers = { "Content-Type": "application/json" };
   return fetch(`play/${name}`, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 

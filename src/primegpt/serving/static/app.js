@@ -64,7 +64,7 @@ function theme(name) {
   document.documentElement.dataset.theme = name;
   localStorage.setItem("theme", name);
   $("theme").value = name;
-  $("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[name];
+  $("theme").replaceChildren({ auto: "◐", light: "○", dark: "●" }[name], h("span", {}, ` ${name}`));
   $("theme").setAttribute("aria-label", `Theme: ${name}`);
 }
 

@@ -4,7 +4,7 @@ import { askOnce, unpack } from "./api.js";
 import { $, arrows, h, s } from "./dom.js";
 import { asked, latest, model, on, state } from "./state.js";
 
-const LARGE = 36; // tokens on the large map
+const LARGE = 36; // tokens on the large map, fewer where it is narrow
 let maps = null; // { bytes, heads, tokens } of the layer
 let head = 0;
 let at = 0;
@@ -79,7 +79,7 @@ function ink() {
 
 // Rows read, columns are read from; the end of the text, or what lies around the chosen token.
 function large() {
-  const shown = Math.min(LARGE, maps.tokens);
+  const shown = Math.min(LARGE, maps.tokens, Math.max(12, Math.floor($("map").clientWidth / 20)));
   const first = Math.min(Math.max(0, at - shown + 6), maps.tokens - shown);
   const size = 16;
   const edge = size * shown;

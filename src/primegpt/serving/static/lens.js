@@ -4,7 +4,7 @@ import { askOnce } from "./api.js";
 import { $, h, percent } from "./dom.js";
 import { asked, latest, model, state } from "./state.js";
 
-const COLUMNS = 9;
+const COLUMNS = 14;
 
 export const showLens = latest(async (current, ids, at) => {
   const { probabilities, ids: said } = await askOnce("lens", asked({ ids: ids.slice(0, at + 1) }));

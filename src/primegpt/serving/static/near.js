@@ -9,10 +9,9 @@ export const showNear = latest(async (current, id, position) => {
   const { tokens, positions } = await askOnce("near", asked({ id, position }));
   if (!current()) return;
   $("near-tokens").replaceChildren(...tokens.ids.map((other, at) => bar(other, tokens.cosines[at])));
-  $("places-note").textContent = positions
-    ? `How alike the embedding of place ${position + 1} is to that of every other place: a model that has learnt order is most alike nearby.`
-    : "This model turns queries and keys by their position (rotary), so places have no embeddings of their own: only distances matter to it.";
-  if (!positions) return $("near-positions").replaceChildren();
+  $("places-note").textContent = model().position === "learned"
+    ? `How alike the embedding of place ${position + 1} is to that of every other place: a model that has learnt order finds near places alike.`
+    : `This model turns queries and keys by their place (rotary). The curve tells how much is left, seen from place ${position + 1}, of a match that would be perfect side by side.`;
   plot($("near-positions"), {
     label: `Cosine similarity of place ${position + 1} with all ${positions.length} places`,
     height: 150,

@@ -59,12 +59,19 @@ export class Sheet {
     this.spans.forEach((span, at) => span.style.setProperty("--heat", (values[at] ?? 0).toFixed(3)));
   }
 
+  reveal(span) {
+    const top = span.offsetTop - this.element.offsetTop;
+    const [low, high] = [this.element.scrollTop, this.element.scrollTop + this.element.clientHeight - 2 * span.offsetHeight];
+    if (top < low || top > high) this.element.scrollTop = top - this.element.clientHeight / 2;
+  }
+
   mark(node) {
     const at = this.nodes.indexOf(node);
     this.spans.forEach((span, index) => {
       span.setAttribute("aria-selected", index === at);
       span.tabIndex = index === Math.max(at, 0) ? 0 : -1;
     });
+    if (at >= 0) this.reveal(this.spans[at]);
     return at;
   }
 }
