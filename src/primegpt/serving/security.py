@@ -41,7 +41,7 @@ class Policy:
     token: str | None = None
     """What `Authorization: Bearer …` must say, where it is set."""
     public: tuple[str, ...] = ("/health",)
-    """Paths that need no token; one that ends in a slash stands for all below it."""
+    """Paths that need no token; one that ends in a slash stands for all below it, but "/" for itself alone."""
     max_body: int = 2**20
     """Bytes of a body."""
     max_headers: int = 2**14
@@ -71,7 +71,7 @@ class Policy:
                 raise ApiError(415, "the body must be sent as Content-Type: application/json")
 
     def is_public(self, path: str) -> bool:
-        return any(path == open or (open.endswith("/") and path.startswith(open)) for open in self.public)
+        return any(path == open or (open[1:].endswith("/") and path.startswith(open)) for open in self.public)
 
 
 def host_name(header: str) -> str | None:
