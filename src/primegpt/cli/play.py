@@ -1,12 +1,9 @@
 """`primegpt play`."""
 
 import secrets
-import socket
 import sys
 import webbrowser
 from pathlib import Path
-
-from primegpt.errors import UsageError
 
 
 def play(
@@ -31,22 +28,18 @@ def play(
     no_browser
         Do not open a browser window, only print the address.
     """
-    import uvicorn
-
     from primegpt.api.playing import PAGE, playground
     from primegpt.serving.security import LOOPBACK, Policy
+    from primegpt.serving.server import listen, server_for
 
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    app = playground(runs, policy=Policy(LOOPBACK | {host, *allow_host}, token=token, public=PAGE))
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", "choose another with --port") from error
-    name = allow_host[0] if allow_host else host
-    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
-    print(address, flush=True)
-    print("The playground is open there. Ctrl-C ends it.", file=sys.stderr, flush=True)
-    if not no_browser:
-        webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listening])
+    policy = Policy(LOOPBACK | {host, *allow_host}, token=token, public=PAGE)
+    with listen(host, port) as listening:
+        app = playground(runs, policy=policy)
+        name = allow_host[0] if allow_host else host
+        address = f"http://{name}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
+        print(address, flush=True)
+        print("The playground is open there. Ctrl-C ends it.", file=sys.stderr, flush=True)
+        if not no_browser:
+            webbrowser.open(address)
+        server_for(app).run(sockets=[listening])

@@ -2,7 +2,7 @@
 
 import { askOnce, floats } from "./api.js";
 import { drawBranches } from "./branches.js";
-import { $, h, percent } from "./dom.js";
+import { $, count, h, percent } from "./dom.js";
 import { distribution } from "./rules.js";
 import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
@@ -71,7 +71,7 @@ function table() {
   if (!top.includes(node.id)) top.splice(-1, 1, node.id);
   const rank = found.order.indexOf(node.id) + 1;
   $("place-title").textContent = `In the place of “${state.vocabulary.label(node.id)}”`;
-  $("place-note").textContent = `It was the ${ordinal(rank)} likeliest of ${found.order.length}. Choose another to branch from here.`;
+  $("place-note").textContent = `It was the ${ordinal(rank)} likeliest of ${count(found.order.length)}. Choose another to branch from here.`;
   const head = ["token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
   const rows = top.map((id) => row(id, found, node));
   $("alternatives").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));

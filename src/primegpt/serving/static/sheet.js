@@ -37,7 +37,7 @@ export class Sheet {
 
   span(node, piece) {
     const special = this.vocabulary.special.has(node.id);
-    const kinds = ["token", `by-${node.by}`, special && "special", !piece && "part"].filter(Boolean).join(" ");
+    const kinds = ["token", `by-${node.by}`, special && "special", !piece && "part", piece.trim() === "" && piece.includes("\n") && "end"].filter(Boolean).join(" ");
     const span = h("span", { class: kinds, role: "option", tabindex: -1, "aria-selected": "false" }, piece);
     this.tell(span, node);
     return span;

@@ -7,6 +7,9 @@ import { Life } from "./life.js";
 import { on, state } from "./state.js";
 
 const EVERY = 2000; // milliseconds between looks at a run that trains
+const SAME = "How surprised the model is by each token, in nats: by text it trains on (thin), and by text it has never seen (dots).";
+const DIFFERENT = "How many bits the model needs for each byte of text it has never seen: fair to runs whose tokens differ.";
+const ROOM = "Steps are spaced so that the first ones, when most is learnt, have room.";
 const lives = [];
 let timer = null;
 
@@ -56,10 +59,13 @@ async function watch() {
 
 function draw() {
   const points = (run, key) => run.metrics.filter((row) => row[key] != null).map((row) => [row.step, row[key]]);
+  const alike = new Set(lives.map(({ run }) => run.fingerprint)).size < 2;
+  $("curves-note").textContent = `${alike ? SAME : DIFFERENT} ${ROOM}`;
   const lines = lives.flatMap(({ run, kind, step }) => {
-    const val = points(run, "val/loss");
+    const val = points(run, alike ? "val/loss" : "val/bits_per_byte");
     const dots = val.map(([at, loss]) => [at, loss, at === step()]);
-    return [{ kind: `train ${kind}`, points: points(run, "train/loss") }, { kind: `val ${kind}`, points: val, dots }];
+    const train = alike ? points(run, "train/loss") : [];
+    return [{ kind: `train ${kind}`, points: train }, { kind: `val ${kind}`, points: val, dots }];
   });
   const all = lines.flatMap((line) => line.points);
   if (!all.length || state.view !== "training") return;
