@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import primegpt
-from primegpt.api.playing import playground
+from primegpt.api.playing import page_routes
 from primegpt.config import resolve, write_toml
 from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
+from primegpt.serving.app import create_app
 from primegpt.serving.server import listen, server_for
 from primegpt.tokenizers import store
 from primegpt.tokenizers.char import CharTokenizer
@@ -35,7 +36,8 @@ PROMPT = "a sad rock song about the river"
 @contextlib.contextmanager
 def served(runs: list[Path]) -> Iterator[str]:
     """The address of a playground of `runs`, on a real socket."""
-    app, listening = playground(runs), listen("127.0.0.1", 0)
+    run = primegpt.load(runs[0], device="cpu")
+    app, listening = create_app(run, routes=page_routes(runs)(run)), listen("127.0.0.1", 0)
     server = server_for(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

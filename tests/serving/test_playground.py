@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ import torch
 from starlette.testclient import TestClient
 
 import primegpt
-from primegpt.api.playing import PAGE, playground
+from primegpt.api.playing import PAGE, page_routes
 from primegpt.config import GenerateConfig, resolve, write_toml
 from primegpt.data.template import SongTemplate
 from primegpt.generation import logits as rules
 from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
 from primegpt.serving import lens
+from primegpt.serving.app import create_app
 from primegpt.serving.playground import STATIC, WRITERS, Playground
 from primegpt.serving.security import Policy
 from primegpt.serving.shelf import OPEN, Shelf
@@ -41,6 +43,12 @@ def folder(random_model, save_run):
     for step in (0, 20):
         RunFolder(path).append_metrics({"step": step, "val/loss": 3.0 - step / 20, "secret": "not for the page"})
     return path
+
+
+def playground(folders, **options):
+    """The application that `primegpt play` serves."""
+    run = primegpt.load(folders[0], device="cpu")
+    return create_app(run, routes=page_routes(folders)(run), **options)
 
 
 @pytest.fixture
@@ -216,7 +224,7 @@ def test_a_damaged_checkpoint_is_told_and_the_others_serve_on(client, folder):
 
 
 def test_off_this_machine_the_page_is_open_and_the_run_is_not(folder):
-    policy = Policy(token="a long secret token", public=PAGE)
+    policy = Policy(token="a long secret token", public=("/health", *PAGE))
     with TestClient(playground([folder], policy=policy), base_url="http://127.0.0.1") as client:
         assert client.get("/").status_code == client.get("/static/app.js").status_code == 200
         for path in ("/play/runs", "/play/runs/0/vocabulary", "/v1/models"):
@@ -270,7 +278,7 @@ def test_the_shelf_keeps_the_models_that_were_used_last(folder):
 
     def load(path, step):
         opened.append(step)
-        return step
+        return SimpleNamespace(step=step)
 
     shelf = Shelf([folder], load)
     for step in [*range(OPEN), 0, OPEN, 0, 1]:

@@ -23,6 +23,7 @@ _HOMES = {
     "info": "facts",
     "load": "runs",
     "report": "reports",
+    "play": "playing",
     "resume": "training",
     "serve": "serving",
     "train": "training",
@@ -40,6 +41,7 @@ __all__ = [
     "import_model",
     "info",
     "load",
+    "play",
     "report",
     "resume",
     "serve",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from primegpt.api.facts import describe, info
     from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
+    from primegpt.api.playing import play
     from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load
     from primegpt.api.serving import serve

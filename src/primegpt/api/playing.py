@@ -1,27 +1,50 @@
-"""The playground as an application: runs that were named beforehand, and nothing that a request could add to them."""
+"""The playground beside the API: runs that were named beforehand, and nothing that a request could add to them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
-
-from primegpt.api.runs import load
+from primegpt.api.runs import Run, load
+from primegpt.api.serving import TOKEN, serve
 from primegpt.run.folder import latest_run
-from primegpt.serving.app import create_app
-from primegpt.serving.playground import Playground
-from primegpt.serving.security import Policy
-from primegpt.serving.shelf import Shelf
 
-PAGE = ("/health", "/", "/static/")  # holds nothing of a run, so it is given without a token
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+PAGE = ("/", "/static/")  # holds nothing of a run, so it is given without a token
 
 
-def playground(runs: Sequence[str | Path] = (), *, policy: Policy | None = None) -> Starlette:
-    """The page that looks inside `runs`, by default the latest in runs/. Raises RunFolderError or CheckpointError.
+def play(
+    runs: Sequence[str | Path] = (),
+    *,
+    token: str | None = None,
+    ready: Callable[[str], None] = lambda url: None,
+    **options: Any,
+) -> None:
+    """`serve` the first of `runs`, by default the latest in runs/, with a page that looks inside all of them.
 
-    Each is opened once now, so that what cannot be opened is told before a browser is.
+    `ready` is told the page's address. A `token`, where there is one, is the part behind #, which browsers keep to
+    themselves. Raises what `serve` does, and before it listens whatever keeps a run from being opened.
     """
     folders = [Path(run) for run in runs] or [latest_run()]
+    token = token or os.environ.get(TOKEN)
+    end = f"/#token={token}" if token else "/"
+    routes = page_routes(folders)
+    serve(folders[0], token=token, public=PAGE, routes=routes, ready=lambda url: ready(url + end), **options)
+
+
+def page_routes(folders: Sequence[Path]) -> "Callable[[Run], list[BaseRoute]]":
+    """The routes of the page for `folders`, the first of which is opened already."""
+    from primegpt.serving.playground import Playground
+    from primegpt.serving.shelf import Shelf
+
     shelf = Shelf(folders, lambda path, step: load(path, checkpoint=step))
-    for number in range(len(folders)):
+    for number in range(1, len(folders)):
         shelf.open(number)
-    return create_app(shelf.open(0), policy=policy or Policy(public=PAGE), routes=Playground(shelf).routes())
+
+    def routes(run: Run) -> "list[BaseRoute]":
+        shelf.keep(0, run)
+        return Playground(shelf).routes()
+
+    return routes

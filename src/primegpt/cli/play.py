@@ -1,7 +1,5 @@
 """`primegpt play`."""
 
-import secrets
-import sys
 import webbrowser
 from pathlib import Path
 
@@ -10,36 +8,32 @@ def play(
     *runs: Path,
     host: str = "127.0.0.1",
     port: int = 8321,
+    token: str | None = None,
     allow_host: tuple[str, ...] = (),
     no_browser: bool = False,
 ) -> None:
-    """Write with your model in the browser, and look inside it.
+    """Write with your model in the browser, and look inside it. The OpenAI API is there too.
 
     Parameters
     ----------
     runs
         Run folders, by default the latest in runs/; of several, two are shown side by side. One may be in training.
     host
-        Address to listen on. Off this machine a token is needed, which the address that is printed holds.
+        The interface to listen on. Any but the machine's own loopback needs a token.
     port
-        Port to listen on; 0 for any that is free.
+        The port to listen on; 0 for any free one.
+    token
+        What the page must know. Better set as PRIMEGPT_TOKEN; the address that is printed holds it.
     allow_host
-        A further name that this machine is called by in the browser.
+        A further name by which this machine is known, without port; may be given several times.
     no_browser
-        Do not open a browser window, only print the address.
+        Only print the address, and open no browser.
     """
-    from primegpt.api.playing import PAGE, playground
-    from primegpt.serving.security import LOOPBACK, Policy
-    from primegpt.serving.server import listen, server_for
+    from primegpt import api
 
-    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    policy = Policy(LOOPBACK | {host, *allow_host}, token=token, public=PAGE)
-    with listen(host, port) as listening:
-        app = playground(runs, policy=policy)
-        name = allow_host[0] if allow_host else host
-        address = f"http://{name}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
+    def ready(address: str) -> None:
         print(address, flush=True)
-        print("The playground is open there. Ctrl-C ends it.", file=sys.stderr, flush=True)
         if not no_browser:
             webbrowser.open(address)
-        server_for(app).run(sockets=[listening])
+
+    api.play(runs, host=host, port=port, token=token, hosts=allow_host, ready=ready)

@@ -61,16 +61,20 @@ class Shelf:
         folder.checkpoint_path("last")
         return steps[-1]
 
+    def keep(self, run: int, opened: OpenRun) -> None:
+        """Take in a model that is open already."""
+        self.opened[run, opened.step] = opened
+        self.opened.move_to_end((run, opened.step))
+        while len(self.opened) > OPEN:
+            self.opened.popitem(last=False)
+
     def open(self, run: int, step: int | None = None) -> OpenRun:
         """The model of a run at a step, by default its best. Raises UsageError, RunFolderError or CheckpointError."""
         folder = self.folder(run)
         step = self.default_step(run) if step is None else step
-        if (run, step) not in self.opened:
-            self.opened[run, step] = self.load(folder.path, step)
-            while len(self.opened) > OPEN:
-                self.opened.popitem(last=False)
-        self.opened.move_to_end((run, step))
-        return self.opened[run, step]
+        opened = self.opened.get((run, step)) or self.load(folder.path, step)
+        self.keep(run, opened)
+        return opened
 
     def describe(self, run: int) -> dict[str, Any]:
         """What the browser needs to know of a run before anything is computed."""
