@@ -252,16 +252,28 @@ def test_writing_ends_within_a_token_of_its_readers_leave_taking(folder, monkeyp
         async def body(self):
             return json.dumps({"ids": [5], "max_new_tokens": 500}).encode()
 
-    async def leave() -> int:
-        lines = (await desk.write(Asking())).body_iterator
-        for _ in range(3):
-            await anext(lines)
-        await lines.aclose()
-        await asyncio.sleep(0.05)
-        return desk.writers
+    async def leave(after: int) -> None:
+        sent, left = [], asyncio.Event()
 
-    assert asyncio.run(leave()) == 0
-    assert 3 <= len(steps) <= 4
+        async def receive():
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message.get("body"))
+            if len(sent) > after:
+                left.set()
+
+        response = await desk.write(Asking())
+        assert desk.writers == 1
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await asyncio.sleep(0.05)
+
+    for after in (0, 3):
+        steps.clear()
+        asyncio.run(leave(after))
+        assert desk.writers == 0
+        assert after <= len(steps) <= after + 2
 
 
 def test_a_crowd_of_writers_is_refused(folder):

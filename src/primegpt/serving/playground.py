@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
 from primegpt.errors import NonFiniteError, PrimegptError, UsageError
@@ -185,8 +186,13 @@ class Playground:
         """One JSON line a token, {"id", "logprob"}, then {"finish_reason"}. The writing ends when the reader leaves."""
         if self.writers >= WRITERS:
             raise ApiError(429, "too many texts are being written; try again shortly")
-        row, tokens = await self.compute(partial(self.begin, await parsed(request, Writing)))
+        asked = await parsed(request, Writing)
         self.writers += 1
+        try:
+            row, tokens = await self.compute(partial(self.begin, asked))
+        except BaseException:
+            self.writers -= 1
+            raise
 
         async def lines() -> AsyncIterator[str]:
             try:
@@ -195,11 +201,12 @@ class Playground:
                 yield json.dumps({"finish_reason": row.finish_reason}) + "\n"
             except ApiError as error:
                 yield json.dumps(error.body()) + "\n"
-            finally:
-                self.writers -= 1
-                self.thread.submit(tokens.close)  # behind the step that may still be under way
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        def ended() -> None:
+            self.writers -= 1
+            self.thread.submit(tokens.close)  # behind the step that may still be under way
+
+        return Stream(lines(), ended)
 
     def begin(self, asked: Writing) -> tuple[Row, Generator[dict[str, Any]]]:
         run = self.opened(asked)
@@ -234,6 +241,20 @@ class Playground:
             return await asyncio.get_running_loop().run_in_executor(self.thread, work)
         except PrimegptError as error:
             raise ApiError(400, str(error)) from None
+
+
+class Stream(StreamingResponse):
+    """Lines of JSON; `ended` is called once, however the reader leaves, even before the first line."""
+
+    def __init__(self, lines: AsyncIterator[str], ended: Callable[[], None]) -> None:
+        super().__init__(lines, media_type="application/x-ndjson")
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ended()
 
 
 class Assets(StaticFiles):

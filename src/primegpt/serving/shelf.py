@@ -1,5 +1,6 @@
 """The runs that the playground may open, given once on the command line; a request names one by number and step."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from primegpt.run.checkpoint import list_checkpoints
 from primegpt.run.folder import RunFolder
 from primegpt.tokenizers.base import Tokenizer
 
+LIVE_SECONDS = 600  # without a new line of metrics, after which a run is taken for dead
 OPEN = 4  # models kept in memory; the one that was used longest ago makes room
 
 
@@ -89,8 +91,8 @@ class Shelf:
             "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
             "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
             "special": tokenizer.special_tokens,
-            "banned": opened.generator("fp32").banned.tolist(),
-            "stops": sorted(opened.generator("fp32").stop_ids),
+            "banned": opened.generator().banned.tolist(),
+            "stops": sorted(opened.generator().stop_ids),
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
             "n_layer": config.n_layer,
@@ -110,13 +112,19 @@ class Shelf:
         return {
             "steps": self.steps(run),
             "best": folder.pointed("best"),
-            "training": (folder.path / ".lock.pid").exists(),
+            "training": is_training(folder),
             "rows": len(rows),
             "metrics": [{key: row[key] for key in SHOWN if key in row} for row in rows[after:]],
         }
 
 
 SHOWN = ("step", "tokens", "seconds", "train/loss", "train/eval_loss", "val/loss", "val/bits_per_byte")
+
+
+def is_training(folder: RunFolder) -> bool:
+    """Whether a process has the run's lock and writes to it; one that was killed leaves its file behind."""
+    held, metrics = folder.path / ".lock.pid", folder.metrics_path
+    return held.exists() and metrics.exists() and time.time() - metrics.stat().st_mtime < LIVE_SECONDS
 
 
 def plain_label(name: str, kind: str) -> str:

@@ -18,6 +18,7 @@ async function start() {
   for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => view(name));
   arrows(document.querySelector('[role="tablist"]'), () => VIEWS.map((name) => $(`tab-${name}`)), (at) => view(VIEWS[at]));
   addEventListener("hashchange", () => view(location.hash.slice(1)));
+  on("steps", checkpoints);
   on("look", (node) => {
     state.tree.chosen = node;
     view("look");
@@ -38,12 +39,17 @@ async function start() {
 
 async function choose(run, step = state.runs[run].step) {
   const about = state.runs[run];
-  const name = (at) => `${count(at)}${at === about.best ? ", best" : ""}`;
-  $("step").replaceChildren(...about.steps.map((at) => h("option", { value: at }, name(at))));
-  $("step").value = step;
   $("facts").textContent = `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
     `${count(about.vocab_size)} tokens, a context of ${count(about.block_size)}.`;
   await open(run, step);
+  checkpoints();
+}
+
+function checkpoints() {
+  const { steps, best } = state.runs[state.run];
+  const name = (step) => `${count(step)}${step === best ? ", best" : ""}`;
+  $("step").replaceChildren(...steps.map((step) => h("option", { value: step }, name(step))));
+  $("step").value = state.step;
 }
 
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : count(n));

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { nice, plot } from "./curves.js";
 import { $, h } from "./dom.js";
 import { Life } from "./life.js";
-import { on, state } from "./state.js";
+import { emit, on, state } from "./state.js";
 
 const EVERY = 2000; // milliseconds between looks at a run that trains
 const SAME = "How surprised the model is by each token, in nats: by text it trains on (thin), and by text it has never seen (dots).";
@@ -49,6 +49,7 @@ async function watch() {
     const news = await get(`play/runs/${run.run}/progress?after=${run.rows}`).catch(() => null);
     if (!news) continue;
     run.metrics.push(...news.metrics);
+    if (news.steps.length !== run.steps.length && run.run === state.run) setTimeout(() => emit("steps"));
     Object.assign(run, { steps: news.steps, best: news.best, rows: news.rows, training: news.training });
   }
   for (const life of lives) life.refresh();
