@@ -30,9 +30,9 @@ def commands(page: Path) -> list[str]:
 
 
 def shortened(arguments: list[str]) -> list[str]:
-    """The same command on a budget of three steps; a server takes any free port."""
-    if arguments[:1] == ["serve"]:
-        return [*arguments, "--port", "0"]
+    """The same command on a budget of three steps; a server takes any free port, and opens no browser."""
+    if arguments[:1] in (["serve"], ["play"]):
+        return [*arguments, "--port", "0", *(["--no-browser"] if arguments[0] == "play" else [])]
     if arguments[:1] not in (["train"], ["finetune"]) or "--help" in arguments:
         return arguments
     kept, resuming = list(arguments), "--resume" in arguments
