@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import primegpt
-from primegpt.api.playing import page_routes
+from primegpt.api.playing import PAGE, page_routes
 from primegpt.config import resolve, write_toml
 from primegpt.generation.decoder import Decoder
 from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
 from primegpt.serving.app import create_app
+from primegpt.serving.security import Policy
 from primegpt.serving.server import listen, server_for
 from primegpt.tokenizers import store
 from primegpt.tokenizers.char import CharTokenizer
@@ -37,10 +38,10 @@ PROMPT = "a sad rock song about the river"
 
 
 @contextlib.contextmanager
-def served(runs: list[Path]) -> Iterator[str]:
+def served(runs: list[Path], policy: Policy | None = None) -> Iterator[str]:
     """The address of a playground of `runs`, on a real socket."""
     run = primegpt.load(runs[0], device="cpu")
-    app, listening = create_app(run, routes=page_routes(runs)(run)), listen("127.0.0.1", 0)
+    app, listening = create_app(run, policy=policy, routes=page_routes(runs)(run)), listen("127.0.0.1", 0)
     server = server_for(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -438,6 +439,15 @@ def test_markup_that_a_model_writes_stays_text(visit, tmp_path):
         page.wait_for_timeout(300)
         assert page.title() == "primegpt playground"
         assert [path for path in paths if "leak" in path] == []
+
+
+def test_the_token_in_the_address_opens_the_run_and_is_not_left_there(visit, runs):
+    with served(runs[:1], Policy(token="a token of twenty letters", public=("/health", *PAGE))) as where:
+        page = visit(where=where, at="#token=a%20token%20of%20twenty%20letters")
+        write(page)
+        assert "token" not in page.url
+        page.reload()
+        page.locator("#bars li").first.wait_for()
 
 
 def test_every_address_that_is_asked_is_the_servers_own(visit, address):

@@ -16,7 +16,11 @@ async function start() {
   theme(localStorage.getItem("theme") ?? "auto");
   $("theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf($("theme").value) + 1) % THEMES.length]));
   for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => view(name));
-  arrows(document.querySelector('[role="tablist"]'), () => VIEWS.map((name) => $(`tab-${name}`)), (at) => view(VIEWS[at]));
+  arrows(
+    document.querySelector('[role="tablist"]'),
+    () => VIEWS.map((name) => $(`tab-${name}`)),
+    (at) => view(VIEWS[at]),
+  );
   addEventListener("hashchange", () => view(location.hash.slice(1)));
   on("steps", checkpoints);
   on("look", (node) => {
@@ -34,12 +38,14 @@ async function start() {
   startInside();
   startTraining();
   await choose(0);
-  view(location.hash.slice(1) || "write");
+  const wanted = location.hash.slice(1);
+  view(VIEWS.includes(wanted) ? wanted : "write"); // a token leaves the address here
 }
 
 async function choose(run, step = state.runs[run].step) {
   const about = state.runs[run];
-  $("facts").textContent = `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
+  $("facts").textContent =
+    `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
     `${count(about.vocab_size)} tokens, a context of ${count(about.block_size)}.`;
   await open(run, step);
   checkpoints();

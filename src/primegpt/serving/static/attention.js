@@ -15,7 +15,9 @@ export function startAttention(whenChanged) {
   changed = whenChanged;
   $("layer").addEventListener("change", load);
   on("model", () => {
-    $("layer").replaceChildren(...Array.from({ length: model().n_layer }, (_, layer) => h("option", { value: layer }, layer + 1)));
+    $("layer").replaceChildren(
+      ...Array.from({ length: model().n_layer }, (_, layer) => h("option", { value: layer }, layer + 1)),
+    );
     head = 0;
   });
   arrows($("heads"), () => [...$("heads").children], pick);
@@ -63,8 +65,19 @@ function small(index) {
     image.data.set([red, green, blue, shade(maps.bytes[index * size * size + i] / 255) * 255], 4 * i);
   }
   pen.putImageData(image, 0, 0);
-  return h("button", { type: "button", class: "head", role: "radio", "aria-checked": index === head, tabindex: index === head ? 0 : -1,
-    onclick: () => pick(index) }, canvas, `Head ${index + 1}`);
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "head",
+      role: "radio",
+      "aria-checked": index === head,
+      tabindex: index === head ? 0 : -1,
+      onclick: () => pick(index),
+    },
+    canvas,
+    `Head ${index + 1}`,
+  );
 }
 
 const shade = (weight) => Math.sqrt(weight); // so that small weights can be seen
@@ -93,7 +106,15 @@ function large() {
     for (let column = 0; column <= row; column++) {
       const weight = weights[first + column] / 255;
       if (weight < 0.004) continue;
-      const cell = s("rect", { class: "cell", x: left + column * size, y: top + row * size, width: size - 1, height: size - 1, rx: 2, opacity: shade(weight).toFixed(3) });
+      const cell = s("rect", {
+        class: "cell",
+        x: left + column * size,
+        y: top + row * size,
+        width: size - 1,
+        height: size - 1,
+        rx: 2,
+        opacity: shade(weight).toFixed(3),
+      });
       cell.append(s("title", {}, `${name(row)} reads ${(100 * weight).toFixed(0)} % from ${name(column)}`));
       cells.push(cell);
     }
@@ -103,9 +124,27 @@ function large() {
     s("text", { transform: `translate(${left + index * size + 11} ${top - 7}) rotate(-60)` }, name(index)),
   ]);
   const chosen = at - first;
-  const line = chosen >= 0 && chosen < shown
-    ? s("rect", { class: "line", x: left - 1, y: top + chosen * size - 1, width: (chosen + 1) * size + 1, height: size + 1, rx: 3 }) : null;
+  const line =
+    chosen >= 0 && chosen < shown
+      ? s("rect", {
+          class: "line",
+          x: left - 1,
+          y: top + chosen * size - 1,
+          width: (chosen + 1) * size + 1,
+          height: size + 1,
+          rx: 3,
+        })
+      : null;
   const bed = s("path", { class: "bed", d: `M${left} ${top}V${top + edge}H${left + edge}Z` });
   const label = `Attention of head ${head + 1}, layer ${Number($("layer").value) + 1}: rows read from columns`;
-  $("map").replaceChildren(s("svg", { viewBox: `0 0 ${left + edge + 48} ${top + edge + 4}`, role: "img", "aria-label": label }, bed, cells, line, ...labels.flat()));
+  $("map").replaceChildren(
+    s(
+      "svg",
+      { viewBox: `0 0 ${left + edge + 48} ${top + edge + 4}`, role: "img", "aria-label": label },
+      bed,
+      cells,
+      line,
+      ...labels.flat(),
+    ),
+  );
 }

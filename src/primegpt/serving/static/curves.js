@@ -18,13 +18,29 @@ export function plot(figure, { label, height, x, y, lines, marks = [], pick }) {
     s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: down(tick), y2: down(tick) }),
     s("text", { x: LEFT - 8, y: down(tick) + 4, "text-anchor": "end" }, `${+tick.toFixed(2)}`),
   ]);
-  const below = x.ticks.map((tick) => s("text", { x: across(tick), y: height - 5, "text-anchor": "middle" }, count(tick)));
+  const below = x.ticks.map((tick) =>
+    s("text", { x: across(tick), y: height - 5, "text-anchor": "middle" }, count(tick)),
+  );
   const drawn = lines.map(({ kind, points, dots }) => [
-    s("path", { class: kind, d: points.map(([a, b], i) => `${i ? "L" : "M"}${across(a).toFixed(1)} ${down(b).toFixed(1)}`).join("") }),
-    (dots ?? []).map(([a, b, at]) => s("circle", { class: `${kind} ${at ? "at" : ""}`, cx: across(a), cy: down(b), r: at ? 5.5 : 3.2 })),
+    s("path", {
+      class: kind,
+      d: points.map(([a, b], i) => `${i ? "L" : "M"}${across(a).toFixed(1)} ${down(b).toFixed(1)}`).join(""),
+    }),
+    (dots ?? []).map(([a, b, at]) =>
+      s("circle", { class: `${kind} ${at ? "at" : ""}`, cx: across(a), cy: down(b), r: at ? 5.5 : 3.2 }),
+    ),
   ]);
-  const now = marks.map(({ x: value, kind }) => s("line", { class: `now ${kind}`, x1: across(value), x2: across(value), y1: TOP, y2: height - BOTTOM }));
-  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label }, grid.flat(), now, drawn.flat(2), below);
+  const now = marks.map(({ x: value, kind }) =>
+    s("line", { class: `now ${kind}`, x1: across(value), x2: across(value), y1: TOP, y2: height - BOTTOM }),
+  );
+  const svg = s(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label },
+    grid.flat(),
+    now,
+    drawn.flat(2),
+    below,
+  );
   if (pick) {
     svg.style.cursor = "pointer";
     svg.addEventListener("click", (event) => {

@@ -12,7 +12,8 @@ function fill(element, attributes = {}, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name.startsWith("--")) element.style.setProperty(name, value);
-    else if (name.startsWith("aria-")) element.setAttribute(name, value); // "false" says something there
+    else if (name.startsWith("aria-"))
+      element.setAttribute(name, value); // "false" says something there
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }

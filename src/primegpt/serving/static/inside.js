@@ -43,5 +43,6 @@ function tint() {
   const most = weights.indexOf(top);
   const name = (index) => `“${state.vocabulary.label(sheet.nodes[index].id)}”`;
   const self = most === at ? "itself" : name(most);
-  $("inside-status").textContent = `${name(at)} takes most from ${self}: ${(100 * top).toFixed(0)} % of this head’s attention.`;
+  $("inside-status").textContent =
+    `${name(at)} takes most from ${self}: ${(100 * top).toFixed(0)} % of this head’s attention.`;
 }

@@ -14,14 +14,33 @@ export const showLens = latest(async (current, ids, at) => {
   const offset = at + 1 - places; // of the answer's places in the text
   const columns = Array.from({ length: places - first }, (_, i) => first + i);
   const label = (id) => state.vocabulary.label(id);
-  const head = h("tr", {}, h("th", { scope: "col" }, "after reading"), columns.map((place) => h("th", { scope: "col" }, label(ids[offset + place]))));
-  const rows = said.map((layer, depth) => h("tr", {}, h("th", { scope: "row" }, name(depth)), columns.map((place) => {
-    const [id] = layer[place];
-    const all = layer[place].map((other, i) => `${label(other)} ${percent(probabilities[depth][place][i])}`).join("\n");
-    const came = ids[offset + place + 1] === id;
-    return h("td", { "--heat": probabilities[depth][place][0].toFixed(3), title: all, class: came ? "came" : null }, label(id));
-  })));
+  const head = h(
+    "tr",
+    {},
+    h("th", { scope: "col" }, "after reading"),
+    columns.map((place) => h("th", { scope: "col" }, label(ids[offset + place]))),
+  );
+  const rows = said.map((layer, depth) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, name(depth)),
+      columns.map((place) => {
+        const [id] = layer[place];
+        const all = layer[place]
+          .map((other, i) => `${label(other)} ${percent(probabilities[depth][place][i])}`)
+          .join("\n");
+        const came = ids[offset + place + 1] === id;
+        return h(
+          "td",
+          { "--heat": probabilities[depth][place][0].toFixed(3), title: all, class: came ? "came" : null },
+          label(id),
+        );
+      }),
+    ),
+  );
   $("lens").replaceChildren(h("thead", {}, head), h("tbody", {}, rows.reverse()));
 });
 
-const name = (depth) => (depth === 0 ? "embedding" : depth === model().n_layer ? `layer ${depth}, said` : `layer ${depth}`);
+const name = (depth) =>
+  depth === 0 ? "embedding" : depth === model().n_layer ? `layer ${depth}, said` : `layer ${depth}`;

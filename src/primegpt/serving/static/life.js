@@ -11,14 +11,27 @@ export class Life {
   constructor(run, kind, moved) {
     Object.assign(this, { run, kind, moved, texts: new Map(), wanted: null, ending: null });
     const name = `Checkpoint of ${run.name}`;
-    this.slider = h("input", { type: "range", min: 0, max: run.steps.length - 1, step: 1, "aria-label": name, oninput: () => this.move() });
+    this.slider = h("input", {
+      type: "range",
+      min: 0,
+      max: run.steps.length - 1,
+      step: 1,
+      "aria-label": name,
+      oninput: () => this.move(),
+    });
     this.slider.value = run.steps.indexOf(run.best) < 0 ? run.steps.length - 1 : run.steps.indexOf(run.best);
     this.where = h("output", {});
     this.loss = h("span", {});
     this.text = h("p", { class: "text" });
     this.playing = h("button", { type: "button", class: "quiet", onclick: () => this.play() }, "Play its life");
-    this.element = h("section", { class: `card life ${kind}`, "aria-label": run.name },
-      h("h2", {}, run.name, this.where), this.slider, h("div", { class: "buttons" }, this.loss, this.playing), this.text);
+    this.element = h(
+      "section",
+      { class: `card life ${kind}`, "aria-label": run.name },
+      h("h2", {}, run.name, this.where),
+      this.slider,
+      h("div", { class: "buttons" }, this.loss, this.playing),
+      this.text,
+    );
     this.step = () => this.run.steps[this.slider.value];
     this.soon = later(() => this.show(), 90);
     this.show = latest((current) => this.read(current));

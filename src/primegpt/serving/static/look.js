@@ -24,7 +24,7 @@ function show() {
   drawBranches($("branches"), go);
   tint();
   if (!path.includes(state.tree.chosen)) state.tree.chosen = null;
-  choose(state.tree.chosen ?? path.find((node) => node.by === "model") ?? null);
+  choose(state.tree.chosen ?? path.find(isWord) ?? null);
 }
 
 const tint = latest(async (current) => {
@@ -42,6 +42,8 @@ const tint = latest(async (current) => {
     `${first} of ${known.length} were the likeliest.`;
 });
 
+const isWord = (node) => node.by === "model" && /\S/.test(state.vocabulary.texts[node.id]);
+
 function choose(node) {
   state.tree.chosen = node;
   sheet.mark(node);
@@ -52,7 +54,9 @@ const look = latest(async (current, node) => {
   place = null;
   if (!node || node.parent === state.tree.root) {
     $("place-title").textContent = "A token’s place";
-    $("place-note").textContent = node ? "The first token follows nothing." : "Write a text, then choose a token of it.";
+    $("place-note").textContent = node
+      ? "The first token follows nothing."
+      : "Write a text, then choose a token of it.";
     return $("alternatives").replaceChildren();
   }
   const ids = state.tree.ids(node.parent);
@@ -71,7 +75,8 @@ function table() {
   if (!top.includes(node.id)) top.splice(-1, 1, node.id);
   const rank = found.order.indexOf(node.id) + 1;
   $("place-title").textContent = `In the place of “${state.vocabulary.label(node.id)}”`;
-  $("place-note").textContent = `It was the ${ordinal(rank)} likeliest of ${count(found.order.length)}. Choose another to branch from here.`;
+  $("place-note").textContent =
+    `It was the ${ordinal(rank)} likeliest of ${count(found.order.length)}. Choose another to branch from here.`;
   const head = ["token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
   const rows = top.map((id) => row(id, found, node));
   $("alternatives").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
@@ -81,15 +86,25 @@ function row(id, found, node) {
   const kept = found.kept[id] === 1;
   const label = state.vocabulary.label(id);
   const came = id === node.id;
-  const button = h("button", { type: "button", "aria-label": `${state.vocabulary.said(id)}${came ? ", the token that came" : ", branch with it"}`,
-    onclick: () => branch(node, id) }, label);
+  const button = h(
+    "button",
+    {
+      type: "button",
+      "aria-label": `${state.vocabulary.said(id)}${came ? ", the token that came" : ", branch with it"}`,
+      onclick: () => branch(node, id),
+    },
+    label,
+  );
   const number = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
-  return h("tr", { class: `${kept ? "" : "gone"} ${came ? "came" : ""}` },
+  return h(
+    "tr",
+    { class: `${kept ? "" : "gone"} ${came ? "came" : ""}` },
     h("td", {}, button),
     h("td", {}, number(found.logits[id], 2)),
     h("td", {}, state.settings.temperature === 0 ? "–" : number(found.scaled[id], 2)),
     h("td", { class: "meter", "--share": found.soft[id].toFixed(4) }, percent(found.soft[id])),
-    h("td", {}, kept ? percent(found.probabilities[id]) : "cut"));
+    h("td", {}, kept ? percent(found.probabilities[id]) : "cut"),
+  );
 }
 
 function branch(node, id) {

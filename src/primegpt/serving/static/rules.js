@@ -52,5 +52,4 @@ function only(length, id) {
   return kept;
 }
 
-export const entropy = (probabilities) =>
-  -probabilities.reduce((sum, p) => (p > 0 ? sum + p * Math.log2(p) : sum), 0);
+export const entropy = (probabilities) => -probabilities.reduce((sum, p) => (p > 0 ? sum + p * Math.log2(p) : sum), 0);

@@ -11,7 +11,11 @@ export class Sheet {
       const at = this.spans.indexOf(event.target);
       if (at >= 0) choose(this.nodes[at], at);
     });
-    arrows(element, () => this.spans, (at) => choose(this.nodes[at], at));
+    arrows(
+      element,
+      () => this.spans,
+      (at) => choose(this.nodes[at], at),
+    );
   }
 
   show(nodes, vocabulary) {
@@ -37,7 +41,15 @@ export class Sheet {
 
   span(node, piece) {
     const special = this.vocabulary.special.has(node.id);
-    const kinds = ["token", `by-${node.by}`, special && "special", !piece && "part", piece.trim() === "" && piece.includes("\n") && "end"].filter(Boolean).join(" ");
+    const kinds = [
+      "token",
+      `by-${node.by}`,
+      special && "special",
+      !piece && "part",
+      piece.trim() === "" && piece.includes("\n") && "end",
+    ]
+      .filter(Boolean)
+      .join(" ");
     const span = h("span", { class: kinds, role: "option", tabindex: -1, "aria-selected": "false" }, piece);
     this.tell(span, node);
     return span;
@@ -61,7 +73,10 @@ export class Sheet {
 
   reveal(span) {
     const top = span.offsetTop - this.element.offsetTop;
-    const [low, high] = [this.element.scrollTop, this.element.scrollTop + this.element.clientHeight - 2 * span.offsetHeight];
+    const [low, high] = [
+      this.element.scrollTop,
+      this.element.scrollTop + this.element.clientHeight - 2 * span.offsetHeight,
+    ];
     if (top < low || top > high) this.element.scrollTop = top - this.element.clientHeight / 2;
   }
 

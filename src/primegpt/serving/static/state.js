@@ -21,7 +21,10 @@ const vocabularies = new Map();
 export async function vocabularyOf(run) {
   const { fingerprint, special } = state.runs[run];
   if (!vocabularies.has(fingerprint)) {
-    vocabularies.set(fingerprint, get(`play/runs/${run}/vocabulary`).then((texts) => new Vocabulary(texts, special)));
+    vocabularies.set(
+      fingerprint,
+      get(`play/runs/${run}/vocabulary`).then((texts) => new Vocabulary(texts, special)),
+    );
   }
   return vocabularies.get(fingerprint);
 }

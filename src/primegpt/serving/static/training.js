@@ -7,8 +7,10 @@ import { Life } from "./life.js";
 import { emit, on, state } from "./state.js";
 
 const EVERY = 2000; // milliseconds between looks at a run that trains
-const SAME = "How surprised the model is by each token, in nats: by text it trains on (thin), and by text it has never seen (dots).";
-const DIFFERENT = "How many bits the model needs for each byte of text it has never seen: fair to runs whose tokens differ.";
+const SAME =
+  "How surprised the model is by each token, in nats: by text it trains on (thin), and by text it has never seen (dots).";
+const DIFFERENT =
+  "How many bits the model needs for each byte of text it has never seen: fair to runs whose tokens differ.";
 const ROOM = "Steps are spaced so that the first ones, when most is learnt, have room.";
 const lives = [];
 let timer = null;
@@ -23,7 +25,10 @@ export function startTraining() {
   $("beside").addEventListener("change", () => rebuild());
   on("model", () => {
     const others = state.runs.filter(({ run }) => run !== state.run);
-    $("beside").replaceChildren(h("option", { value: "" }, "no other"), ...others.map(({ run, name }) => h("option", { value: run }, name)));
+    $("beside").replaceChildren(
+      h("option", { value: "" }, "no other"),
+      ...others.map(({ run, name }) => h("option", { value: run }, name)),
+    );
     if (others.length) $("beside").value = others[0].run;
     if (state.view === "training") rebuild();
   });
@@ -41,7 +46,8 @@ function rebuild() {
   watch();
 }
 
-const rewrite = () => lives.forEach((life) => life.write({ text: $("life-prompt").value, seed: Number($("life-seed").value) || 0 }));
+const rewrite = () =>
+  lives.forEach((life) => life.write({ text: $("life-prompt").value, seed: Number($("life-seed").value) || 0 }));
 
 async function watch() {
   clearTimeout(timer);
@@ -66,7 +72,10 @@ function draw() {
     const val = points(run, alike ? "val/loss" : "val/bits_per_byte");
     const dots = val.map(([at, loss]) => [at, loss, at === step()]);
     const train = alike ? points(run, "train/loss") : [];
-    return [{ kind: `train ${kind}`, points: train }, { kind: `val ${kind}`, points: val, dots }];
+    return [
+      { kind: `train ${kind}`, points: train },
+      { kind: `val ${kind}`, points: val, dots },
+    ];
   });
   const all = lines.flatMap((line) => line.points);
   if (!all.length || state.view !== "training") return;

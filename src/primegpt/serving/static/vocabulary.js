@@ -23,7 +23,9 @@ export class Vocabulary {
   label(id) {
     const text = this.texts[id];
     if (typeof text !== "string") return `<${Array.from(text, (b) => b.toString(16).padStart(2, "0")).join(" ")}>`;
-    return text.replace(/[ \n\t\r]/g, (c) => SEEN[c]).replace(/\p{C}/gu, (c) => `\\u${c.codePointAt(0).toString(16)}`) || "∅";
+    return (
+      text.replace(/[ \n\t\r]/g, (c) => SEEN[c]).replace(/\p{C}/gu, (c) => `\\u${c.codePointAt(0).toString(16)}`) || "∅"
+    );
   }
 
   said(id) {

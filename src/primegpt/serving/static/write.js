@@ -42,13 +42,23 @@ export function startWrite() {
 }
 
 function pickers() {
-  for (const [id, labels] of [["genre", model().genres], ["emotion", model().emotions]]) {
+  for (const [id, labels] of [
+    ["genre", model().genres],
+    ["emotion", model().emotions],
+  ]) {
     $(id).parentElement.hidden = !labels.length;
-    $(id).replaceChildren(h("option", { value: "" }, "any"), ...labels.map((label) => h("option", { value: label }, label)));
+    $(id).replaceChildren(
+      h("option", { value: "" }, "any"),
+      ...labels.map((label) => h("option", { value: label }, label)),
+    );
   }
 }
 
-const prompt = () => ({ text: $("prompt").value, genre: $("genre").value || null, emotion: $("emotion").value || null });
+const prompt = () => ({
+  text: $("prompt").value,
+  genre: $("genre").value || null,
+  emotion: $("emotion").value || null,
+});
 
 const typed = latest(async (current) => {
   const { ids } = await ask("encode", asked(prompt()));
@@ -60,7 +70,7 @@ const typed = latest(async (current) => {
 // A new text, in a tree of its own when the prompt is another.
 async function begin() {
   const wanted = JSON.stringify([state.run, prompt()]);
-  const { ids, remarks } = await ask("encode", asked(prompt())).catch(failed) ?? {};
+  const { ids, remarks } = (await ask("encode", asked(prompt())).catch(failed)) ?? {};
   if (!ids) return;
   if (wanted !== spelt) state.tree = new Tree();
   spelt = wanted;
@@ -127,7 +137,8 @@ const foresee = latest(async (current) => {
 
 // No question to the server: the rules are applied here.
 function redraw() {
-  if (next) bars.show(distribution(next.logits, state.settings, model().banned, next.ids), next.logits, state.vocabulary);
+  if (next)
+    bars.show(distribution(next.logits, state.settings, model().banned, next.ids), next.logits, state.vocabulary);
 }
 
 function button(busy) {
