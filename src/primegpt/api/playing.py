@@ -19,6 +19,7 @@ def play(
     runs: Sequence[str | Path] = (),
     *,
     token: str | None = None,
+    hosts: Sequence[str] = (),
     ready: Callable[[str], None] = lambda url: None,
     **options: Any,
 ) -> None:
@@ -29,9 +30,13 @@ def play(
     """
     folders = [Path(run) for run in runs] or [latest_run()]
     token = token or os.environ.get(TOKEN)
-    end = f"/#token={token}" if token else "/"
-    routes = page_routes(folders)
-    serve(folders[0], token=token, public=PAGE, routes=routes, ready=lambda url: ready(url + end), **options)
+
+    def address(url: str) -> None:
+        if hosts:  # 0.0.0.0 is where to listen, and no place to go to
+            url = url.replace("//0.0.0.0:", f"//{hosts[0]}:").replace("//[::]:", f"//{hosts[0]}:")
+        ready(f"{url}/#token={token}" if token else f"{url}/")
+
+    serve(folders[0], token=token, hosts=hosts, public=PAGE, routes=page_routes(folders), ready=address, **options)
 
 
 def page_routes(folders: Sequence[Path]) -> "Callable[[Run], list[BaseRoute]]":

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { nice, plot } from "./curves.js";
 import { $, h } from "./dom.js";
 import { Life } from "./life.js";
-import { emit, on, state } from "./state.js";
+import { emit, latest, on, state } from "./state.js";
 
 const EVERY = 2000; // milliseconds between looks at a run that trains
 const SAME =
@@ -49,10 +49,11 @@ function rebuild() {
 const rewrite = () =>
   lives.forEach((life) => life.write({ text: $("life-prompt").value, seed: Number($("life-seed").value) || 0 }));
 
-async function watch() {
+const watch = latest(async (current) => {
   clearTimeout(timer);
   for (const { run } of lives) {
     const news = await get(`play/runs/${run.run}/progress?after=${run.rows}`).catch(() => null);
+    if (!current()) return; // what it has to say, a later look has asked for too
     if (!news) continue;
     run.metrics.push(...news.metrics);
     if (news.steps.length !== run.steps.length && run.run === state.run) setTimeout(() => emit("steps"));
@@ -62,7 +63,7 @@ async function watch() {
   $("live").hidden = !lives.some(({ run }) => run.training);
   draw();
   if (state.view === "training" && !$("live").hidden) timer = setTimeout(watch, EVERY);
-}
+});
 
 function draw() {
   const points = (run, key) => run.metrics.filter((row) => row[key] != null).map((row) => [row.step, row[key]]);
