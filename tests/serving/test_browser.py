@@ -179,6 +179,12 @@ def test_a_text_streams_in_and_can_be_stopped(visit, monkeypatch):
     assert max(steps) < stopped + 0.3
     sheet = page.locator("#write-sheet").text_content()
     assert sheet.startswith(f"<prompt><genre_rock><sad>{PROMPT}")
+    page.click("#write")
+    page.locator("#write.stop").wait_for()
+    written.nth(25).wait_for()
+    page.click("#write")
+    page.locator("#write:not(.stop)").wait_for()
+    assert not page.locator("#write-sheet").text_content().startswith(sheet)  # the seed has moved on
 
 
 def test_what_is_typed_is_answered_before_it_is_sent(visit):
@@ -199,10 +205,11 @@ def test_the_bars_follow_the_settings_without_a_question_to_the_server(visit, pi
     write(page, tokens=63)
     page.wait_for_load_state("networkidle")
     paths, seen = asked(page), [bars(page)]
-    for name, value in (("temperature", 1.6), ("top_k", 4), ("temperature", 0.7), ("top_p", 0.3), ("temperature", 0)):
+    for name, value in (("temperature", 1.6), ("top_k", 2), ("temperature", 0.5), ("top_p", 0.05)):
         slide(page, f"set-{name}", value)
         seen.append(bars(page))
     assert all(one != other for one, other in pairwise(seen))
+    assert [number != "" for _, number in seen[2]] == [True] * 3 + [False] * (len(seen[2]) - 3)  # the third value is 3
     assert seen[-1][0][1] == "100 %"
     assert all(number == "" for _, number in seen[-1][1:])
     assert paths == []

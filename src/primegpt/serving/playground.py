@@ -132,7 +132,7 @@ class Playground:
         """A prompt in ids, laid out as in training, and what of it is lost on the model."""
         run = self.shelf.open(asked.run, asked.step)
         prompt = run.prompt(asked.text, asked.genre, asked.emotion)
-        ids = run.generator().prompt_ids(prompt, run.settings())
+        ids = run.generator("fp32").prompt_ids(prompt, run.settings())
         return {"ids": ids, "remarks": run.remarks(asked.text)}
 
     def next(self, asked: Text) -> dict[str, Any]:
@@ -167,10 +167,7 @@ class Playground:
         model = self.opened(asked).model
         cosines, ids = lens.near_tokens(model, asked.id, 12)
         places = lens.near_positions(model, min(asked.position, model.config.block_size - 1))
-        return {
-            "tokens": {"ids": ids.tolist(), "cosines": rounded(cosines)},
-            "positions": rounded(places),
-        }
+        return {"tokens": {"ids": ids.tolist(), "cosines": rounded(cosines)}, "positions": rounded(places)}
 
     def opened(self, asked: Text | Place) -> OpenRun:
         """The run that was asked for, with ids that its vocabulary has."""
@@ -210,8 +207,9 @@ class Playground:
 
     def begin(self, asked: Writing) -> tuple[Row, Generator[dict[str, Any]]]:
         run = self.opened(asked)
-        settings = run.settings(**asked.model_dump(exclude={"run", "step", "ids"}))
-        generator = run.generator()
+        # No decay: the page shows what is drawn from, and must be right. For the same reason in fp32, as `next` is.
+        settings = run.settings(**asked.model_dump(exclude={"run", "step", "ids"}), temperature_decay=1.0)
+        generator = run.generator("fp32")
         row = generator.row(asked.ids, settings)
 
         def tokens() -> Generator[dict[str, Any]]:

@@ -81,7 +81,7 @@ class Shelf:
     def describe(self, run: int) -> dict[str, Any]:
         """What the browser needs to know of a run before anything is computed."""
         opened = self.open(run)
-        config, tokenizer = opened.model.config, opened.tokenizer
+        config, tokenizer, generator = opened.model.config, opened.tokenizer, opened.generator("fp32")
         kinds = tokenizer.special_kinds if opened.config.data.template == "song" else {}
         return {
             "run": run,
@@ -91,8 +91,8 @@ class Shelf:
             "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
             "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
             "special": tokenizer.special_tokens,
-            "banned": opened.generator().banned.tolist(),
-            "stops": sorted(opened.generator().stop_ids),
+            "banned": generator.banned.tolist(),
+            "stops": sorted(generator.stop_ids),
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
             "n_layer": config.n_layer,

@@ -1,6 +1,6 @@
 // The controls of sampling. Moving one changes what is drawn from, at once.
 
-import { h } from "./dom.js";
+import { $, h } from "./dom.js";
 import { emit, state } from "./state.js";
 
 const TOP_K = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 1000, 0];
@@ -100,7 +100,13 @@ function stops() {
     onchange: () => change("stop_strings", field.value ? [field.value] : []),
   });
   field.value = state.settings.stop_strings[0] ?? "";
-  return h("div", { class: "setting" }, h("label", { for: "set-stops" }, "Stop before"), field);
+  return h("div", { class: "setting" }, h("label", { for: "set-stops" }, "Stop at"), field);
+}
+
+// The next text is another one; each seed gives its own again.
+export function moveSeed() {
+  state.settings.seed++;
+  $("set-seed").value = state.settings.seed;
 }
 
 function change(name, value) {

@@ -4,6 +4,7 @@ import { ask, askOnce, floats, stream } from "./api.js";
 import { Bars } from "./bars.js";
 import { $, count, h, later } from "./dom.js";
 import { distribution } from "./rules.js";
+import { moveSeed } from "./settings.js";
 import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
 import { Tree } from "./tree.js";
@@ -105,6 +106,7 @@ export async function continueText(remark = "") {
   }
   if (writing !== mine) return; // another has begun
   writing = null;
+  moveSeed();
   button(false);
   const speed = written / ((performance.now() - started) / 1000);
   tell(`${count(written)} tokens, ${speed.toFixed(0)} a second, ${reason}.${remark ? ` ${remark}` : ""}`);
