@@ -133,7 +133,7 @@ def test_look_attention_lens_and_near_say_what_the_model_does(client, run):
 
     answer = client.post("/play/attention", json={"ids": ids, "layer": 1}).json()
     maps = np.frombuffer(base64.b64decode(answer["maps"]), np.uint8).reshape(4, len(ids), len(ids))
-    assert maps / 255 == pytest.approx(lens.attention(run.model, ids, 1).numpy(), abs=0.003)
+    assert (maps / 255) ** 2 == pytest.approx(lens.attention(run.model, ids, 1).numpy(), abs=0.005)
 
     said = client.post("/play/lens", json={"ids": ids}).json()
     values, found = lens.logit_lens(run.model, ids, 5)

@@ -146,13 +146,16 @@ class Playground:
         return {"logprobs": [None, *rounded(logprobs)], "ranks": [None, *ranks.tolist()]}
 
     def attention(self, asked: Layer) -> dict[str, Any]:
-        """The maps of one layer over the end of the text, (H, T, T) bytes: 255 is a weight of 1."""
+        """The maps of one layer over the end of the text, (H, T, T) bytes: the root of each weight, 255 for 1.
+
+        The root keeps small weights apart: over 256 tokens an even one is 0.004.
+        """
         model = self.opened(asked).model
         if asked.layer >= model.config.n_layer:
             raise UsageError(f"layer {asked.layer} of {model.config.n_layer}", "layers are numbered from 0")
         ids = inside(asked.ids, model.config.block_size)
         maps = lens.attention(model, ids, asked.layer)
-        scaled = (maps * 255).round().byte().cpu().numpy()
+        scaled = (maps.sqrt() * 255).round().byte().cpu().numpy()
         return {"maps": base64.b64encode(scaled.tobytes()).decode(), "heads": len(maps), "tokens": len(ids)}
 
     def lens(self, asked: Text) -> dict[str, Any]:

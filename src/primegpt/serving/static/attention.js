@@ -5,7 +5,7 @@ import { $, arrows, h, s } from "./dom.js";
 import { asked, latest, model, on, state } from "./state.js";
 
 const LARGE = 36; // tokens on the large map, fewer where it is narrow
-let maps = null; // { bytes, heads, tokens } of the layer
+let maps = null; // { bytes, heads, tokens } of the layer; a byte is the root of a weight, so that small ones show
 let head = 0;
 let at = 0;
 let ids = [];
@@ -32,7 +32,7 @@ export function showAttention(tokens, chosen) {
 export function weightsOf(place) {
   if (!maps || place < 0 || place >= maps.tokens) return null;
   const from = (head * maps.tokens + place) * maps.tokens;
-  return Array.from(maps.bytes.subarray(from, from + maps.tokens), (byte) => byte / 255);
+  return Array.from(maps.bytes.subarray(from, from + maps.tokens), (byte) => (byte / 255) ** 2);
 }
 
 const load = latest(async (current) => {
@@ -62,7 +62,7 @@ function small(index) {
   const image = pen.createImageData(size, size);
   const [red, green, blue] = ink();
   for (let i = 0; i < size * size; i++) {
-    image.data.set([red, green, blue, shade(maps.bytes[index * size * size + i] / 255) * 255], 4 * i);
+    image.data.set([red, green, blue, maps.bytes[index * size * size + i]], 4 * i);
   }
   pen.putImageData(image, 0, 0);
   return h(
@@ -79,8 +79,6 @@ function small(index) {
     `Head ${index + 1}`,
   );
 }
-
-const shade = (weight) => Math.sqrt(weight); // so that small weights can be seen
 
 // The teal of the style sheet, as numbers.
 function ink() {
@@ -104,8 +102,8 @@ function large() {
   for (let row = 0; row < shown; row++) {
     const weights = maps.bytes.subarray((head * maps.tokens + first + row) * maps.tokens);
     for (let column = 0; column <= row; column++) {
-      const weight = weights[first + column] / 255;
-      if (weight < 0.004) continue;
+      const shade = weights[first + column] / 255;
+      if (shade < 0.03) continue;
       const cell = s("rect", {
         class: "cell",
         x: left + column * size,
@@ -113,9 +111,9 @@ function large() {
         width: size - 1,
         height: size - 1,
         rx: 2,
-        opacity: shade(weight).toFixed(3),
+        opacity: shade.toFixed(3),
       });
-      cell.append(s("title", {}, `${name(row)} reads ${(100 * weight).toFixed(0)} % from ${name(column)}`));
+      cell.append(s("title", {}, `${name(row)} reads ${(100 * shade ** 2).toFixed(0)} % from ${name(column)}`));
       cells.push(cell);
     }
   }

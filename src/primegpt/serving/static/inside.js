@@ -1,7 +1,7 @@
 // Inside: one chosen token, and what the model does at its place: attention, layer by layer, embeddings.
 
 import { showAttention, startAttention, weightsOf } from "./attention.js";
-import { $ } from "./dom.js";
+import { $, percent } from "./dom.js";
 import { showLens } from "./lens.js";
 import { showNear } from "./near.js";
 import { Sheet } from "./sheet.js";
@@ -43,6 +43,5 @@ function tint() {
   const most = weights.indexOf(top);
   const name = (index) => `“${state.vocabulary.label(sheet.nodes[index].id)}”`;
   const self = most === at ? "itself" : name(most);
-  $("inside-status").textContent =
-    `${name(at)} takes most from ${self}: ${(100 * top).toFixed(0)} % of this head’s attention.`;
+  $("inside-status").textContent = `${name(at)} takes most from ${self}: ${percent(top)} of this head’s attention.`;
 }

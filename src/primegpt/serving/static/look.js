@@ -38,7 +38,7 @@ const tint = latest(async (current) => {
   const mean = -known.reduce((a, b) => a + b, 0) / known.length;
   const first = ranks.filter((rank) => rank === 0).length;
   $("look-status").textContent =
-    `On average ${mean.toFixed(2)} nats of surprise a token, as if choosing among ${Math.exp(mean).toFixed(1)}; ` +
+    `On average ${mean.toFixed(2)} nats of surprise a token, as if choosing among ${among(Math.exp(mean))}; ` +
     `${first} of ${known.length} were the likeliest.`;
 });
 
@@ -122,6 +122,8 @@ function go(node) {
   state.tree.chosen = node;
   emit("text");
 }
+
+const among = (n) => (n < 100 ? n.toFixed(1) : count(Math.round(n)));
 
 const ordinal = (n) => {
   const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");

@@ -79,6 +79,7 @@ function draw() {
     ];
   });
   const all = lines.flatMap((line) => line.points);
+  if (!all.length) $("curves-note").textContent = "Nothing was measured of this run: it was not trained here.";
   if (!all.length || state.view !== "training") return;
   const losses = all.map(([, loss]) => loss);
   const [low, high] = [Math.min(...losses), Math.max(...losses)];
