@@ -167,9 +167,9 @@ def test_a_text_streams_in_and_can_be_stopped(visit, monkeypatch):
     page.select_option("#emotion", "sad")
     page.click("#write")
     written = page.locator("#write-sheet .by-model")
-    written.nth(3).wait_for()
+    written.nth(3).wait_for(state="attached")
     early = written.count()
-    written.nth(early + 5).wait_for()
+    written.nth(early + 5).wait_for(state="attached")
     page.keyboard.press("Escape")
     page.locator("#write:not(.stop)").wait_for()
     stopped = time.monotonic()
@@ -181,7 +181,7 @@ def test_a_text_streams_in_and_can_be_stopped(visit, monkeypatch):
     assert sheet.startswith(f"<prompt><genre_rock><sad>{PROMPT}")
     page.click("#write")
     page.locator("#write.stop").wait_for()
-    written.nth(25).wait_for()
+    written.nth(25).wait_for(state="attached")
     page.click("#write")
     page.locator("#write:not(.stop)").wait_for()
     assert not page.locator("#write-sheet").text_content().startswith(sheet)  # the seed has moved on
@@ -230,7 +230,7 @@ def test_another_choice_branches_and_the_first_text_stays(visit, picture):
     assert max(tints) > 0.2
     assert min(tints) < 0.05
     first = page.locator("#look-sheet").text_content()
-    page.locator("#look-sheet .by-model").nth(14).click()
+    page.locator("#look-sheet .by-model:not(.end)").nth(14).click()
     page.locator("#alternatives .came").wait_for()
     shares = page.locator("#alternatives td:nth-child(5)").all_text_contents()
     assert any(share.endswith("%") for share in shares)
@@ -238,9 +238,9 @@ def test_another_choice_branches_and_the_first_text_stays(visit, picture):
     page.locator("#branches li li").nth(1).wait_for()
     page.locator("#write:not(.stop)").wait_for(state="attached")
     page.locator("#look-sheet .by-hand").wait_for()
-    page.locator('#look-sheet .by-model[aria-label$="percent"]').nth(20).wait_for()
+    page.locator('#look-sheet .by-model[aria-label$="percent"]').nth(20).wait_for(state="attached")
     assert page.locator("#look-sheet").text_content() != first
-    page.locator("#look-sheet .by-model").nth(25).click()  # a branch of the branch
+    page.locator("#look-sheet .by-model:not(.end)").nth(25).click()  # a branch of the branch
     page.locator("#alternatives tr:not(.came) button").nth(0).click()
     page.locator("#branches li li li").nth(1).wait_for()
     page.locator("#write:not(.stop)").wait_for(state="attached")
@@ -267,7 +267,7 @@ def test_inside_shows_heads_layers_and_neighbours(visit, picture):
     assert page.locator("#near-tokens .bar").count() == 12
     assert page.locator("#near-positions path").count() == 1
     said = page.locator("#inside-status").text_content()
-    page.locator("#inside-sheet .token").nth(30).click()
+    page.locator("#inside-sheet .token:not(.end)").nth(30).click()
     page.locator("#map .line").wait_for()
     page.wait_for_timeout(500)
     assert page.locator("#inside-status").text_content() != said
@@ -304,6 +304,7 @@ def test_the_curve_grows_while_a_run_trains(visit, runs, tmp_path):
     live = tmp_path / "live"
     shutil.copytree(runs[1], live)
     (live / ".lock.pid").write_text("1")
+    (live / "metrics.jsonl").touch()  # as if a line had just been written
     with served([live]) as where:
         page = visit(where=where, at="#training")
         page.locator("#live").wait_for()
@@ -320,12 +321,12 @@ def test_it_is_used_without_a_mouse(visit):
     page.locator("#prompt").focus()
     page.keyboard.type(PROMPT)
     page.keyboard.press("Control+Enter")
-    page.locator("#write-sheet .by-model").nth(20).wait_for()
+    page.locator("#write-sheet .by-model").nth(20).wait_for(state="attached")
     page.locator("#write:not(.stop)").wait_for()
     page.locator("#tab-write").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#tab-look").get_attribute("aria-selected") == "true"
-    page.locator("#look-sheet .token").nth(3).wait_for()
+    page.locator("#look-sheet .token").nth(3).wait_for(state="attached")
     chosen = page.locator('#look-sheet [aria-selected="true"]')
     chosen.focus()
     page.keyboard.press("ArrowRight")
