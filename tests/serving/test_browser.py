@@ -198,6 +198,11 @@ def test_what_is_typed_is_answered_before_it_is_sent(visit):
     )
     assert bars(page) != before
     assert page.locator("#write-sheet .token").count() == 0
+    page.locator("#bars .bar").nth(2).click()  # goes on from the prompt by hand
+    page.locator("#write-sheet .by-hand").wait_for(state="attached")
+    page.locator("#bars .bar").nth(1).click()
+    page.locator("#write-sheet .by-hand").nth(1).wait_for(state="attached")
+    assert "a happy pop song about the" in page.locator("#write-sheet").text_content()
 
 
 def test_the_bars_follow_the_settings_without_a_question_to_the_server(visit, picture):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
@@ -25,6 +25,7 @@ from primegpt.errors import NonFiniteError, PrimegptError, UsageError
 from primegpt.generation.context import Row
 from primegpt.serving import lens
 from primegpt.serving.errors import ApiError
+from primegpt.serving.schema import Body
 from primegpt.serving.shelf import OpenRun, Shelf
 
 STATIC = Path(__file__).with_name("static")
@@ -37,10 +38,8 @@ Answer = TypeVar("Answer")
 Kind = TypeVar("Kind", bound="Asked")
 
 
-class Asked(BaseModel):
+class Asked(Body):
     """A checkpoint of a run: its number on the command line and its step, by default the best."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     run: int = Field(0, ge=0, le=1_000)
     step: int | None = Field(None, ge=0, le=10**12)
