@@ -260,7 +260,8 @@ def test_inside_shows_heads_layers_and_neighbours(visit, picture):
     write(page)
     page.click("#tab-inside")
     page.locator("#map .cell").first.wait_for()
-    assert page.locator("#heads .head").count() == 4
+    about = page.evaluate("fetch('play/runs').then((answer) => answer.json())")[0]
+    assert page.locator("#heads .head").count() == about["n_head"]
     cells = page.locator("#map svg").inner_html()
     page.locator("#heads .head").first.focus()
     page.keyboard.press("ArrowRight")
@@ -268,7 +269,7 @@ def test_inside_shows_heads_layers_and_neighbours(visit, picture):
     assert page.locator("#map svg").inner_html() != cells
     page.select_option("#layer", label="3")
     page.locator('#map svg[aria-label*="layer 3"]').wait_for()
-    assert page.locator("#lens tbody tr").count() == 5
+    assert page.locator("#lens tbody tr").count() == about["n_layer"] + 1
     assert page.locator("#near-tokens .bar").count() == 12
     assert page.locator("#near-positions path").count() == 1
     said = page.locator("#inside-status").text_content()
