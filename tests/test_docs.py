@@ -30,7 +30,9 @@ def commands(page: Path) -> list[str]:
 
 
 def shortened(arguments: list[str]) -> list[str]:
-    """The same command on a budget of three steps."""
+    """The same command on a budget of three steps; a server takes any free port, and opens no browser."""
+    if arguments[:1] in (["serve"], ["play"]):
+        return [*arguments, "--port", "0", *(["--no-browser"] if arguments[0] == "play" else [])]
     if arguments[:1] not in (["train"], ["finetune"]) or "--help" in arguments:
         return arguments
     kept, resuming = list(arguments), "--resume" in arguments
@@ -47,6 +49,7 @@ def shortened(arguments: list[str]) -> list[str]:
 def place(tmp_path, monkeypatch) -> Path:
     """A user's folder: a text, the recipes, and a finished run."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
     words = "the river ran under a bridge of stone and the song went on until morning\n"
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")

@@ -49,6 +49,10 @@ class CheckpointError(PrimegptError):
     """A checkpoint is damaged, or none is left that is whole."""
 
 
+class DiskError(PrimegptError):
+    """The disk refused to read or write: it is full, may not be written to, or fails."""
+
+
 class NonFiniteError(PrimegptError):
     """Loss or gradients became NaN or infinite; the update was not made."""
 

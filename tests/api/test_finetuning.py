@@ -21,7 +21,14 @@ from primegpt.training.progress import PlainDisplay
 WORDS = ["river", "stone", "light", "song", "winter", "road", "the", "a", "of", "my", "your"]
 SMALL = {
     "model": {"preset": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32},
-    "train": {"batch_size": 4, "max_steps": 12, "attention": "explicit", "eval_interval": 4, "threads": 1, "precision": "bf16"},
+    "train": {
+        "batch_size": 4,
+        "max_steps": 12,
+        "attention": "explicit",
+        "eval_interval": 4,
+        "threads": 1,
+        "precision": "bf16",
+    },
     "generate": {"max_new_tokens": 5},
 }
 TUNED = {"train": SMALL["train"] | {"learning_rate": 1e-2}}

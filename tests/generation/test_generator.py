@@ -146,7 +146,7 @@ def test_rows_end_at_stop_ids_and_leave_the_batch(random_model: MakeModel, token
     sizes, next_logits = [], CachedContext.next_logits
 
     def watched(self: CachedContext, rows: list[Row]) -> Tensor:
-        sizes.append((len(rows), self.cache.k.size(1)))
+        sizes.append((len(rows), len(self.cache.lengths)))
         return next_logits(self, rows)
 
     with patch.object(CachedContext, "next_logits", watched):

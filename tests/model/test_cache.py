@@ -113,6 +113,29 @@ def test_rows_can_leave_change_places_and_be_copied(random_model: MakeModel, pre
         torch.testing.assert_close(found[b, 0], alone[0, -1], **CLOSE)
 
 
+@KINDS
+def test_rows_join_and_leave_one_room(random_model: MakeModel, preset: str, sizes: dict) -> None:
+    """Any row in use may leave; a new one joins in its place, and nothing of the old one is seen."""
+    model, ids = random_model(preset, **sizes), random_ids(6, 20)
+    cache, room = KVCache(model.config, 3, 20), None
+    texts: dict[int, list[int]] = {}  # by row of the cache: the ids that it holds
+    cache.select([])
+    for step, (leaving, joining) in enumerate([((), 2), ((), 1), ((1,), 0), ((0, 1), 2), ((), 1), ((2, 0), 1)]):
+        stay = [row for row in range(len(texts)) if row not in leaving][::-1]  # in another order too
+        cache.select(stay)
+        texts = {b: texts[row] for b, row in enumerate(stay)}
+        for _ in range(joining):
+            texts[len(texts)] = []
+            cache.join()
+        portion = ids[: len(texts), 2 * step : 2 * step + 2]
+        found = model(portion, cache=cache)
+        for b, row in texts.items():
+            row += portion[b].tolist()
+            torch.testing.assert_close(found[b, -1], model(torch.tensor([row]))[0, -1], **CLOSE)
+        room = room or cache.k.data_ptr()
+        assert (cache.lengths, cache.k.data_ptr()) == ([len(row) for row in texts.values()], room)
+
+
 def test_a_cleared_cache_is_as_good_as_new(random_model: MakeModel) -> None:
     model, ids = random_model("qwen3"), random_ids(2, 30)
     cache = KVCache(model.config, 2, 30)

@@ -1,7 +1,11 @@
 """The training step and the loop, in one process, on a model of a few thousand weights."""
 
+import errno
+import itertools
 import json
 import math
+import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,9 +14,11 @@ import torch
 
 from primegpt.config import Config, resolve
 from primegpt.data.batches import IGNORED, Batch, TrainingWindows, validation_batches
+from primegpt.data.examples import TrainingExamples
 from primegpt.data.shards import Shards, ShardWriter
-from primegpt.errors import NonFiniteError
+from primegpt.errors import NonFiniteError, PrimegptError
 from primegpt.model.gpt import GPT
+from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
 from primegpt.training.interrupts import Interrupted
@@ -105,10 +111,11 @@ def ragged_batch(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, targets.masked_fill(~keep, IGNORED)
 
 
-@pytest.mark.parametrize("split", [1, 2, 4])
-def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split):
+@pytest.mark.parametrize("preset", ["gpt2", "prime"])
+@pytest.mark.parametrize("split", [1, 4, 8])
+def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split, preset):
     """Oracle: the mean cross-entropy over all supervised targets at once, by autograd."""
-    config = resolve({"model": SIZES})
+    config = resolve({"model": {**SIZES, "preset": preset}})
     ids, targets = ragged_batch(8)
     reference = GPT(config.model, 3)
     logits = reference(ids)
@@ -119,6 +126,65 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split):
     assert supervised == int((targets != IGNORED).sum())
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
+    assert max(parameter.grad.abs().max() for parameter in model.parameters()) > 0.01  # against which 1e-6 is little
+
+
+def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path):
+    """Batch 8, 8 x 1 and 4 x 2 of records of all lengths: each micro-batch is padded to its own longest."""
+    draw = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "records", "uint16", roles=True) as writer:
+        for _ in range(40):
+            asked, answered = draw.integers(1, 5), draw.integers(1, 4)
+            writer.write(draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered)
+        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=7)
+    config, gradients = resolve({"model": SIZES}), []
+    with Shards.open(tmp_path / "records") as records:
+        for size in (8, 1, 2):
+            model = GPT(config.model, 3)
+            examples = TrainingExamples(
+                records, batch_size=size, gradient_accumulation_steps=8 // size, seed=1, prompt_dropout=0.0
+            )
+            parts = examples.micro_batches(2)
+            assert len(parts) == 8 // size
+            assert len({part.supervised for part in parts}) > (size < 8)
+            compute_gradients(model, parts, Precision("fp32", "cpu"), seed=0, step=2)
+            gradients.append([parameter.grad for parameter in model.parameters()])
+    for split in gradients[1:]:
+        for whole, parted in zip(gradients[0], split, strict=True):
+            torch.testing.assert_close(parted, whole, atol=1e-6, rtol=0)
+
+
+def test_twenty_steps_equal_a_plain_loop(shards, tmp_path):
+    """All of a step at once: accumulation, decay groups, clipping, warm-up and cosine, written down the short way."""
+    train = {"max_steps": 20, "warmup_steps": 5, "grad_clip": 0.5, "weight_decay": 0.3, "min_lr": 1e-3}
+    config = configuration(**train).with_values(model={"dropout": 0.0})
+    trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
+    model = GPT(config.model, config.train.seed)
+    matrices = [p for name, p in model.named_parameters() if not name.endswith("bias") and "ln_" not in name]
+    vectors = [p for name, p in model.named_parameters() if name.endswith("bias") or "ln_" in name]
+    plain = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.95), fused=False, foreach=False,
+    )  # fmt: skip
+    clipped = 0
+    for step in range(20):
+        parts = trainer.batches.micro_batches(step)
+        logits = model(torch.cat([part.ids for part in parts]))
+        targets = torch.cat([part.targets for part in parts])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED).backward()
+        norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+        clipped += bool(norm > 0.5)
+        for p in model.parameters():
+            p.grad *= min(1.0, 0.5 / norm)
+        cosine = 1e-3 + (1e-2 - 1e-3) * (1 + math.cos(math.pi * step / 20)) / 2
+        for group in plain.param_groups:
+            group["lr"] = min(1.0, (step + 1) / 6) * cosine
+        plain.step()
+        plain.zero_grad()
+    trainer.fit()
+    assert clipped > 5
+    for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_a_step_without_supervised_targets_changes_nothing(shards, tmp_path):
@@ -246,6 +312,44 @@ def test_nan_is_not_saved_and_the_last_good_checkpoint_is_named(shards, tmp_path
     assert all(tensor.isfinite().all() for tensor in newest.tensors["model"].values())
 
 
+@pytest.mark.parametrize("ruined", [3, 6, 10])  # at a checkpoint, at a sample too, at an evaluation
+def test_weights_that_an_update_ruined_are_not_saved(ruined, shards, tmp_path):
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    optimizer_step = trainer.optimizers.step
+
+    def ruinous():
+        optimizer_step()
+        if trainer.state.step == ruined - 1:
+            with torch.no_grad():
+                trainer.model.h[0].mlp.c_fc.weight[3, 3] = float("inf")
+
+    trainer.optimizers.step = ruinous
+    good = max(step for step in (0, 3, 5, 6, 9) if step < ruined)
+    with pytest.raises(
+        NonFiniteError, match=rf"weights became NaN or infinite at step {ruined}; last good is step {good}"
+    ):
+        trainer.fit()
+    assert load_newest(trainer.folder.checkpoints_dir, pytest.fail).step == good
+
+
+def test_a_checkpoint_whose_evaluation_is_no_number_is_thrown_away(shards, tmp_path):
+    """Its weights are finite, yet too large to compute with: the save came first, so it is taken back."""
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    evaluate = trainer.evaluate
+
+    def of_huge_weights():
+        if trainer.state.step == 10:
+            with torch.no_grad():
+                trainer.model.wte.weight.fill_(3e38)
+        evaluate()
+
+    trainer.evaluate = of_huge_weights
+    with pytest.raises(NonFiniteError, match=r"loss on the fixed sets .* at step 10; last good is step 9"):
+        trainer.fit()
+    assert load_newest(trainer.folder.checkpoints_dir, pytest.fail).step == 9
+    assert trainer.folder.pointed("last") == 9
+
+
 def test_patience_ends_the_run(shards, tmp_path):
     config = configuration(max_steps=400, eval_interval=4, patience=2, learning_rate=0.3)
     trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
@@ -282,6 +386,43 @@ def test_fp16_overflow_skips_the_update_and_is_counted(shards, tmp_path):
     assert trainer.state.skipped_updates == 1
     assert trainer.precision.scaler.get_scale() < 1e30
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.weights().items())
+    trainer.batches.micro_batches = lambda step: []  # a step with nothing in it is no second overflow
+    trainer.step()
+    assert trainer.state.skipped_updates == 1
+
+
+def test_the_scaler_survives_a_resume(shards, tmp_path):
+    """Overflows before and behind the stop, a scale that grows in between: all as if there had been no stop."""
+
+    def make(name):
+        folder = RunFolder.open(tmp_path / name) if (tmp_path / name).exists() else RunFolder.create(tmp_path / name)
+        folder.config_path.touch()
+        trainer = make_trainer(configuration(precision="fp16", max_steps=12), shards, folder)
+        scaler, scale = trainer.precision.scaler, 2.0**18
+        scaler.load_state_dict(scaler.state_dict() | {"scale": scale, "growth_interval": 2})
+        return trainer
+
+    whole = make("whole")
+    scales, step = [], whole.step
+    whole.step = lambda: (scales.append(whole.precision.scaler.get_scale()), step())
+    whole.fit()
+    assert whole.state.skipped_updates >= 3
+    assert any(later > scale for scale, later in itertools.pairwise(scales))
+
+    for stop_after in (1, 4, 7):
+        first = make(f"parts-{stop_after}")
+        while first.state.step < stop_after:
+            first.step()
+        first.session_start = 0.0
+        first.save()
+        second = make(f"parts-{stop_after}")
+        second.precision.scaler.load_state_dict(second.precision.scaler.state_dict() | {"scale": 1.0})
+        second.restore(load_newest(second.folder.checkpoints_dir, pytest.fail))
+        second.fit()
+        assert second.precision.scaler.state_dict() == whole.precision.scaler.state_dict()
+        assert second.state.skipped_updates == whole.state.skipped_updates
+        for name, tensor in whole.model.weights().items():
+            assert torch.equal(tensor, second.model.weights()[name])
 
 
 @pytest.mark.parametrize("planned", [20, 5000])
@@ -313,3 +454,77 @@ def test_state_json_is_readable_and_complete(shards, tmp_path):
     state = json.loads((trainer.folder.checkpoint_path("last") / "state.json").read_text(encoding="utf-8"))
     assert state["train"]["step"] == 12
     assert set(state) == {"train", "scaler", "config", "fingerprints", "conditions"}
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("fault", ["exit", errno.ENOSPC, errno.EIO])
+def test_every_failure_of_the_disk_can_be_resumed(fault, shards, tmp_path, monkeypatch):
+    """The n-th operation from the last step on fails, for every n: log, save, prune, evaluation, sample."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    config = configuration(max_steps=6, keep_checkpoints=1)
+    whole = make_trainer(config, shards, RunFolder.create(tmp_path / "whole"))
+    step = whole.step
+    whole.step = lambda: (whole.state.step == 5 and shutil.copytree(whole.folder.path, tmp_path / "at-5"), step())
+    whole.fit()
+    perform = atomic.perform
+
+    class Exit(BaseException):
+        """The process is gone."""
+
+    def failing(operation, *arguments, **options):
+        nonlocal calls
+        calls += trainer.state.step == 6
+        if calls >= fail_at:
+            raise Exit if fault == "exit" else OSError(fault, os.strerror(fault))
+        return perform(operation, *arguments, **options)
+
+    def resumed(folder):
+        trainer = make_trainer(config, shards, folder)
+        trainer.restore(load_newest(folder.checkpoints_dir, pytest.fail))
+        return trainer
+
+    for fail_at in range(1, 200):
+        folder, calls, caught = RunFolder(shutil.copytree(tmp_path / "at-5", tmp_path / str(fail_at))), 0, None
+        trainer = resumed(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(atomic, "perform", failing)
+            try:
+                trainer.fit()
+            except (Exit, PrimegptError) as error:
+                caught = error
+        if caught is None:
+            break
+        assert isinstance(caught, Exit) == (fault == "exit")
+        assert fault == "exit" or f"{os.strerror(fault)}; last good is step " in str(caught)
+        retention.tidy(folder.checkpoints_dir)
+        again = resumed(folder)
+        assert again.state.step in (5, 6)
+        again.fit()
+        assert logged(folder) == logged(whole.folder)
+        assert folder.pointed("last") == whole.folder.pointed("last") == 6
+        for name, tensor in whole.model.weights().items():
+            assert torch.equal(tensor, again.model.weights()[name])
+    assert 50 < calls < fail_at
+
+
+def test_a_signal_is_heeded_while_a_sample_is_written_and_behind_the_last(shards, tmp_path):
+    for step, due in ((6, "sample_text"), (12, "sample")):
+        folder = RunFolder.create(tmp_path / due)
+        trainer = make_trainer(configuration(), shards, folder)
+        original, written = getattr(trainer, due), 0
+
+        def signalled(*arguments, trainer=trainer, step=step, original=original):
+            nonlocal written
+            if trainer.state.step == step:
+                signal.raise_signal(signal.SIGTERM)
+                if arguments:
+                    written += 1
+                    arguments[0](torch.zeros(1, 1, dtype=torch.long))
+                    written += 1
+            return original(*arguments)
+
+        setattr(trainer, due, signalled)
+        with pytest.raises(Interrupted, match=f"stopped at step {step}, saved"):
+            trainer.fit()
+        assert written == (1 if due == "sample_text" else 0)
+        assert load_newest(folder.checkpoints_dir, pytest.fail).step == step

@@ -24,8 +24,10 @@ _HOMES = {
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
+    "play": "playing",
     "report": "reports",
     "resume": "training",
+    "serve": "serving",
     "train": "training",
 }
 __all__ = [
@@ -43,8 +45,10 @@ __all__ = [
     "import_model",
     "info",
     "load",
+    "play",
     "report",
     "resume",
+    "serve",
     "train",
 ]
 
@@ -56,8 +60,10 @@ if TYPE_CHECKING:
     from primegpt.api.facts import describe, info
     from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
+    from primegpt.api.playing import play
     from primegpt.api.reports import report
     from primegpt.api.runs import Run, completion_facts, load
+    from primegpt.api.serving import serve
     from primegpt.api.songs import demo
     from primegpt.api.training import resume, train
 

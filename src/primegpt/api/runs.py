@@ -1,13 +1,13 @@
 """A run opened for use: model, tokenizer and settings together, and what one does with them."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from primegpt.config import Config, GenerateConfig, read_toml, resolve
-from primegpt.data.template import Template, template_for
+from primegpt.data.template import ChatTemplate, Template, template_for
 from primegpt.errors import MismatchError, UsageError
 from primegpt.generation.decoder import Completion
 from primegpt.generation.generator import Generator
@@ -74,6 +74,21 @@ class Run:
                 "train with --data.template song",
             )
         return text
+
+    def conversation(
+        self, messages: Sequence[Mapping[str, str]], genre: str | None = None, emotion: str | None = None
+    ) -> str | list[int]:
+        """What the model is given for a conversation, [{"role": "user", "content": "…"}, …].
+
+        A model that was not trained on conversations is given the last message alone, as `prompt` does. Raises
+        UsageError when that is not the user's, or for labels that the run was not trained with.
+        """
+        if not messages or messages[-1]["role"] != "user":
+            raise UsageError("the last message must be the user's", "there is nothing to answer otherwise")
+        if isinstance(self.template, ChatTemplate):
+            labels = {kind: label for kind, label in (("genre", genre), ("emotion", emotion)) if label is not None}
+            return self.template.conversation_ids(self.tokenizer, messages, labels)
+        return self.prompt(messages[-1]["content"], genre, emotion)
 
     def generate(self, prompt: Prompt = "", *, num_samples: int = 1, **settings: Any) -> str | list[str]:
         """Continue or answer `prompt` (text, or ids as they are): the new text, or a list with `num_samples` above 1.

@@ -17,6 +17,8 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   finetune RUN|HF SOURCE...     go on with another text, all weights or --lora
   generate [RUN] [PROMPT]       continue a prompt
   chat [RUN]                    prompt after prompt, settings changed on the way
+  serve [RUN]                   an OpenAI API for other programs
+  play [RUN...]                 the playground in the browser: write, and look inside the model
   evaluate [RUN]                loss on any text, HellaSwag, adherence, memorisation
   import HF                     a run out of a GPT-2, Qwen3 or Llama folder
   export [RUN] --to hf | gguf   for Transformers, or for llama.cpp

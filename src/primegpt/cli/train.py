@@ -16,6 +16,7 @@ from primegpt.config import (
     TrainConfig,
 )
 from primegpt.errors import UsageError
+from primegpt.run.folder import RunFolder
 
 Started = Annotated[float, Parameter(parse=False)]
 
@@ -73,8 +74,11 @@ def train(
         if sources or out or overwrite or given.keys() - {"train"} or given.get("train", {}).keys() - BUDGETS:
             remedy = "give it no source and no setting but a budget"
             raise UsageError("--resume goes on with a run as it was configured", remedy)
+        RunFolder.open(resume).refuse_if_in_use()  # here and below: before torch is loaded, which takes seconds
         api.resume(resume, settings=given)
         return
+    if out:
+        RunFolder(out).refuse_unless_free(overwrite)
     run = api.train(*sources, out=out, overwrite=overwrite, settings=given, started=started)
     print(f"next       primegpt generate {run.folder.path}")
 

@@ -144,8 +144,7 @@ class Template(ABC):
 
     def prompt_ids(self, tokenizer: Tokenizer, prompt: str, labels: Mapping[str, str] | None = None) -> list[int]:
         """The ids to give a model so that it answers `prompt`. Raises ConfigError for a label that is not there."""
-        rows = [tokenized(part, tokenizer)[0] for part in self.prompt_parts(prompt, labels or {})]
-        return np.concatenate(rows).tolist()
+        return joined(self.prompt_parts(prompt, labels or {}), tokenizer)
 
     def field(self, document: Document, name: str) -> str:
         """A field of the record that must be text."""
@@ -302,6 +301,12 @@ class ChatTemplate(Template):
         said = [part for message in messages for part in self.turn(message, "the conversation")]
         return [*said, Part("<assistant>", CONTEXT, special=True)]
 
+    def conversation_ids(
+        self, tokenizer: Tokenizer, messages: Iterable[Mapping[str, str]], labels: Mapping[str, str]
+    ) -> list[int]:
+        """The ids to give a model so that it says the assistant's next turn."""
+        return joined(self.conversation(messages, labels), tokenizer)
+
 
 TEMPLATES: dict[str, type[Template]] = {t.name: t for t in (SongTemplate, ResponseTemplate, ChatTemplate)}
 
@@ -344,6 +349,11 @@ def refuse_labels(labels: Mapping[str, str], template: str) -> None:
 def tokenized(part: Part, tokenizer: Tokenizer) -> tuple[npt.NDArray[np.unsignedinteger], Part]:
     ids = np.array([tokenizer.token_id(part.content)]) if part.special else tokenizer.encode_array(part.content)
     return ids.astype(tokenizer.id_dtype), part
+
+
+def joined(parts: Iterable[Part], tokenizer: Tokenizer) -> list[int]:
+    """The ids of `parts` in a line."""
+    return np.concatenate([tokenized(part, tokenizer)[0] for part in parts]).tolist()
 
 
 def fitted(rows: Sequence[tuple[npt.NDArray[np.unsignedinteger], Part]], limit: int) -> Example:

@@ -89,6 +89,18 @@ class CachedContext:
         longest = max(row.seen for row in rows) + max_new_tokens - 1  # the last token is never read
         self.cache = self.room(len(rows), min(longest, model.config.block_size))
 
+    @classmethod
+    def with_slots(cls, model: GPT, slots: int, dtype: torch.dtype) -> "CachedContext":
+        """Without a row as yet, and with room for `slots` of any length, which `join` and leave as they like."""
+        whole_block = [Row([0], model.config.block_size)] * slots
+        context = cls(model, whole_block, model.config.block_size, dtype)
+        context.select([])
+        return context
+
+    def join(self) -> None:
+        """One more row, the last, will be asked for; it is read when its logits are."""
+        self.cache.join()
+
     def room(self, rows: int, tokens: int) -> KVCache:
         return KVCache(self.model.config, rows, tokens, self.dtype, self.device)
 

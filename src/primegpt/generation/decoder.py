@@ -154,17 +154,27 @@ class Decoder:
         logprobs: bool = False,
     ) -> list[int]:
         """One step: the next id of each row. Raises NonFiniteError when the logits are not numbers."""
-        # Python promises that `Random.random()` keeps its sequence in every version.
-        uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
         with inference(self.model):
             logits = self.next_logits(context, rows)
-            decayed = None if temperatures is None else logits.new_tensor(temperatures, dtype=torch.float32)[:, None]
-            ids = choose(logits, settings, uniforms, self.banned, self.text_so_far(rows, settings), decayed)
+            ids = self.pick(logits, rows, settings, temperatures)
             if logprobs:
                 own = logits.float().log_softmax(dim=-1).gather(-1, ids.to(logits.device).unsqueeze(-1)).squeeze(-1)
                 for row, id, value in zip(rows, ids.tolist(), own.tolist(), strict=True):
                     row.logprobs += [] if id in self.stop_ids else [value]
             return ids.tolist()
+
+    def pick(
+        self,
+        logits: Tensor,
+        rows: Sequence[Row],
+        settings: GenerateConfig,
+        temperatures: Sequence[float] | None = None,
+    ) -> Tensor:
+        """The ids (B,) that follow `rows`, by the rules of `settings` from their `logits` (B, V)."""
+        # Python promises that `Random.random()` keeps its sequence in every version.
+        uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
+        decayed = None if temperatures is None else logits.new_tensor(temperatures, dtype=torch.float32)[:, None]
+        return choose(logits, settings, uniforms, self.banned, self.text_so_far(rows, settings), decayed)
 
     def next_logits(self, context: Context, rows: Sequence[Row]) -> Tensor:
         """The model's logits (B, V) behind `rows`. Raises NonFiniteError when they are not numbers."""

@@ -11,7 +11,8 @@ from primegpt.config import ModelConfig
 class KVCache:
     """Room for `max_length` tokens in each of `batch_size` rows; row b holds `lengths[b]` of them.
 
-    Rows may differ in length. A batch of unequal prompts is prefilled padded on the right; setting `lengths` to the
+    `lengths` names the rows in use, which are the first ones: fewer after `select`, one more after `join`. Rows may
+    differ in length. A batch of unequal prompts is prefilled padded on the right; setting `lengths` to the
     true ones afterwards makes the padding invisible, because a slot is read only by queries at or after it, and by
     then its row has written it anew.
     """
@@ -64,25 +65,35 @@ class KVCache:
         `slots` is `self.slots(T)`, which a forward pass looks up once for all its layers.
         """
         slots = slots or self.slots(k.size(2))
-        end = max(self.lengths) + k.size(2)
-        for store, new in ((self.k[layer], k), (self.v[layer], v)):
+        used, end = len(self.lengths), max(self.lengths) + k.size(2)
+        for store, new in ((self.k[layer, :used], k), (self.v[layer, :used], v)):
             if isinstance(slots, slice):
                 store[:, :, slots] = new
             else:
                 rows, positions = slots
                 store[rows, :, positions] = new.transpose(1, 2).to(store.dtype)
-        return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
+        return self.k[layer, :used, :, :end], self.v[layer, :used, :, :end]
 
     def advance(self, T: int) -> None:
         """Count the T tokens that a forward pass has just written."""
         self.lengths = [length + T for length in self.lengths]
 
+    def join(self) -> None:
+        """Take one more row into use, empty, behind the others."""
+        assert len(self.lengths) < self.k.size(1), f"all {self.k.size(1)} rows are in use"
+        self.lengths.append(0)
+
     def select(self, rows: Sequence[int]) -> None:
-        """Keep only `rows`, in this order (finished texts leave, a beam is copied)."""
-        if list(rows) == list(range(len(self.lengths))):
-            return
-        index = torch.tensor(list(rows), dtype=torch.long, device=self.k.device)
-        self.k, self.v = self.k[:, index], self.v[:, index]
+        """Keep only `rows`, in this order (finished texts leave, a beam is copied). Rows that stay are not touched."""
+        used, end = len(rows), max(self.lengths, default=0)
+        moved = [(to, row) for to, row in enumerate(rows) if to != row]
+        if used > self.k.size(1):
+            index = torch.tensor(list(rows), dtype=torch.long, device=self.k.device)
+            self.k, self.v = self.k[:, index], self.v[:, index]
+        elif moved:
+            to, source = torch.tensor(moved, device=self.k.device).T
+            for store in (self.k, self.v):
+                store[:, to, :, :end] = store[:, source, :, :end]
         self.lengths = [self.lengths[row] for row in rows]
 
     def clear(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypedDict, TypeVar
 
-from primegpt.errors import PrimegptError
+from primegpt.errors import DiskError, PrimegptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`, whole or not at all. Raises PrimegptError when the disk refuses."""
+    """Make `path` hold `data`, whole or not at all. Raises DiskError when the disk refuses."""
     temporary = temporary_name(path)
     with io_errors(f"write {path}"):
         try:
@@ -118,7 +118,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 @contextmanager
-def io_errors(doing: str, kind: type[PrimegptError] = PrimegptError) -> Generator[None, None, None]:
+def io_errors(doing: str, kind: type[PrimegptError] = DiskError) -> Generator[None, None, None]:
     """Turn an OSError into one line: could not `doing`: the reason."""
     try:
         yield

@@ -86,10 +86,11 @@ def save_checkpoint(
         return write_checkpoint(folder, step, contents, resumable)
     except OSError as error:
         what = f"could not save step {step} in {folder}: {atomic.reason(error)}"
-        raise PrimegptError(what, _last_good(folder)) from error
+        raise PrimegptError(what, last_good(folder)) from error
 
 
-def _last_good(folder: Path) -> str:
+def last_good(folder: Path) -> str:
+    """What there is to go back to in `folder`, in words for an error."""
     try:
         path = newest_good(folder, warn=lambda message: None)
     except CheckpointError:

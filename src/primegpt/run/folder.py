@@ -29,7 +29,7 @@ from primegpt.run.checkpoint import (
     verify_checkpoint,
 )
 
-LOCK_SECONDS = 1.0  # how long a process that is just ending is waited for
+LOCK_SECONDS = 0.5  # how long a process that is just ending is waited for
 
 Pointer = Literal["best", "last"]
 
@@ -75,8 +75,14 @@ class RunFolder:
             if not overwrite:
                 remedy = f"continue it with `--resume {self.path}`, or replace it with `--overwrite`"
                 raise RunFolderError(f"{self.path} already holds a run", remedy)
+            self.refuse_if_in_use()
         elif self.config_path.exists() or _foreign_entries(self.path):
             raise RunFolderError(f"{self.path} is not empty and holds no run", "choose another folder with --out")
+
+    def refuse_if_in_use(self) -> None:
+        """Raise RunFolderError if another process writes to this run."""
+        with self.lock():
+            pass
 
     def _delete_contents(self) -> None:
         for pattern in CONTENTS:
@@ -191,14 +197,15 @@ class RunFolder:
         row = _finite(row)
         line = json.dumps(row, allow_nan=False) + "\n"
         with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
-            file.write(line.encode("ascii"))
+            atomic.perform(file.write, line.encode("ascii"))
+            atomic.perform(file.flush)
         for follow in self.followers:
             follow(row)
 
     def sync_metrics(self) -> None:
         """Wait until metrics.jsonl is on the disk, so that no checkpoint outlives the lines that led to it."""
         with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
-            os.fsync(file.fileno())
+            atomic.perform(os.fsync, file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, in order; a line that a crash tore is left out."""
@@ -225,6 +232,13 @@ class RunFolder:
         return rows
 
     # Checkpoints
+
+    def discard(self, step: int) -> None:
+        """Delete the checkpoint of `step`, whatever else there is: it turned out to be worth nothing."""
+        with atomic.io_errors(f"delete step {step} in {self.checkpoints_dir}"):
+            retention.delete(self.checkpoints_dir / step_name(step))
+        for newest in list(list_checkpoints(self.checkpoints_dir))[-1:]:
+            self.point("last", newest)
 
     def point(self, name: Pointer, step: int) -> None:
         """Let `best` or `last` name the checkpoint of `step`. A small text file: links do not work everywhere."""

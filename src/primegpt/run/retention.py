@@ -52,7 +52,7 @@ def prune(folder: Path, keep: Collection[int], slim: Collection[int] = ()) -> No
     with io_errors(f"delete old checkpoints in {folder}"):
         for step in going:
             if survivor not in (None, step):
-                (_slim if step in slim else _delete)(existing[step])
+                (_slim if step in slim else delete)(existing[step])
 
 
 def _is_whole(path: Path) -> bool:
@@ -89,7 +89,8 @@ def _slim(path: Path) -> None:
         copy_weights(path, path.parent)
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Delete one checkpoint; killed half way, it is whole or no longer counts. Raises OSError."""
     trash = move_to_trash(path)
     sync_folder(path.parent)
     empty_trash(trash)

@@ -241,6 +241,7 @@ class JsonTokenizer(Tokenizer):
     file_names = ("tokenizer.json",)
     pre_tokenizer: ClassVar[dict[str, object]]
     decoder: ClassVar[dict[str, object]]
+    _read_from: dict[str, bytes] | None = None  # the saved form, where it is at hand: making it takes a while
 
     @abstractmethod
     def _model(self) -> dict[str, object]:
@@ -277,7 +278,7 @@ class JsonTokenizer(Tokenizer):
         }
 
     def _files(self) -> dict[str, bytes]:
-        return {"tokenizer.json": json.dumps(self._document(), ensure_ascii=False).encode()}
+        return self._read_from or {"tokenizer.json": json.dumps(self._document(), ensure_ascii=False).encode()}
 
     @classmethod
     def _from_files(cls, files: Mapping[str, bytes], special_tokens: SpecialTokens) -> Self:
@@ -291,6 +292,8 @@ class JsonTokenizer(Tokenizer):
         for key in ("added_tokens", "normalizer", "pre_tokenizer", "model"):
             if found[key] != ours[key]:
                 raise ValueError(f"{key!r} in tokenizer.json is not that of a {cls.kind} tokenizer")
+        if found == ours:
+            tokenizer._read_from = dict(files)
         return tokenizer
 
 

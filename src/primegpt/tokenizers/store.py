@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, TokenizerError, nearest
+from primegpt.signals import heeding_signals
 from primegpt.tokenizers import foreign
 from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, lone_surrogate, special_kinds
 
@@ -38,7 +39,8 @@ def train(
     kind: `{"control": ["<song>", "</song>"]}`. Raises ConfigError on a bad setting, DataError if there is no text.
     """
     texts = [texts] if isinstance(texts, str) else texts
-    return class_of(kind).train(_usable(texts), vocab_size, special_tokens)
+    with heeding_signals():
+        return class_of(kind).train(_usable(texts), vocab_size, special_tokens)
 
 
 def save(tokenizer: Tokenizer, folder: str | Path) -> None:

@@ -1,11 +1,12 @@
 """SIGINT and SIGTERM as a polite request: finish the micro-batch, save, leave; a second SIGINT leaves at once."""
 
-import os
 import signal
 import threading
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 
 from primegpt.errors import PrimegptError
+from primegpt.signals import heeding_signals
 
 
 class Interrupted(PrimegptError):
@@ -23,7 +24,8 @@ class Interrupts:
         self.received: int | None = None
 
     def __enter__(self) -> "Interrupts":
-        self.previous = {}
+        self.previous, self.stack = {}, ExitStack()
+        self.stack.enter_context(heeding_signals(terminate=False))  # a backward pass may take seconds
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._note)
@@ -34,10 +36,9 @@ class Interrupts:
     ) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        self.stack.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number == signal.SIGINT:
-            os._exit(130)
         self.received = number
 
     def poll(self) -> None:

@@ -18,12 +18,19 @@ from torch.nn.utils import clip_grad_norm_
 from primegpt.config import Config
 from primegpt.data.batches import Batch
 from primegpt.data.feed import Batches
-from primegpt.errors import NonFiniteError
+from primegpt.errors import DiskError, NonFiniteError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.model.gpt import GPT
 from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
 from primegpt.run.atomic import write_text_atomic
-from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, save_checkpoint, step_name
+from primegpt.run.checkpoint import (
+    Checkpoint,
+    commit_evaluation,
+    last_good,
+    read_evaluation,
+    save_checkpoint,
+    step_name,
+)
 from primegpt.run.folder import RunFolder
 from primegpt.seeds import derive_seed
 from primegpt.training.early_stopping import EarlyStopping
@@ -156,7 +163,7 @@ class Trainer:
     # ---- The loop ----------------------------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Train from the present step to the end. Raises Interrupted (after saving) and NonFiniteError."""
+        """Train from the present step to the end. Raises Interrupted (after saving), NonFiniteError and DiskError."""
         self.session_start = time.monotonic() - self.state.seconds
         self.pace = self.state.seconds, self.state.step
         self.model.train()
@@ -169,8 +176,11 @@ class Trainer:
                 while not self.finished:
                     self.step()
                     self.after_step()
+                self.interrupts.poll()  # a signal that came behind the last step
             except Interrupted as stop:
                 self.leave(stop)
+            except DiskError as error:
+                raise DiskError(f"{error.what}; {last_good(self.folder.checkpoints_dir)}", error.remedy) from error
         return self.state
 
     def step(self) -> None:
@@ -182,8 +192,8 @@ class Trainer:
         loss, supervised = self.gradients(micro_batches)
         if not math.isfinite(loss):
             self.stop_at_non_finite("loss")
-        if supervised:
-            self.grad_norm = update(self.model, self.optimizers, self.precision, train.grad_clip)
+        clip = train.grad_clip
+        self.grad_norm = update(self.model, self.optimizers, self.precision, clip) if supervised else 0.0
         if not math.isfinite(self.grad_norm):
             if not self.precision.scaler.is_enabled():
                 self.stop_at_non_finite("gradient")
@@ -270,10 +280,12 @@ class Trainer:
         self.observer.on_step(state, line)
 
     def save(self) -> None:
-        """A checkpoint of the present step, then fewer old ones."""
+        """A checkpoint of the present step, then fewer old ones. An update that ruined the weights is not saved."""
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
+        if not all(tensor.isfinite().all() for named in tensors.values() for tensor in named.values()):
+            self.stop_at_non_finite("weights")
         state = {
             "train": asdict(self.state),
             "scaler": self.precision.scaler.state_dict(),
@@ -298,8 +310,9 @@ class Trainer:
             train=self.loss_on(self.train_set),
             val=self.loss_on(self.val_set),
         )
-        if not math.isfinite(line["val/loss"]):
-            self.stop_at_non_finite("validation loss")
+        if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
+            self.folder.discard(state.step)
+            self.stop_at_non_finite("loss on the fixed sets")
         commit_evaluation(self.folder.checkpoint_path(state.step), line)
         self.take_in(line)
 
@@ -322,8 +335,10 @@ class Trainer:
         )
 
     def sample(self) -> None:
-        """Texts that the model writes at this step, kept in samples/."""
-        if text := self.sample_text(self.model):
+        """Texts that the model writes at this step, kept in samples/; a signal is heeded at each token."""
+        with self.model.register_forward_pre_hook(lambda *_: self.interrupts.poll()):
+            text = self.sample_text(self.model)
+        if text:
             write_text_atomic(self.sample_path, text + "\n")
             self.observer.on_sample(self.state, text)
 
@@ -374,10 +389,8 @@ class Trainer:
         raise Interrupted(stop.number, f"stopped at step {self.state.step}, saved", resume)
 
     def stop_at_non_finite(self, what: str) -> None:
-        saved = self.saved_step
-        last = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
         raise NonFiniteError(
-            f"the {what} became NaN or infinite at step {self.state.step}; {last}",
+            f"the {what} became NaN or infinite at step {self.state.step}; {last_good(self.folder.checkpoints_dir)}",
             "lower train.learning_rate, or look for a fault in the data",
         )
 

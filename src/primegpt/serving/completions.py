@@ -1,0 +1,379 @@
+"""The endpoints that write: a request becomes prompts and settings, the pieces that come become OpenAI's objects."""
+
+import json
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, ClassVar
+
+import anyio
+import torch
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from primegpt.config import GenerateConfig
+from primegpt.errors import PrimegptError
+from primegpt.generation.decoder import Decoder, inference
+from primegpt.generation.stream import TextStream
+from primegpt.model.cache import KVCache
+from primegpt.serving.engine import Busy, Engine, Job, Piece, Token, with_logprobs
+from primegpt.serving.errors import ApiError
+from primegpt.serving.run import ServedRun, check_model, model_id
+from primegpt.serving.schema import ChatRequest, CompletionRequest, WritingRequest, parse
+from primegpt.tokenizers.base import Tokenizer
+
+PORTION = 128  # tokens of a prompt whose logits, a vocabulary each, are in memory at once
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def while_connected(endpoint: Endpoint) -> Endpoint:
+    """`endpoint`, which is ended when its client leaves before it has an answer: what nobody waits for is not done."""
+
+    @wraps(endpoint)
+    async def watched(request: Request) -> Response:
+        await request.body()  # nothing can come behind it but the news that the client has left
+        ended: list[Response | Exception] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def work() -> None:
+                try:
+                    ended.append(await endpoint(request))
+                except Exception as error:
+                    ended.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(work)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+        outcome = ended[0] if ended else Response(status_code=499)  # which nobody reads
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return watched
+
+
+@while_connected
+async def completions(request: Request) -> Response:
+    """POST /v1/completions: continue texts."""
+    asked = parse(CompletionRequest, await request.body())
+    state = request.app.state
+    prompts, settings = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
+    echoes = [Echo() for _ in prompts]
+    if asked.echo:
+        echoes = [
+            await echo(state.engine, given, ids, settings, asked.alternatives)
+            for given, ids in zip(asked.prompts, prompts, strict=True)
+        ]
+    return await answer(CompletionReply(state.run, state.engine, asked, prompts, settings, echoes))
+
+
+@while_connected
+async def chat_completions(request: Request) -> Response:
+    """POST /v1/chat/completions: answer a conversation."""
+    asked = parse(ChatRequest, await request.body())
+    state = request.app.state
+    prompts, settings = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
+    return await answer(ChatReply(state.run, state.engine, asked, prompts, settings))
+
+
+def prepare(run: ServedRun, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig]:
+    """The ids of each prompt, and how to go on from them. Raises ApiError or UsageError for what cannot be."""
+    if asked.model is not None:
+        check_model(run, asked.model)
+    settings = run.settings(
+        max_new_tokens=asked.max_new_tokens or None,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        repetition_penalty=asked.repetition_penalty,
+        stop_strings=None if asked.stop is None else tuple(asked.stop),
+        seed=secrets.randbits(63) if asked.seed is None else asked.seed,
+    )
+    prompts = [decoder.prompt_ids(given, settings) for given in laid_out(run, asked)]
+    limit = decoder.model.config.block_size
+    for ids in prompts:
+        if len(ids) > limit:
+            message = f"the prompt has {len(ids)} tokens, the model sees {limit}"
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+    return prompts, settings
+
+
+def laid_out(run: ServedRun, asked: WritingRequest) -> Sequence[str | list[int]]:
+    """The prompts as the model is to see them: as they are, or in the layout that the run was trained on."""
+    own = "text" if run.template is None else run.template.name
+    if asked.template not in (None, "text", own):
+        raise ApiError(400, f"this run was trained with the template {own!r}", param="template")
+    labels = {"genre": asked.genre, "emotion": asked.emotion}
+    labelled = any(label is not None for label in labels.values())
+    if asked.template == "text" and labelled:
+        raise ApiError(400, "a genre or an emotion has no place in plain text", param="template")
+    if isinstance(asked, ChatRequest):
+        messages = [message.said for message in asked.messages]
+        conversation = run.conversation(messages, **labels)
+        return [messages[-1]["content"] if asked.template == "text" else conversation]
+    assert isinstance(asked, CompletionRequest)
+    if asked.template in (None, "text") and not labelled:
+        return asked.prompts
+    return [run.prompt(given, **labels) if isinstance(given, str) else given for given in asked.prompts]
+
+
+# ---- answers
+
+
+class Reply(ABC):
+    """One request being answered."""
+
+    prefix: ClassVar[str]  # of its id
+    whole: ClassVar[str]  # OpenAI's names of the objects
+    part: ClassVar[str]
+
+    def __init__(
+        self,
+        run: ServedRun,
+        engine: Engine,
+        asked: WritingRequest,
+        prompts: Sequence[list[int]],
+        settings: GenerateConfig,
+    ) -> None:
+        self.asked, self.prompts, self.tokenizer = asked, prompts, engine.decoder.tokenizer
+        self.frame = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model_id(run),
+            "system_fingerprint": f"step-{run.step}",
+        }
+        self.texts, self.written = len(prompts) * asked.n, 0
+        rows = [engine.decoder.row(ids, settings, sample) for ids in prompts for sample in range(asked.n)]
+        try:
+            self.job: Job = engine.submit([] if asked.max_new_tokens == 0 else rows, settings, asked.alternatives)
+        except Busy:
+            raise ApiError(429, "too many texts are waiting to be written; try again soon", code="queue_full") from None
+
+    @abstractmethod
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        """A whole text as an element of `choices`."""
+
+    @abstractmethod
+    def change(self, piece: Piece) -> dict[str, Any]:
+        """A piece of a text as an element of `choices` in a stream."""
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """Elements of `choices` that a stream begins with."""
+        yield from ()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Those of all texts as they come. Raises ApiError when writing fails."""
+        try:
+            async for piece in self.job:
+                self.written += len(piece.tokens)
+                yield piece
+        except Exception as error:  # ours to mend: told in one line, and the log has the rest
+            message = str(error) if isinstance(error, PrimegptError) else "writing failed; the server's log says why"
+            raise ApiError(500, message) from None
+
+    async def object(self) -> dict[str, Any]:
+        """The answer as a whole."""
+        texts = ["" for _ in range(self.texts)]
+        tokens: list[list[Token]] = [[] for _ in texts]
+        reasons: list[str | None] = ["length" for _ in texts]
+        async for piece in self.pieces():
+            texts[piece.index] += piece.text
+            tokens[piece.index] += piece.tokens
+            reasons[piece.index] = piece.finish_reason
+        choices = [self.choice(Piece(*whole)) for whole in zip(range(self.texts), texts, tokens, reasons, strict=True)]
+        return {**self.frame, "object": self.whole, "choices": choices, "usage": self.usage()}
+
+    async def events(self) -> AsyncIterator[str]:
+        """The answer as server-sent events."""
+        usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
+        frame = {**self.frame, "object": self.part, **({"usage": None} if usage else {})}
+        for choice in self.opening():
+            yield event({**frame, "choices": [choice]})
+        ready = ""
+        try:
+            async for piece in self.pieces():
+                if piece.text or piece.finish_reason or (piece.tokens and self.asked.alternatives is not None):
+                    ready += event({**frame, "choices": [self.change(piece)]})
+                if ready and not self.job.more:  # what is there together is written together
+                    yield ready
+                    ready = ""
+        except ApiError as error:
+            yield ready + event(error.body())
+            return
+        if usage:
+            yield event({**frame, "choices": [], "usage": self.usage()})
+        yield "data: [DONE]\n\n"
+
+    def usage(self) -> dict[str, int]:
+        prompt = sum(map(len, self.prompts))
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.written,
+            "total_tokens": prompt + self.written,
+        }
+
+
+class Echo:
+    """A prompt that is told again before its continuation: nothing, or its text and tokens."""
+
+    def __init__(self, text: str = "", tokens: Sequence[Token] = ()) -> None:
+        self.text, self.tokens = text, list(tokens)
+
+
+class CompletionReply(Reply):
+    prefix, whole, part = "cmpl", "text_completion", "text_completion"
+
+    def __init__(
+        self,
+        run: ServedRun,
+        engine: Engine,
+        asked: CompletionRequest,
+        prompts: Sequence[list[int]],
+        settings: GenerateConfig,
+        echoes: Sequence[Echo],
+    ) -> None:
+        super().__init__(run, engine, asked, prompts, settings)
+        self.echoes = [echo for echo in echoes for _ in range(asked.n)]
+        self.offsets = [Offsets(self.tokenizer) for _ in self.echoes]
+
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        echo = self.echoes[piece.index]
+        return self.change(Piece(piece.index, echo.text + piece.text, echo.tokens + piece.tokens, piece.finish_reason))
+
+    def change(self, piece: Piece) -> dict[str, Any]:
+        index, text, tokens, finish_reason = piece
+        logprobs = None if self.asked.alternatives is None else self.logprobs(tokens, self.offsets[index])
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        ended = "length" if self.asked.max_new_tokens == 0 else None
+        for index, echo in enumerate(self.echoes):
+            if echo.text or echo.tokens or ended:
+                yield self.change(Piece(index, echo.text, echo.tokens, ended))
+
+    def logprobs(self, tokens: Sequence[Token], offsets: "Offsets") -> dict[str, list[Any]]:
+        spelt = self.tokenizer.decode
+        return {
+            "tokens": [spelt([token.id]) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                None if token.logprob is None else {spelt([id]): value for id, value in token.top} for token in tokens
+            ],
+            "text_offset": [offsets.next(token.id) for token in tokens],
+        }
+
+
+class ChatReply(Reply):
+    prefix, whole, part = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        return {
+            "index": piece.index,
+            "message": message,
+            "logprobs": self.logprobs(piece.tokens),
+            "finish_reason": piece.finish_reason,
+        }
+
+    def change(self, piece: Piece) -> dict[str, Any]:
+        delta = {"content": piece.text} if piece.text else {}
+        return {
+            "index": piece.index,
+            "delta": delta,
+            "logprobs": self.logprobs(piece.tokens),
+            "finish_reason": piece.finish_reason,
+        }
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        for index in range(self.texts):
+            delta = {"role": "assistant", "content": ""}
+            yield {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        if self.asked.alternatives is None:
+            return None
+        told = [
+            self.spelt(token.id, token.logprob) | {"top_logprobs": [self.spelt(id, value) for id, value in token.top]}
+            for token in tokens
+        ]
+        return {"content": told, "refusal": None}
+
+    def spelt(self, id: int, logprob: float | None) -> dict[str, Any]:
+        spelling = list(self.tokenizer.decode_bytes([id]))
+        return {"token": self.tokenizer.decode([id]), "logprob": logprob, "bytes": spelling}
+
+
+class Offsets:
+    """Where each token of a text begins, in characters; inside a character, at that character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.text, self.length = TextStream(tokenizer), 0
+
+    def next(self, id: int) -> int:
+        at = self.length
+        self.length += len(self.text.push(id))
+        return at
+
+
+async def echo(
+    engine: Engine, given: str | list[int], ids: list[int], settings: GenerateConfig, top: int | None
+) -> Echo:
+    """The prompt `given`, which the model sees as `ids`, with log-probabilities if `top` asks for them."""
+    text = given if isinstance(given, str) else engine.decoder.tokenizer.decode(ids)
+    if top is None:
+        return Echo(text)
+    try:
+        tokens = await engine.call(lambda: read_logprobs(engine.decoder, ids, top))
+    except Busy:
+        raise ApiError(429, "too many requests are waiting; try again soon", code="queue_full") from None
+    opened = isinstance(given, str) and (settings.start_document or not given)  # by an id that was not asked for
+    return Echo(text, tokens[1:] if opened else tokens)
+
+
+def read_logprobs(decoder: Decoder, ids: list[int], top: int) -> list[Token]:
+    """The tokens of a prompt with their log-probabilities; the first has none."""
+    tokens, model = [Token(ids[0])], decoder.model
+    cache = KVCache(model.config, 1, len(ids), model.wte.weight.dtype, decoder.device)
+    with inference(model):
+        for start in range(0, len(ids) - 1, PORTION):
+            following = torch.tensor(ids[start + 1 : start + 1 + PORTION], device=decoder.device)
+            portion = torch.tensor([ids[start : start + len(following)]], device=decoder.device)
+            logits = model(portion, cache=cache)
+            assert isinstance(logits, torch.Tensor)
+            tokens += with_logprobs(logits[0], following, top)
+    return tokens
+
+
+# ---- whole or as a stream
+
+
+async def answer(reply: Reply) -> Response:
+    if reply.asked.stream:
+        return EventStream(reply)
+    with reply.job:
+        return JSONResponse(await reply.object())
+
+
+class EventStream(StreamingResponse):
+    """A reply as it is written. However it ends, also before it has begun, its job ends with it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self.job = reply.job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.job:
+            await super().__call__(scope, receive, send)
+
+
+def event(content: Any) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"

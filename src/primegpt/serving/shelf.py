@@ -1,0 +1,132 @@
+"""The runs that the playground may open, given once on the command line; a request names one by number and step."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from primegpt.config import Config, GenerateConfig
+from primegpt.errors import UsageError
+from primegpt.generation.generator import Generator
+from primegpt.model.gpt import GPT
+from primegpt.run.checkpoint import list_checkpoints
+from primegpt.run.folder import RunFolder
+from primegpt.tokenizers.base import Tokenizer
+
+LIVE_SECONDS = 600  # without a new line of metrics, after which a run is taken for dead
+OPEN = 4  # models kept in memory; the one that was used longest ago makes room
+
+
+class OpenRun(Protocol):
+    """What the playground asks of a run; `primegpt.Run` is one."""
+
+    folder: RunFolder
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    step: int
+
+    def generator(self, precision: str | None = None) -> Generator: ...
+
+    def settings(self, **settings: Any) -> GenerateConfig: ...
+
+    def prompt(self, text: str, genre: str | None = None, emotion: str | None = None) -> str | list[int]: ...
+
+    def remarks(self, prompt: str | Sequence[int]) -> list[str]: ...
+
+
+class Shelf:
+    """Opens checkpoints of `folders` with `load(path, checkpoint)`, and keeps the last few."""
+
+    def __init__(self, folders: Sequence[Path], load: Callable[[Path, int], OpenRun]) -> None:
+        self.folders = [RunFolder.open(Path(folder)) for folder in folders]
+        self.load = load
+        self.opened: OrderedDict[tuple[int, int], OpenRun] = OrderedDict()
+
+    def folder(self, run: int) -> RunFolder:
+        """Raises UsageError for a number that no run has."""
+        if not 0 <= run < len(self.folders):
+            raise UsageError(f"there is no run number {run}", f"runs are numbered from 0 to {len(self.folders) - 1}")
+        return self.folders[run]
+
+    def steps(self, run: int) -> list[int]:
+        """The checkpoints there are now, in order."""
+        return list(list_checkpoints(self.folder(run).checkpoints_dir))
+
+    def default_step(self, run: int) -> int:
+        """That of the best checkpoint, or of the last where none is the best. Raises RunFolderError without any."""
+        folder, steps = self.folder(run), self.steps(run)
+        best = folder.pointed("best")
+        if best in steps:
+            return best
+        folder.checkpoint_path("last")
+        return steps[-1]
+
+    def keep(self, run: int, opened: OpenRun) -> None:
+        """Take in a model that is open already."""
+        self.opened[run, opened.step] = opened
+        self.opened.move_to_end((run, opened.step))
+        while len(self.opened) > OPEN:
+            self.opened.popitem(last=False)
+
+    def open(self, run: int, step: int | None = None) -> OpenRun:
+        """The model of a run at a step, by default its best. Raises UsageError, RunFolderError or CheckpointError."""
+        folder = self.folder(run)
+        step = self.default_step(run) if step is None else step
+        opened = self.opened.get((run, step)) or self.load(folder.path, step)
+        self.keep(run, opened)
+        return opened
+
+    def describe(self, run: int) -> dict[str, Any]:
+        """What the browser needs to know of a run before anything is computed."""
+        opened = self.open(run)
+        config, tokenizer, generator = opened.model.config, opened.tokenizer, opened.generator("fp32")
+        kinds = tokenizer.special_kinds if opened.config.data.template == "song" else {}
+        return {
+            "run": run,
+            "name": self.folder(run).path.resolve().name,
+            "step": opened.step,
+            "template": opened.config.data.template,
+            "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
+            "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
+            "special": tokenizer.special_tokens,
+            "banned": generator.banned.tolist(),
+            "stops": sorted(generator.stop_ids),
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_embd": config.n_embd,
+            "block_size": config.block_size,
+            "position": config.position,
+            "parameters": sum(p.numel() for p in opened.model.parameters()),
+            "generate": opened.config.generate.model_dump(mode="json"),
+            **self.progress(run),
+        }
+
+    def progress(self, run: int, after: int = 0) -> dict[str, Any]:
+        """How far a run is: its checkpoints, whether it trains, its metrics behind the first `after` rows."""
+        folder = self.folder(run)
+        rows = folder.read_metrics()
+        return {
+            "steps": self.steps(run),
+            "best": folder.pointed("best"),
+            "training": is_training(folder),
+            "rows": len(rows),
+            "metrics": [{key: row[key] for key in SHOWN if key in row} for row in rows[after:]],
+        }
+
+
+SHOWN = ("step", "tokens", "seconds", "train/loss", "train/eval_loss", "val/loss", "val/bits_per_byte")
+
+
+def is_training(folder: RunFolder) -> bool:
+    """Whether a process has the run's lock and writes to it; one that was killed leaves its file behind."""
+    held, metrics = folder.path / ".lock.pid", folder.metrics_path
+    return held.exists() and metrics.exists() and time.time() - metrics.stat().st_mtime < LIVE_SECONDS
+
+
+def plain_label(name: str, kind: str) -> str:
+    """ "<genre_rock>" → "rock": the label as a person writes it."""
+    return name.strip("<>").removeprefix(f"{kind}_")

@@ -1,0 +1,83 @@
+// The page starts here: runs, views, theme.
+
+import { get } from "./api.js";
+import { $, arrows, count, h } from "./dom.js";
+import { startInside } from "./inside.js";
+import { startLook } from "./look.js";
+import { buildSettings } from "./settings.js";
+import { emit, on, open, state } from "./state.js";
+import { startTraining } from "./training.js";
+import { startWrite } from "./write.js";
+
+const VIEWS = ["write", "look", "inside", "training"];
+const THEMES = ["auto", "light", "dark"];
+
+async function start() {
+  theme(localStorage.getItem("theme") ?? "auto");
+  $("theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf($("theme").value) + 1) % THEMES.length]));
+  for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => view(name));
+  arrows(
+    document.querySelector('[role="tablist"]'),
+    () => VIEWS.map((name) => $(`tab-${name}`)),
+    (at) => view(VIEWS[at]),
+  );
+  addEventListener("hashchange", () => view(location.hash.slice(1)));
+  on("steps", checkpoints);
+  on("look", (node) => {
+    state.tree.chosen = node;
+    view("look");
+  });
+
+  state.runs = await get("play/runs");
+  $("run").replaceChildren(...state.runs.map(({ run, name }) => h("option", { value: run }, name)));
+  $("run").addEventListener("change", () => choose(Number($("run").value)));
+  $("step").addEventListener("change", () => choose(state.run, Number($("step").value)));
+  buildSettings($("settings"), state.runs[0].generate);
+  startWrite();
+  startLook();
+  startInside();
+  startTraining();
+  await choose(0);
+  const wanted = location.hash.slice(1);
+  view(VIEWS.includes(wanted) ? wanted : "write"); // a token leaves the address here
+}
+
+async function choose(run, step = state.runs[run].step) {
+  const about = state.runs[run];
+  $("facts").textContent =
+    `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
+    `${count(about.vocab_size)} tokens, a context of ${count(about.block_size)}.`;
+  await open(run, step);
+  checkpoints();
+}
+
+function checkpoints() {
+  const { steps, best } = state.runs[state.run];
+  const name = (step) => `${count(step)}${step === best ? ", best" : ""}`;
+  $("step").replaceChildren(...steps.map((step) => h("option", { value: step }, name(step))));
+  $("step").value = state.step;
+}
+
+const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : count(n));
+
+function view(name) {
+  if (!VIEWS.includes(name)) return;
+  state.view = name;
+  for (const other of VIEWS) {
+    $(`view-${other}`).hidden = other !== name;
+    $(`tab-${other}`).setAttribute("aria-selected", other === name);
+    $(`tab-${other}`).tabIndex = other === name ? 0 : -1;
+  }
+  history.replaceState(null, "", `#${name}`);
+  emit("view");
+}
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  localStorage.setItem("theme", name);
+  $("theme").value = name;
+  $("theme").replaceChildren({ auto: "◐", light: "○", dark: "●" }[name], h("span", {}, ` ${name}`));
+  $("theme").setAttribute("aria-label", `Theme: ${name}`);
+}
+
+start().catch((error) => ($("facts").textContent = `This did not work: ${error.message}`));

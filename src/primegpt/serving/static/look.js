@@ -1,0 +1,131 @@
+// Look: how likely each token was, what else could have stood there, and the branches that choosing otherwise makes.
+
+import { askOnce, floats } from "./api.js";
+import { drawBranches } from "./branches.js";
+import { $, count, h, percent } from "./dom.js";
+import { distribution } from "./rules.js";
+import { Sheet } from "./sheet.js";
+import { asked, emit, latest, model, on, state } from "./state.js";
+import { continueText } from "./write.js";
+
+const ROWS = 16;
+const sheet = new Sheet($("look-sheet"), choose);
+let place = null; // the logits before the chosen token
+
+export function startLook() {
+  on("text view", () => state.view === "look" && show());
+  on("token", (node) => state.view === "look" && sheet.append(node));
+  on("settings", table);
+}
+
+function show() {
+  const path = state.tree.path();
+  sheet.show(path, state.vocabulary);
+  drawBranches($("branches"), go);
+  tint();
+  if (!path.includes(state.tree.chosen)) state.tree.chosen = null;
+  choose(state.tree.chosen ?? path.find(isWord) ?? null);
+}
+
+const tint = latest(async (current) => {
+  const path = state.tree.path();
+  if (path.length < 2) return ($("look-status").textContent = "");
+  const { logprobs, ranks } = await askOnce("look", asked({ ids: path.map((node) => node.id) }));
+  if (!current()) return;
+  path.forEach((node, at) => Object.assign(node, { logprob: logprobs[at], rank: ranks[at] }));
+  sheet.retint();
+  const known = logprobs.filter((value) => value != null);
+  const mean = -known.reduce((a, b) => a + b, 0) / known.length;
+  const first = ranks.filter((rank) => rank === 0).length;
+  $("look-status").textContent =
+    `On average ${mean.toFixed(2)} nats of surprise a token, as if choosing among ${among(Math.exp(mean))}; ` +
+    `${first} of ${known.length} were the likeliest.`;
+});
+
+const isWord = (node) => node.by === "model" && /\S/.test(state.vocabulary.texts[node.id]);
+
+function choose(node) {
+  state.tree.chosen = node;
+  sheet.mark(node);
+  look(node);
+}
+
+const look = latest(async (current, node) => {
+  place = null;
+  if (!node || node.parent === state.tree.root) {
+    $("place-title").textContent = "A token’s place";
+    $("place-note").textContent = node
+      ? "The first token follows nothing."
+      : "Write a text, then choose a token of it.";
+    return $("alternatives").replaceChildren();
+  }
+  const ids = state.tree.ids(node.parent);
+  const { logits } = await askOnce("next", asked({ ids }));
+  if (!current()) return;
+  place = { node, ids, logits: floats(logits) };
+  table();
+});
+
+// logit → ÷ T → softmax → kept, for the likeliest and for the token that came.
+function table() {
+  if (!place || state.view !== "look") return;
+  const { node, ids, logits } = place;
+  const found = distribution(logits, state.settings, model().banned, ids);
+  const top = found.order.slice(0, ROWS);
+  if (!top.includes(node.id)) top.splice(-1, 1, node.id);
+  const rank = found.order.indexOf(node.id) + 1;
+  $("place-title").textContent = `In the place of “${state.vocabulary.label(node.id)}”`;
+  $("place-note").textContent =
+    `It was the ${ordinal(rank)} likeliest of ${count(found.order.length)}. Choose another to branch from here.`;
+  const head = ["token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
+  const rows = top.map((id) => row(id, found, node));
+  $("alternatives").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
+}
+
+function row(id, found, node) {
+  const kept = found.kept[id] === 1;
+  const label = state.vocabulary.label(id);
+  const came = id === node.id;
+  const button = h(
+    "button",
+    {
+      type: "button",
+      "aria-label": `${state.vocabulary.said(id)}${came ? ", the token that came" : ", branch with it"}`,
+      onclick: () => branch(node, id),
+    },
+    label,
+  );
+  const number = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
+  return h(
+    "tr",
+    { class: `${kept ? "" : "gone"} ${came ? "came" : ""}` },
+    h("td", {}, button),
+    h("td", {}, number(found.logits[id], 2)),
+    h("td", {}, state.settings.temperature === 0 ? "–" : number(found.scaled[id], 2)),
+    h("td", { class: "meter", "--share": found.soft[id].toFixed(4) }, percent(found.soft[id])),
+    h("td", {}, kept ? percent(found.probabilities[id]) : "cut"),
+  );
+}
+
+function branch(node, id) {
+  if (id === node.id) return;
+  const chosen = state.tree.add(node.parent, id, "hand");
+  const known = chosen.children.length > 0;
+  state.tree.go(chosen);
+  state.tree.chosen = chosen;
+  emit("text");
+  if (!known) continueText();
+}
+
+function go(node) {
+  state.tree.go(node);
+  state.tree.chosen = node;
+  emit("text");
+}
+
+const among = (n) => (n < 100 ? n.toFixed(1) : count(Math.round(n)));
+
+const ordinal = (n) => {
+  const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");
+  return n === 1 ? "very" : `${n.toLocaleString("en")}${tail}`;
+};

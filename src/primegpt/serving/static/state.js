@@ -1,0 +1,53 @@
+// What all views share: the runs, the checkpoint that is asked, the text, the settings; and who wants to know of it.
+
+import { get } from "./api.js";
+import { Tree } from "./tree.js";
+import { Vocabulary } from "./vocabulary.js";
+
+export const state = { runs: [], run: 0, step: null, tree: new Tree(), settings: {}, vocabulary: null, view: "write" };
+
+const listeners = new Map();
+
+export function on(names, listener) {
+  for (const name of names.split(" ")) listeners.set(name, [...(listeners.get(name) ?? []), listener]);
+}
+
+export function emit(name, value) {
+  for (const listener of listeners.get(name) ?? []) listener(value);
+}
+
+const vocabularies = new Map();
+
+export async function vocabularyOf(run) {
+  const { fingerprint, special } = state.runs[run];
+  if (!vocabularies.has(fingerprint)) {
+    vocabularies.set(
+      fingerprint,
+      get(`play/runs/${run}/vocabulary`).then((texts) => new Vocabulary(texts, special)),
+    );
+  }
+  return vocabularies.get(fingerprint);
+}
+
+// Another model: a text can stay when it is spelt with the same ids.
+export async function open(run, step) {
+  const same = state.vocabulary && state.runs[run].fingerprint === state.runs[state.run].fingerprint;
+  const vocabulary = await vocabularyOf(run);
+  Object.assign(state, { run, step, vocabulary });
+  if (!same) state.tree = new Tree();
+  else for (const node of state.tree.path()) node.logprob = node.rank = null;
+  emit("model", same);
+  emit("text");
+}
+
+export const model = () => state.runs[state.run];
+export const asked = (more = {}) => ({ run: state.run, step: state.step, ...more });
+
+// The start of every view, so that no answer of an earlier question is shown behind a later one.
+export function latest(work) {
+  let newest = 0;
+  return async (...values) => {
+    const mine = ++newest;
+    await work(() => mine === newest, ...values);
+  };
+}

@@ -1,0 +1,475 @@
+"""The playground in a real Chromium: every view used as a person would, by mouse and by keyboard, and looked at.
+
+Pictures are left in the test's folder; with PRIMEGPT_PICTURES=docs/images they are those of the documentation. There
+PRIMEGPT_RUNS=songs:plain names two runs that have learnt more than those that are trained here.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import primegpt
+from primegpt.api.playing import PAGE, page_routes
+from primegpt.config import resolve, write_toml
+from primegpt.generation.decoder import Decoder
+from primegpt.model.gpt import GPT
+from primegpt.run.checkpoint import save_checkpoint
+from primegpt.run.folder import RunFolder
+from primegpt.serving.app import create_app
+from primegpt.serving.security import Policy
+from primegpt.serving.server import listen, server_for
+from primegpt.tokenizers import store
+from primegpt.tokenizers.char import CharTokenizer
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.peers, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"]  # what a container needs
+VIEWS = ("write", "look", "inside", "training")
+PROMPT = "a sad rock song about the river"
+
+
+@contextlib.contextmanager
+def served(runs: list[Path], policy: Policy | None = None) -> Iterator[str]:
+    """The address of a playground of `runs`, on a real socket."""
+    run = primegpt.load(runs[0], device="cpu")
+    app, listening = create_app(run, policy=policy, routes=page_routes(runs)(run)), listen("127.0.0.1", 0)
+    server = server_for(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    """Two runs that have learnt a little: songs with genres and emotions, and the same as plain text."""
+    if given := os.environ.get("PRIMEGPT_RUNS"):
+        return [Path(run) for run in given.split(os.pathsep)]
+    folder = tmp_path_factory.mktemp("runs")
+    shared = {
+        "tokenizer": {"kind": "bpe", "vocab_size": 800},
+        "train": {"max_steps": 50, "eval_interval": 15, "checkpoint_interval": 5, "keep_checkpoints": "milestones"},
+    }
+    shared["train"] |= {"batch_size": 12, "threads": 1, "learning_rate": 3e-3}
+    sizes = {"n_layer": 4, "n_head": 4, "n_embd": 96, "block_size": 128}
+    songs = {"model": {"preset": "gpt2", **sizes}, "data": {"songs": 1500, "template": "song"}, **shared}
+    plain = {"model": {"preset": "prime", **sizes}, "data": {"songs": 1500}, **shared}
+    for name, settings in (("songs", songs), ("plain", plain)):
+        primegpt.train("songbook", out=folder / name, settings=settings, say=lambda text: None)
+    return [folder / "songs", folder / "plain"]
+
+
+@pytest.fixture(scope="module")
+def address(runs) -> Iterator[str]:
+    with served(runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, address) -> Iterator[Callable]:
+    """Opens the page; at the end no error may have come up in it."""
+    contexts, complaints = [], []
+
+    def open_page(width: int = 1280, height: int = 900, at: str = "", where: str = address, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.complain = lambda said: complaints.append(said.text) if said.type == "error" else None
+        page.on("console", page.complain)
+        page.goto(where + at)
+        page.locator("#bars li").first.wait_for(state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def picture(tmp_path) -> Callable:
+    folder = Path(os.environ.get("PRIMEGPT_PICTURES") or tmp_path)
+
+    def take(page, name: str, full: bool = True) -> None:
+        page.wait_for_timeout(400)  # transitions end
+        page.screenshot(path=folder / f"playground-{name}.png", full_page=full)
+
+    return take
+
+
+def set_number(page, name: str, value: int) -> None:
+    if not page.locator(f"#set-{name}").is_visible():
+        page.locator("#settings summary").click()
+    page.fill(f"#set-{name}", str(value))
+    page.locator(f"#set-{name}").dispatch_event("change")
+    page.locator("#settings summary").click()
+
+
+def write(page, seed: int = 4, tokens: int = 120) -> None:
+    page.fill("#prompt", PROMPT)
+    set_number(page, "seed", seed)
+    set_number(page, "max_new_tokens", tokens)
+    page.click("#write")
+    page.locator("#write.stop").wait_for()
+    page.locator("#write:not(.stop)").wait_for()
+
+
+def slide(page, name: str, value: float) -> None:
+    page.locator(f"#{name}").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
+
+
+def bars(page) -> list[tuple[str, str]]:
+    rows = page.locator("#bars .bar")
+    return [(row.locator(".word").text_content(), row.locator(".number").text_content()) for row in rows.all()]
+
+
+def asked(page) -> list[str]:
+    """The paths that the page asks for from now on."""
+    paths: list[str] = []
+    page.on("request", lambda request: paths.append(request.url))
+    return paths
+
+
+def test_a_text_streams_in_and_can_be_stopped(visit, monkeypatch):
+    steps, step = [], Decoder.next_ids
+
+    def slow_step(*given, **more):
+        time.sleep(0.03)
+        steps.append(time.monotonic())
+        return step(*given, **more)
+
+    monkeypatch.setattr(Decoder, "next_ids", slow_step)
+    page = visit()
+    page.fill("#prompt", PROMPT)
+    page.select_option("#genre", "rock")
+    page.select_option("#emotion", "sad")
+    page.click("#write")
+    written = page.locator("#write-sheet .by-model")
+    written.nth(3).wait_for(state="attached")
+    early = written.count()
+    written.nth(early + 5).wait_for(state="attached")
+    page.keyboard.press("Escape")
+    page.locator("#write:not(.stop)").wait_for()
+    stopped = time.monotonic()
+    page.locator("#status", has_text="stopped").wait_for()
+    page.wait_for_timeout(500)
+    assert early < written.count() <= len(steps) <= written.count() + 8  # what was under way, and no more
+    assert max(steps) < stopped + 0.3
+    sheet = page.locator("#write-sheet").text_content()
+    assert sheet.startswith(f"<prompt><genre_rock><sad>{PROMPT}")
+    page.click("#write")
+    page.locator("#write.stop").wait_for()
+    written.nth(25).wait_for(state="attached")
+    page.click("#write")
+    page.locator("#write:not(.stop)").wait_for()
+    assert not page.locator("#write-sheet").text_content().startswith(sheet)  # the seed has moved on
+
+
+def test_what_is_typed_is_answered_before_it_is_sent(visit):
+    page = visit()
+    before = bars(page)
+    page.locator("#prompt").press_sequentially("a happy pop song about the", delay=10)
+    page.locator("#bars").evaluate(
+        "(list, old) => new Promise((done) => { const look = () =>"
+        " list.textContent === old ? setTimeout(look, 50) : done(); look(); })",
+        page.locator("#bars").text_content(),
+    )
+    assert bars(page) != before
+    assert page.locator("#write-sheet .token").count() == 0
+    page.locator("#bars .bar").nth(2).click()  # goes on from the prompt by hand
+    page.locator("#write-sheet .by-hand").wait_for(state="attached")
+    page.locator("#bars .bar").nth(1).click()
+    page.locator("#write-sheet .by-hand").nth(1).wait_for(state="attached")
+    assert "a happy pop song about the" in page.locator("#write-sheet").text_content()
+
+
+def test_the_bars_follow_the_settings_without_a_question_to_the_server(visit, picture):
+    page = visit()
+    write(page, tokens=63)
+    page.wait_for_load_state("networkidle")
+    paths, seen = asked(page), [bars(page)]
+    for name, value in (("temperature", 1.6), ("top_k", 2), ("temperature", 0.5), ("top_p", 0.05)):
+        slide(page, f"set-{name}", value)
+        seen.append(bars(page))
+    assert all(one != other for one, other in pairwise(seen))
+    assert [number != "" for _, number in seen[2]] == [True] * 3 + [False] * (len(seen[2]) - 3)  # the third value is 3
+    assert seen[-1][0][1] == "100 %"
+    assert all(number == "" for _, number in seen[-1][1:])
+    assert paths == []
+    slide(page, "set-temperature", 1.1)
+    slide(page, "set-top_p", 0.92)
+    slide(page, "set-top_k", 10)
+    picture(page, "write")
+
+
+def test_another_choice_branches_and_the_first_text_stays(visit, picture):
+    page = visit()
+    write(page)
+    page.click("#tab-look")
+    page.locator('#look-sheet .token[aria-label$="percent"]').first.wait_for()
+    tints = page.locator("#look-sheet .token").evaluate_all(
+        "all => all.map(e => Number(e.style.getPropertyValue('--heat')))"
+    )
+    assert max(tints) > 0.2
+    assert min(tints) < 0.05
+    first = page.locator("#look-sheet").text_content()
+    page.locator("#look-sheet .by-model:not(.end)").nth(14).click()
+    page.locator("#alternatives .came").wait_for()
+    shares = page.locator("#alternatives td:nth-child(5)").all_text_contents()
+    assert any(share.endswith("%") for share in shares)
+    page.locator("#alternatives tr:not(.came) button").nth(1).click()
+    page.locator("#branches li li").nth(1).wait_for()
+    page.locator("#write:not(.stop)").wait_for(state="attached")
+    page.locator("#look-sheet .by-hand").wait_for()
+    page.locator('#look-sheet .by-model[aria-label$="percent"]').nth(20).wait_for(state="attached")
+    assert page.locator("#look-sheet").text_content() != first
+    page.locator("#look-sheet .by-model:not(.end)").nth(25).click()  # a branch of the branch
+    page.locator("#alternatives tr:not(.came) button").nth(0).click()
+    page.locator("#branches li li li").nth(1).wait_for()
+    page.locator("#write:not(.stop)").wait_for(state="attached")
+    page.wait_for_timeout(800)
+    picture(page, "look")
+    page.locator("#branches ul ul > li > button").first.click()
+    assert page.locator("#look-sheet").text_content() == first
+
+
+def test_inside_shows_heads_layers_and_neighbours(visit, picture):
+    page = visit()
+    write(page)
+    page.click("#tab-inside")
+    page.locator("#map .cell").first.wait_for()
+    about = page.evaluate("fetch('play/runs').then((answer) => answer.json())")[0]
+    assert page.locator("#heads .head").count() == about["n_head"]
+    cells = page.locator("#map svg").inner_html()
+    page.locator("#heads .head").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#heads .head").nth(1).get_attribute("aria-checked") == "true"
+    assert page.locator("#map svg").inner_html() != cells
+    page.select_option("#layer", label="3")
+    page.locator('#map svg[aria-label*="layer 3"]').wait_for()
+    assert page.locator("#lens tbody tr").count() == about["n_layer"] + 1
+    assert page.locator("#near-tokens .bar").count() == 12
+    assert page.locator("#near-positions path").count() == 1
+    said = page.locator("#inside-status").text_content()
+    page.locator("#inside-sheet .token:not(.end)").nth(30).click()
+    page.locator("#map .line").wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator("#inside-status").text_content() != said
+    picture(page, "inside")
+
+
+def test_the_slider_goes_through_a_runs_life_beside_another(visit, picture, runs):
+    page = visit()
+    page.click("#tab-training")
+    page.fill("#life-prompt", PROMPT)
+    page.click("#life-form button")
+    assert page.locator(".life").count() == 2
+    texts = set()
+    slider = page.locator(".life.first input[type=range]")
+    checkpoints = len(RunFolder(runs[0]).read_metrics()) and int(slider.get_attribute("max")) + 1
+    assert checkpoints >= 5
+    for at in (0, checkpoints // 2, checkpoints - 1):
+        slider.evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", at)
+        page.wait_for_timeout(2500)
+        texts.add(page.locator(".life.first .text").text_content())
+    assert len(texts) == 3
+    again = page.locator(".life.first .text").text_content()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(1500)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(1500)
+    assert page.locator(".life.first .text").text_content() == again  # the same checkpoint, prompt and seed
+    assert page.locator("#curves path").count() == 4
+    picture(page, "training")
+
+
+def test_the_curve_grows_while_a_run_trains(visit, runs, tmp_path):
+    live = tmp_path / "live"
+    shutil.copytree(runs[1], live)
+    (live / ".lock.pid").write_text("1")
+    (live / "metrics.jsonl").touch()  # as if a line had just been written
+    with served([live]) as where:
+        page = visit(where=where, at="#training")
+        page.locator("#live").wait_for()
+        before = page.locator("#curves circle").count()
+        last = RunFolder(live).read_metrics()[-1]
+        RunFolder(live).append_metrics({**last, "step": last["step"] + 50, "val/loss": 1.0})
+        page.locator("#curves circle").nth(before).wait_for()
+
+
+def test_it_is_used_without_a_mouse(visit):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the text"
+    page.locator("#prompt").focus()
+    page.keyboard.type(PROMPT)
+    page.keyboard.press("Control+Enter")
+    page.locator("#write-sheet .by-model").nth(20).wait_for(state="attached")
+    page.locator("#write:not(.stop)").wait_for()
+    page.locator("#tab-write").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tab-look").get_attribute("aria-selected") == "true"
+    page.locator("#look-sheet .token").nth(3).wait_for(state="attached")
+    chosen = page.locator('#look-sheet [aria-selected="true"]')
+    chosen.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.locator("#alternatives .came").wait_for()
+    assert chosen.evaluate("e => e === document.activeElement")
+    page.locator("#alternatives tr:not(.came) button").first.focus()
+    page.keyboard.press("Enter")
+    page.locator("#branches li li").nth(1).wait_for()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
+def test_accessible_and_whole_in_light_and_dark_wide_and_narrow(visit, picture, width, scheme):
+    axe = Path(pytest.importorskip("axe_playwright_python").__file__).with_name("axe.min.js")
+    page = visit(width, 800, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)  # axe needs eval
+    write(page)
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    for view in VIEWS:
+        page.click(f"#tab-{view}")
+        page.wait_for_timeout(1500)
+        found = page.evaluate("axe.run().then((found) => found.violations)")
+        serious = [
+            f"{v['id']}: {v['help']} {[n['html'][:120] for n in v['nodes']][:4]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], view
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
+        if (width, scheme) in ((1280, "dark"), (360, "light")):
+            picture(page, f"{view}-{'dark' if width > 360 else 'narrow'}")
+    moving = page.evaluate("document.getAnimations().length")
+    assert moving == 0
+
+
+def test_the_theme_can_be_chosen_and_is_remembered(visit):
+    page = visit(color_scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.click("#theme")
+    assert page.evaluate(paper) == light
+    page.click("#theme")
+    dark = page.evaluate(paper)
+    assert dark != light
+    page.reload()
+    page.locator("#bars li").first.wait_for()
+    assert page.evaluate(paper) == dark
+
+
+def test_the_first_paint_is_quick_and_little_is_sent(visit):
+    page = visit()
+    paints = page.evaluate("performance.getEntriesByType('paint').map((entry) => entry.startTime)")
+    size = page.evaluate(
+        "performance.getEntriesByType('resource').filter((e) => e.name.includes('/static/'))"
+        ".reduce((sum, e) => sum + e.encodedBodySize, 0)"
+    )
+    ready = page.evaluate("performance.now()")
+    print(f"first paint {max(paints):.0f} ms, bars within {ready:.0f} ms, {size:,} bytes of assets")
+    assert max(paints) < 1000
+    assert 20_000 < size < 200_000
+
+
+MARKUP = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    "![leak](http://leak.invalid/?q=1)<svg onload=alert(1)>[a](javascript:alert(1))<style>*{display:none}</style>"
+)
+
+
+def parrot(folder: Path, text: str) -> Path:
+    """A run whose model writes `text`, whatever it is asked: place n of it says character n + 1."""
+    tokenizer = CharTokenizer.train([text])
+    config = resolve({"model": {"preset": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 128, "block_size": 512}})
+    config = config.with_values(model={"vocab_size": tokenizer.vocab_size, "tie_embeddings": False})
+    config = config.with_values(tokenizer={"kind": "char"}, generate={"max_new_tokens": len(text)})
+    model = GPT(config.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0 if name == "ln_f.weight" else 0.0)
+        for place, id in enumerate([*tokenizer.encode(text), tokenizer.eot_id]):
+            model.wpe.weight[place, id] = 1.0
+        model.lm_head.weight.copy_(10 * torch.eye(*model.lm_head.weight.shape))
+    run = RunFolder.create(folder)
+    store.save(tokenizer, run.tokenizer_dir)
+    state = {"fingerprints": {"tokenizer": tokenizer.fingerprint}}
+    save_checkpoint(run.checkpoints_dir, 0, {"model": model.weights()}, state, resumable=False)
+    run.append_metrics({"step": 0, "val/loss": 3.0})
+    run.config_path.write_text(write_toml(config), encoding="utf-8")
+    return run.path
+
+
+def test_markup_that_a_model_writes_stays_text(visit, tmp_path):
+    folder = parrot(tmp_path / "<img src=x onerror=alert(1)>", MARKUP)
+    with served([folder]) as where:
+        page = visit(where=where)
+        paths, dialogs = asked(page), []
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
+        page.fill("#prompt", "")
+        page.click("#write")
+        page.locator("#write:not(.stop)").wait_for()
+        page.locator("#status", has_text="tokens").wait_for()
+        assert MARKUP in page.locator("#write-sheet").text_content()
+        for view in VIEWS:
+            page.click(f"#tab-{view}")
+            page.wait_for_timeout(800)
+            if view == "look":
+                page.locator("#look-sheet .token").nth(4).click()
+                page.locator("#alternatives .came").wait_for()
+        assert MARKUP[:90] in page.locator(".life .text").text_content()
+        assert page.title() == "primegpt playground"
+        assert dialogs == []
+        assert [path for path in paths if not path.startswith(where)] == []
+        assert page.locator("script").count() == 1
+        assert page.locator("img, iframe, object, style, a[href^=javascript]").count() == 0
+        # And were it parsed as markup after all, the policy would not let it run.
+        page.remove_listener("console", page.complain)
+        page.evaluate(
+            "text => { document.body.insertAdjacentHTML('beforeend', text.replace(/<style.*/, '')); }", MARKUP
+        )
+        page.wait_for_timeout(300)
+        assert page.title() == "primegpt playground"
+        assert [path for path in paths if "leak" in path] == []
+
+
+def test_the_token_in_the_address_opens_the_run_and_is_not_left_there(visit, runs):
+    with served(runs[:1], Policy(token="a token of twenty letters", public=("/health", *PAGE))) as where:
+        page = visit(where=where, at="#token=a%20token%20of%20twenty%20letters")
+        write(page)
+        assert "token" not in page.url
+        page.reload()
+        page.locator("#bars li").first.wait_for()
+
+
+def test_every_address_that_is_asked_is_the_servers_own(visit, address):
+    page = visit()
+    paths = asked(page)
+    write(page)
+    for view in VIEWS:
+        page.click(f"#tab-{view}")
+        page.wait_for_timeout(600)
+    assert len(paths) > 8
+    assert {path for path in paths if not path.startswith(address)} == set()
