@@ -44,7 +44,8 @@ class Plot:
             axes.annotate(label, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
         axes.set_xlabel(self.x)
         axes.set_ylabel(self.y)
-        axes.set_ylim(bottom=0 if self.zero else None)
+        if self.zero:
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         if len(self.series) > 1:
             axes.legend(frameon=False, fontsize=9)
         return _save(figure, folder / f"{self.name}.png")
