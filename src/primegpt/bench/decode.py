@@ -55,7 +55,7 @@ def bench_decode(
     turns: int = 3,
     threads: int | None = None,
     cold: bool = False,
-    buffer_megabytes: int = 1024,
+    buffer_megabytes: int = 512,
     say: Say = silent,
 ) -> list[Comparison]:
     """Prefill and decoding rates of `streams` prompts of `prompt` ids, continued by `tokens`, for each number format.

@@ -3,7 +3,7 @@
 import time
 
 
-def read_bandwidth(megabytes: int = 1024, repeats: int = 5) -> float:
+def read_bandwidth(megabytes: int = 512, repeats: int = 5) -> float:
     """Bytes per second at which torch reads a buffer that no cache holds, on the threads it is set to; the best."""
     import torch
 
