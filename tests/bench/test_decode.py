@@ -5,10 +5,10 @@ import torch
 
 from primegpt import api
 from primegpt.bench import decode
-from primegpt.bench.decode import bench_decode, measure, one_stream, random_prompts, weights_per_token
+from primegpt.bench.decode import bench_decode, measure, random_prompts, weights_per_token
 from primegpt.bench.memory import read_bandwidth
 from primegpt.bench.random_run import GPT2_124M, made_up_tokenizer, save_random_run
-from primegpt.bench.writers import our_writer, split
+from primegpt.bench.writers import Written, our_writer, written
 from primegpt.errors import UsageError
 from primegpt.model.size import parameter_count
 from primegpt.tokenizers import store
@@ -28,7 +28,7 @@ def test_rates_count_all_streams():
 
     def writer(prompts, tokens):
         calls.append((len(prompts), tokens))
-        return 0.5, 2.0
+        return Written([], 0.5, 2.0)
 
     prefill, decoded = measure({"ours": writer, "gone": "not here"}, prompts, 11, "tiny", turns=2)
     assert prefill.results[0].rates == (3 * 4 / 0.5,) * 2
@@ -38,9 +38,11 @@ def test_rates_count_all_streams():
 
 
 def test_times_of_fewer_tokens_are_refused():
-    assert split(1.0, [1.5, 2.0, 4.0], 3) == (0.5, 2.5)
-    with pytest.raises(AssertionError, match="2 tokens were written, not 3"):
-        split(1.0, [1.5, 2.0], 3)
+    assert written([[7, 8, 9]], 1.0, [1.5, 2.0, 4.0], 3) == Written([[7, 8, 9]], 0.5, 2.5)
+    with pytest.raises(AssertionError, match="tokens were written, not 3"):
+        written([[7, 8, 9]], 1.0, [1.5, 2.0], 3)
+    with pytest.raises(AssertionError, match="tokens were written, not 3"):
+        written([[7, 8, 9], [7, 8]], 1.0, [1.5, 2.0, 4.0], 3)
 
 
 def test_streams_have_prompts_of_their_own_and_every_turn_the_same():
@@ -57,9 +59,10 @@ def test_ours_writes_on_where_the_model_wants_to_stop(tmp_path):
         run.model.ln_f.bias.fill_(1.0)
         run.model.wte.weight[run.tokenizer.eot_id] = 1.0
     assert run.complete([1, 2, 3], temperature=0.0)[0].finish_reason == "stop"
-    first, rest = our_writer(run, "fp32")([[1, 2, 3], [4, 5, 6]], 6)
-    assert first > 0
-    assert rest > 0
+    done = our_writer(run, "fp32")([[1, 2, 3], [4, 5, 6]], 6)
+    assert done.ids == [[run.tokenizer.eot_id] * 6] * 2
+    assert done.prefill > 0
+    assert done.decoding > 0
 
 
 def test_a_random_model_in_every_format(tmp_path):
@@ -91,16 +94,6 @@ def test_what_a_peer_cannot_express_makes_it_absent(tmp_path, save_run, random_m
     assert (tmp_path / "model-f32-hf" / "config.json").exists() is False
     assert decode.transformers_path(exports, "bf16") == tmp_path / "model-f32-hf"
     assert (tmp_path / "model-f32-hf" / "config.json").exists()
-
-
-def test_one_text_at_a_time_is_no_match_for_a_batch():
-    def writer(prompts, tokens):
-        return 1.0, 1.0
-
-    assert one_stream("llama.cpp f16", writer, 1) is writer
-    assert one_stream("Transformers", writer, 16) is writer
-    assert "one text at a time" in str(one_stream("llama.cpp f16", writer, 16))
-    assert one_stream("llama.cpp f16", "not installed", 16) == "not installed"
 
 
 def test_the_default_is_gpt2_and_the_limit_counts_what_a_token_reads(tmp_path):

@@ -4,8 +4,11 @@ import importlib.util
 
 import pytest
 
-from primegpt.bench.decode import bench_decode
+from primegpt import api
+from primegpt.bench.decode import bench_decode, random_prompts
+from primegpt.bench.random_run import save_random_run
 from primegpt.bench.train import SHAPES, Recipe, transformers_run
+from primegpt.bench.writers import llama_writer, our_writer, transformers_writer
 
 pytest.importorskip("transformers")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]  # a peer's warnings are its own
@@ -13,14 +16,33 @@ pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]  # a pee
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 64, "block_size": 64, "vocab_size": 700}
 
 
-def test_writers():
-    found = bench_decode(sizes=TINY, prompt=4, tokens=8, streams=[1, 3], turns=1, threads=1, buffer_megabytes=8)
+@pytest.fixture
+def run(tmp_path):
+    return save_random_run(tmp_path / "run", TINY)
+
+
+def test_all_write_the_same_text_with_the_same_weights(run, tmp_path):
+    """In fp32, where nothing but the order of sums differs; prompts of the same length in one batch."""
+    prompts = random_prompts(TINY["vocab_size"], 3, 5)
+    expected = our_writer(api.load(run), "fp32")(prompts, 20).ids
+    assert len({tuple(ids) for ids in expected}) == 3
+    exported = api.export(run, tmp_path / "hf")
+    assert transformers_writer(exported, "fp32")(prompts, 20).ids == expected
+    if importlib.util.find_spec("llama_cpp"):
+        write = llama_writer(api.export(run, tmp_path / "m.gguf", to="gguf", dtype="f32"), 1, 32)
+        assert write(prompts, 20).ids == expected
+        assert write(prompts[:1], 20).ids == expected[:1]
+        assert write(prompts, 20).ids == expected  # nothing is left in its cache
+
+
+def test_every_comparison_has_its_peers(run):
+    found = bench_decode(run, prompt=4, tokens=8, streams=[1, 3], turns=1, threads=1, buffer_megabytes=8)
+    assert len(found) == 3 * 2 * 2
     for comparison in found:
         ours, transformers, llama = comparison.results
         assert ours.rates
         assert bool(transformers.rates) == ("int8" not in comparison.task)
-        one = "1 stream:" in comparison.task
-        assert bool(llama.rates) == (one and importlib.util.find_spec("llama_cpp") is not None)
+        assert bool(llama.rates) == (importlib.util.find_spec("llama_cpp") is not None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

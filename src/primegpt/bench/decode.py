@@ -92,12 +92,11 @@ def bench_decode(
                 writers = {name: m if isinstance(m, str) else m() for name, m in makers.items()}
                 held.callback(writers.clear)
                 for count in streams:
-                    fitting = {name: one_stream(name, writer, count) for name, writer in writers.items()}
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
                     named = f"{precision}, {count} stream{'s' * (count > 1)}: {title}"
-                    prefill, decode = measure(fitting, prompts, tokens, named, turns, say)
+                    prefill, decode = measure(writers, prompts, tokens, named, turns, say)
                     limit = count * bandwidth / (BYTES[precision] * weights)
-                    found += [prefill, decode.with_limits(dict.fromkeys(fitting, limit))]
+                    found += [prefill, decode.with_limits(dict.fromkeys(writers, limit))]
             if cold:
                 found.append(bench_cold(Path(run), opened, exports, precision, threads, turns, say))
         return found
@@ -161,13 +160,6 @@ def exported_or_absent(exports: Exports, module: str, to: str, dtype: str | None
         return error.what
 
 
-def one_stream(name: str, writer: Writer | str, streams: int) -> Writer | str:
-    """llama-cpp-python has no batches of texts above its C interface; one text after another would not be fair."""
-    if name.startswith(LLAMA) and streams > 1 and not isinstance(writer, str):
-        return "llama-cpp-python writes one text at a time"
-    return writer
-
-
 def measure(
     writers: Mapping[str, Writer | str],
     prompts: Sequence[list[int]],
@@ -183,8 +175,8 @@ def measure(
         write(prompts, tokens)  # what is compiled, or allocated, on first use
 
         def turn() -> tuple[float, float]:
-            first, rest = write(prompts, tokens)
-            return count * length / first, count * (tokens - 1) / rest
+            done = write(prompts, tokens)
+            return count * length / done.prefill, count * (tokens - 1) / done.decoding
 
         return turn
 
