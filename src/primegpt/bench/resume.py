@@ -14,7 +14,7 @@ from pathlib import Path
 from primegpt.bench.compare import Comparison, Measure, Runs, compare_measures, seconds
 from primegpt.bench.processes import PRIMEGPT, PYTHON, environment, milliseconds_of
 from primegpt.bench.random_run import GPT2_124M
-from primegpt.config import resolve, write_toml
+from primegpt.config import ModelConfig, resolve, write_toml
 from primegpt.errors import PrimegptError
 from primegpt.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from primegpt.run.folder import RunFolder
@@ -46,8 +46,9 @@ def bench_resume(
 ) -> list[Comparison]:
     """Milliseconds from `primegpt train --resume` to a killed run's next step; MB/s of saving and of loading.
 
-    The checkpoint is that of a model of GPT-2's 124M, or of other `sizes`, without its optimizer.
+    The checkpoint is that of a model of GPT-2's 124M with other `sizes` where they are given, without its optimizer.
     """
+    config = resolve({"model": {**GPT2_124M, **(sizes or {})}}).model
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         say("training a tiny run, to be killed")
@@ -58,7 +59,7 @@ def bench_resume(
         }
         task = Measure("From the command to the next step of a killed tiny run", "ms", less_is_better=True)
         resumed = compare_measures([task], contestants, turns=turns, say=say)
-        return resumed + compare_checkpoints(folder, sizes or GPT2_124M, turns, say)
+        return resumed + compare_checkpoints(folder, config, turns, say)
 
 
 def killed_run(folder: Path) -> RunFolder:
@@ -100,14 +101,14 @@ def trained(command: list[str], until: Callable[[], object]) -> float:
 
 
 def compare_checkpoints(
-    folder: Path, sizes: Mapping[str, int], turns: int, say: Callable[[str], None] = lambda line: None
+    folder: Path, config: ModelConfig, turns: int, say: Callable[[str], None] = lambda line: None
 ) -> list[Comparison]:
     """Saving and loading the same tensors, by ours and by torch's functions."""
     import torch
 
     from primegpt.model.gpt import GPT
 
-    tensors = GPT(resolve({"model": dict(sizes)}).model).weights()
+    tensors = GPT(config).weights()
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
     theirs = folder / "model.pt"
     saved = save_checkpoint(folder / "checkpoints", 0, {"model": tensors}, {})

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.bench.compare import Absent, Comparison, Measure, Runs, compare_measures
-from primegpt.bench.processes import PRIMEGPT, PYTHON, missing, output_of
+from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, missing, output_of
 from primegpt.config import resolve, write_toml
 from primegpt.data.sources import read_documents
 from primegpt.errors import PrimegptError, UsageError, nearest
 from primegpt.run.folder import RunFolder
-from primegpt.training.precision import available_threads
 
 ITERATION = re.compile(r"^iter (\d+): loss (\S+), time (\S+?)ms", re.MULTILINE)
 WARM_UP = 10  # steps that are not counted, at most a quarter of all
@@ -123,19 +122,17 @@ def bench_train(
 ) -> list[Comparison]:
     """Milliseconds a step, tokens a second, and the training loss reached, for each of `configurations`.
 
-    `source` is a text file, by default the songbook; `nanogpt` a checkout of nanoGPT, which is copied and not written
-    to. Raises UsageError for what is not there.
+    `source` is a text as for training, by default the songbook; `nanogpt` a checkout of nanoGPT, which is copied and
+    not written to. Raises UsageError for what is not there.
     """
     if nanogpt and not (nanogpt / "train.py").is_file():
         raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
-    if source and not Path(source).is_file():
-        raise UsageError(f"{source} is not a file", "name one file of text")
-    if steps < 8 or turns < 1:
-        raise UsageError("at least 8 steps and one turn are needed")
+    if steps < 8:
+        raise UsageError(f"--steps {steps}: at least 8 are needed")
     for name in configurations:
         if name not in shapes:
             raise UsageError(f"--configurations: {name!r} is not one", nearest(name, shapes))
-    threads = threads or available_threads()
+    threads = asked_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         text = folder / "input.txt"
@@ -186,9 +183,7 @@ def measure(
 
 def text_of(source: str | None) -> str:
     """The text all learn from."""
-    if source:
-        return Path(source).read_text(encoding="utf-8")
-    return "".join(document.text for document in read_documents(["songbook"], songs=SONGS))
+    return "".join(document.text for document in read_documents([source or "songbook"], songs=SONGS))
 
 
 # ---- Ours --------------------------------------------------------------------------------------------------------
