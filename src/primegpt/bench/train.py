@@ -199,7 +199,7 @@ def our_run(recipe: Recipe, text: Path, folder: Path, precision: str) -> Callabl
     config = resolve(
         {
             "tokenizer": {"kind": "char"},
-            "data": {"sources": [str(text)], "val_tokens": 1},
+            "data": {"sources": [str(text)], "val_tokens": 1, "val_fraction": 0.01},  # evaluating it is not measured
             "train": {
                 **optimisation,
                 **never,
