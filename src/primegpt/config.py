@@ -179,6 +179,8 @@ class DataConfig(Section):
     """parse: a line of the lyrics that is a section header, like [Chorus], becomes its structure token."""
     prompt_dropout: float = Field(0.1, ge=0.0, lt=1.0)
     """How often an instruction is left out in training, so that a model also writes without one (song, response)."""
+    mask_prompt: bool = True
+    """Train on the answer of a record alone; false: on all of it. Validation asks for the answer either way."""
     drop_labels: bool = False
     """Leave genre and emotion out together with the instruction."""
     base_text: str | None = None

@@ -73,6 +73,11 @@ def test_the_batch_size_changes_nothing(source):
     assert values[1:] == pytest.approx(values[:1] * 2, rel=1e-5)
 
 
+def test_the_batch_size_of_the_command_line_changes_nothing_either(capsys):
+    values = [report(capsys, "text", "--batch-size", size)["text"]["perplexity"] for size in ("1", "32")]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
 def test_characters_that_the_run_does_not_know_are_counted(capsys):
     Path("odd.txt").write_text("the €iver €€\n", encoding="utf-8")
     assert run(["evaluate", "text", "--text", "odd.txt"], 0.0) == 0
@@ -134,6 +139,7 @@ def test_a_text_of_one_line_again_and_again_is_all_copied(capsys):
         (["text", "--text", "none.txt"], "none.txt"),
         (["text", "--stride", "33"], "--stride 33"),
         (["text", "--limit", "0"], "--limit 0"),
+        (["text", "--batch-size", "0"], "--batch-size 0"),
         (["none"], "none"),
     ],
 )

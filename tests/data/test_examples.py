@@ -56,6 +56,14 @@ def test_targets_are_the_answer_and_nothing_else(shards):
     assert sum(b.supervised for b in batches(shards).micro_batches(3)) > 0
 
 
+def test_without_masking_all_of_a_record_is_asked_for_but_its_first_token(shards):
+    for ids, targets in rows(batches(shards, mask_prompt=False).micro_batches(3)):
+        answer = 1 + int(ids[0]) % 7
+        expected = [900, 900, 901, *[500 + int(ids[0])] * answer]
+        assert targets.tolist() == expected + [IGNORED] * (len(targets) - len(expected))
+    assert not batches(shards, mask_prompt=False).halved().mask_prompt
+
+
 def test_the_same_rows_for_any_micro_batch_and_from_a_fresh_object(shards):
     def step(examples, number):
         return [

@@ -17,6 +17,8 @@ _HOMES = {
     "describe": "facts",
     "describe_evaluation": "evaluation_table",
     "evaluate": "evaluation",
+    "experiment_alignment": "experiments",
+    "experiment_duplication": "experiments",
     "export": "interop",
     "finetune": "finetuning",
     "import_model": "interop",
@@ -36,6 +38,8 @@ __all__ = [
     "describe",
     "describe_evaluation",
     "evaluate",
+    "experiment_alignment",
+    "experiment_duplication",
     "export",
     "finetune",
     "import_model",
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from primegpt.api.chat import Chat
     from primegpt.api.evaluation import evaluate
     from primegpt.api.evaluation_table import describe_evaluation
+    from primegpt.api.experiments import experiment_alignment, experiment_duplication
     from primegpt.api.facts import describe, info
     from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model

@@ -46,6 +46,7 @@ def evaluate(
     harness: Sequence[str] = (),
     limit: int | None = None,
     stride: int | None = None,
+    batch_size: int | None = None,
     checkpoint: str | int = "best",
     device: str = "auto",
     say: Say = to_stderr,
@@ -53,12 +54,13 @@ def evaluate(
     """What is asked for, as plain numbers by name; the loss on the run's own validation text when nothing is.
 
     `text` is a source as for training. `limit` bounds questions, prompts and harness documents. `stride` lets windows
-    of text overlap. Everything is computed in the precision of the weights, without autocast.
+    of text overlap, and `batch_size` of them are computed at once. Everything is computed in the precision of the
+    weights, without autocast.
     """
     run = load(path, checkpoint=checkpoint, device=device, say=say)
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}
     if text is not None or not (hellaswag or adherence or memorization or harness):
-        report["text"] = loss_of_text(run, text, stride=stride, say=say)
+        report["text"] = loss_of_text(run, text, stride=stride, batch_size=batch_size, say=say)
     if hellaswag:
         report["hellaswag"] = answer_hellaswag(run, hellaswag, limit=limit, say=say)
     if adherence or memorization:
@@ -212,7 +214,7 @@ class Examples:
 def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -> Examples:
     """`count` outputs by the run's own generation settings, from prompts that it has not seen."""
     songs = list(songbook(count, seed=PROMPT_SEED)) if SONGBOOK in run.config.data.sources else None
-    pairs = [_song_pair(run, song) for song in songs] if songs else _held_out_pairs(run, corpus, count)
+    pairs = [song_pair(run, song) for song in songs] if songs else _held_out_pairs(run, corpus, count)
     say(f"writing {len(pairs)} texts of at most {run.config.generate.max_new_tokens} tokens")
     contexts = [context for context, _ in pairs]
     written = [samples[0] for samples in run.generator().generate(contexts, run.settings())]
@@ -220,7 +222,7 @@ def write_examples(run: Run, corpus: Corpus, count: int, say: Say = to_stderr) -
     return Examples(contexts, [c.ids for c in written], [truth for _, truth in pairs], texts, songs)
 
 
-def _song_pair(run: Run, song: Song) -> tuple[list[int], list[int]]:
+def song_pair(run: Run, song: Song) -> tuple[list[int], list[int]]:
     """A song's prompt and its lyrics in ids, as they stood in training."""
     if run.template is None:
         prompt, lyrics = encode_pair(run.tokenizer, f"{song.prompt}\n\n", song.lyrics)
@@ -266,7 +268,7 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
             else "adherence compares prompts with each other, and --limit leaves one",
             "measure a run of `primegpt train songbook`" if not songs else "raise --limit",
         )
-    no_prompt = _without_prompt(run, songs[0])
+    no_prompt = without_prompt(run, songs[0])
     pairs = list(zip(examples.contexts, examples.truth, strict=True))
     if max(map(len, examples.contexts)) >= run.config.model.block_size:
         raise DataError(f"the prompts fill the model's block of {run.config.model.block_size} tokens")
@@ -280,7 +282,7 @@ def measure_adherence(run: Run, examples: Examples, say: Say = to_stderr) -> dic
     }
 
 
-def _without_prompt(run: Run, song: Song) -> list[int]:
+def without_prompt(run: Run, song: Song) -> list[int]:
     """What stands before a song whose prompt is left out, as training leaves it out."""
     if run.template is None:
         return [run.tokenizer.eot_id, *encode_pair(run.tokenizer, "\n\n", song.lyrics)[0]]

@@ -31,6 +31,7 @@ app.command("primegpt.cli.tokenizer:app", name="tokenizer")
 app.command("primegpt.cli.inspect:info", name="info")
 app.command("primegpt.cli.inspect:report", name="report")
 app.command("primegpt.cli.inspect:doctor", name="doctor")
+app.command("primegpt.cli.experiment:app", name="experiment")
 app.command("primegpt.cli.bench:app", name="bench")
 
 

@@ -17,6 +17,7 @@ def evaluate(
     harness: str | None = None,
     limit: int | None = None,
     stride: int | None = None,
+    batch_size: int | None = None,
     checkpoint: str = "best",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
@@ -40,6 +41,8 @@ def evaluate(
         At most so many questions, prompts or harness documents.
     stride
         Let windows of text overlap: a new one every so many tokens.
+    batch_size
+        Windows computed at once; changes nothing but the time.
     checkpoint
         best, last, or a step.
     as_json
@@ -50,6 +53,8 @@ def evaluate(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves nothing to measure", "give a number from 1")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size} computes nothing", "give a number from 1")
     report = api.evaluate(
         run,
         text=text,
@@ -59,6 +64,7 @@ def evaluate(
         harness=[task.strip() for task in (harness or "").split(",") if task.strip()],
         limit=limit,
         stride=stride,
+        batch_size=batch_size,
         checkpoint=int(checkpoint) if checkpoint.isdigit() else checkpoint,
     )
     if as_json:

@@ -24,6 +24,7 @@ class TrainingExamples:
     """The shuffled records of a split. Example e of a run is a record of epoch e // examples_per_epoch.
 
     With probability `prompt_dropout`, decided by (seed, epoch, record), the droppable part of a record is left out.
+    Answers are asked for, and without `mask_prompt` all that stands before them too.
     Raises DataError if there are fewer records than one step needs.
     """
 
@@ -35,8 +36,10 @@ class TrainingExamples:
         gradient_accumulation_steps: int,
         seed: int,
         prompt_dropout: float = 0.0,
+        mask_prompt: bool = True,
     ) -> None:
-        self.shards, self.seed, self.prompt_dropout = shards, seed, prompt_dropout
+        self.shards, self.seed = shards, seed
+        self.prompt_dropout, self.mask_prompt = prompt_dropout, mask_prompt
         self.batch_size = batch_size
         self.examples_per_step = batch_size * gradient_accumulation_steps
         self.examples_per_epoch = shards.n_documents
@@ -57,6 +60,7 @@ class TrainingExamples:
             gradient_accumulation_steps=2 * self.gradient_accumulation_steps,
             seed=self.seed,
             prompt_dropout=self.prompt_dropout,
+            mask_prompt=self.mask_prompt,
         )
 
     @property
@@ -85,7 +89,7 @@ class TrainingExamples:
         ids, roles = read(self.shards, record)
         if self.prompt_dropout and self._drops(epoch, record):
             ids, roles = ids[roles != PROMPT], roles[roles != PROMPT]
-        return ids, roles == SUPERVISED
+        return ids, (roles == SUPERVISED) | (not self.mask_prompt)
 
     def _drops(self, epoch: int, record: int) -> bool:
         return derive_seed(self.seed, "prompt dropout", epoch, record) < self.prompt_dropout * 2**63

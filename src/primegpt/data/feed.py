@@ -49,6 +49,7 @@ def _batches_of(
             gradient_accumulation_steps=gradient_accumulation_steps,
             seed=train.seed,
             prompt_dropout=data.prompt_dropout,
+            mask_prompt=data.mask_prompt,
         )
     return TrainingWindows(
         shards,
