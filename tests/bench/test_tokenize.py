@@ -1,30 +1,10 @@
-"""The benchmark runs, takes turns, and reports ratios of medians."""
+"""Preparing a text beside tiktoken processes."""
 
 import pytest
 
-from primegpt.bench.compare import Comparison, Result, compare
 from primegpt.bench.tokenize import bench_tokenize
 from primegpt.errors import ConfigError
 from primegpt.tokenizers import store
-
-
-def test_contestants_take_turns_and_medians_are_compared():
-    order, rates = [], {"ours": iter([10.0, 30.0, 20.0]), "theirs": iter([8.0, 1.0, 5.0])}
-
-    def turn(name):
-        order.append(name)
-        return next(rates[name])
-
-    contestants = {name: lambda name=name: turn(name) for name in rates} | {"gone": "not installed"}
-    found = compare("work", "MB/s", contestants, turns=3)
-    assert order == ["ours", "theirs"] * 3
-    assert [found.ratio(result) for result in found.results[:2]] == [1.0, 4.0]
-    lines = found.as_markdown().splitlines()
-    assert "| theirs | 5.0 | 1.0 | 8.0 | 4.00× |" in lines
-    assert "| gone | absent: not installed | | | |" in lines
-    assert '"medians"' in found.as_json()
-    assert isinstance(found, Comparison)
-    assert isinstance(found.results[0], Result)
 
 
 def test_shards_beside_tiktoken_processes(tmp_path):

@@ -9,11 +9,27 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from primegpt.errors import UsageError
+
 Run = Callable[[], float]  # does the work once and returns its rate, in the unit of the comparison
+Runs = Callable[[], Sequence[float]]  # likewise, for several measures of the same work
+
+
+class Absent(Exception):
+    """Raised by a contestant that turns out not to run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of a task, and whether less of it is better, as with seconds."""
+
+    task: str
+    unit: str
+    less_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class Result:
     name: str
     rates: tuple[float, ...]
     absent: str = ""
+    limit: float | None = None  # the rate that the machine allows, where it is known
 
     @property
     def median(self) -> float:
@@ -37,30 +54,46 @@ class Comparison:
     unit: str
     machine: Mapping[str, Any]
     results: tuple[Result, ...]
+    less_is_better: bool = False
 
     def ratio(self, result: Result) -> float:
         """How many times as fast as `result` we are."""
-        return self.results[0].median / result.median
+        ours, theirs = self.results[0].median, result.median
+        return theirs / ours if self.less_is_better else ours / theirs
+
+    def with_limits(self, limits: Mapping[str, float]) -> "Comparison":
+        """The same, with the rates that the machine allows, by contestant: the table gets a column of shares."""
+        return replace(self, results=tuple(replace(r, limit=limits.get(r.name, r.limit)) for r in self.results))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: every rate of every turn, and the medians."""
+        return asdict(self) | {"medians": {r.name: r.median for r in self.results if r.rates}}
 
     def as_json(self) -> str:
-        return json.dumps(asdict(self) | {"medians": {r.name: r.median for r in self.results if r.rates}}, indent=2)
+        return json.dumps(self.as_dict(), indent=2)
 
     def as_markdown(self) -> str:
-        """A table: median, least and most of each, and the ratio of ours to it."""
+        """A table: median, least and most of each, the ratio of ours to it, the share of the limit if there is one."""
         machine = ", ".join(f"{value}" for value in self.machine.values())
-        lines = [
-            f"{self.task} ({machine})",
-            "",
-            f"| | {self.unit} | from | to | ours is |",
-            "| --- | --- | --- | --- | --- |",
-        ]
+        columns = ["", self.unit, "from", "to", "ours is"]
+        limited = any(result.limit for result in self.results)
+        rows = [columns + ["of the limit"] * limited, ["---"] * (len(columns) + limited)]
         for result in self.results:
             if not result.rates:
-                lines.append(f"| {result.name} | absent: {result.absent} | | | |")
+                rows.append([result.name, f"absent: {result.absent}", *[""] * (len(rows[0]) - 2)])
                 continue
-            figures = " | ".join(f"{rate:,.1f}" for rate in (result.median, min(result.rates), max(result.rates)))
-            lines.append(f"| {result.name} | {figures} | {self.ratio(result):.2f}× |")
-        return "\n".join(lines)
+            figures = [figure(rate) for rate in (result.median, min(result.rates), max(result.rates))]
+            row = [result.name, *figures, f"{self.ratio(result):.2f}×"]
+            if limited:
+                row.append(f"{result.median / result.limit:.0%}" if result.limit else "")
+            rows.append(row)
+        table = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
+        return "\n".join([f"{self.task} ({machine})", "", *table])
+
+
+def figure(rate: float) -> str:
+    """A rate with at least three digits, so that a percent of a small one shows."""
+    return f"{rate:,.1f}" if rate >= 10 else f"{rate:.3f}"
 
 
 def compare(
@@ -72,14 +105,53 @@ def compare(
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Let `contestants` take `turns` turns each; a text instead of a function says why one is absent."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def as_runs(run: Run) -> Runs:
+        return lambda: (run(),)
+
+    several = {name: run if isinstance(run, str) else as_runs(run) for name, run in contestants.items()}
+    return compare_measures([Measure(task, unit)], several, turns=turns, say=say)[0]
+
+
+def compare_measures(
+    measures: Sequence[Measure],
+    contestants: Mapping[str, Runs | str],
+    *,
+    turns: int = 5,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Comparison]:
+    """As `compare`, where each turn of a contestant gives one rate for each of `measures`.
+
+    A contestant that raises Absent takes no further turn, and those it took do not count. Raises UsageError if
+    there are no turns.
+    """
+    if turns < 1:
+        raise UsageError(f"--turns {turns}: at least one is needed")
+    rates: dict[str, list[Sequence[float]]] = {name: [] for name in contestants}
+    absent = {name: run for name, run in contestants.items() if isinstance(run, str)}
     for turn in range(turns):
         for name, run in contestants.items():
-            if callable(run):
+            if isinstance(run, str) or name in absent:
+                continue
+            try:
                 rates[name].append(run())
-                say(f"turn {turn + 1} of {turns}: {name} {rates[name][-1]:,.1f} {unit}")
-    results = [Result(name, tuple(rates[name]), "" if callable(run) else run) for name, run in contestants.items()]
-    return Comparison(task, unit, machine(), tuple(results))
+            except Absent as reason:
+                rates[name], absent[name] = [], " ".join(str(reason).split())
+                say(f"{name} is absent: {absent[name]}")
+                continue
+            said = zip(rates[name][-1], measures, strict=True)
+            say(f"turn {turn + 1} of {turns}: {name} {', '.join(f'{figure(rate)} {m.unit}' for rate, m in said)}")
+    here = machine()
+    return [
+        Comparison(
+            measure.task,
+            measure.unit,
+            here,
+            tuple(Result(name, tuple(r[n] for r in rates[name]), absent.get(name, "")) for name in contestants),
+            measure.less_is_better,
+        )
+        for n, measure in enumerate(measures)
+    ]
 
 
 def machine() -> dict[str, Any]:

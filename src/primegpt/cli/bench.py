@@ -1,10 +1,17 @@
 """`primegpt bench`: measurements beside the tools that others use, on this machine."""
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
+
+from primegpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from primegpt.bench.compare import Comparison
 
 app = App(name="bench", help="Measure primegpt beside its peers, in alternating turns on this machine.")
 
@@ -40,6 +47,151 @@ def tokenize(
 
 
 @app.command
+def train(
+    source: str | None = None,
+    *,
+    nanogpt: Path | None = None,
+    configurations: str = "small,medium",
+    steps: int = 200,
+    turns: int = 3,
+    dropout: float = 0.0,
+    threads: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Training steps on this CPU, beside nanoGPT and a plain Transformers loop on the same text and network.
+
+    Parameters
+    ----------
+    source
+        A text file; the built-in songbook when not given.
+    nanogpt
+        A checkout of nanoGPT; a copy of it is used.
+    configurations
+        small: 4 layers, 128 wide, context 64, batch 12. medium: 6 layers, 384 wide, context 256, batch 16.
+    steps
+        Optimizer steps a turn.
+    turns
+        How often each contestant runs.
+    dropout
+        The same for all.
+    threads
+        CPU threads of every contestant; as many as the process may use when not given.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench.train import bench_train
+
+    found = bench_train(
+        source,
+        nanogpt=nanogpt,
+        configurations=configurations.split(","),
+        steps=steps,
+        turns=turns,
+        dropout=dropout,
+        threads=threads,
+        say=_to_stderr,
+    )
+    _print(found, as_json)
+
+
+@app.command
+def decode(
+    run: Path | None = None,
+    *,
+    prompt: int = 32,
+    tokens: int = 128,
+    streams: str = "1,16",
+    precisions: str = "fp32,bf16,int8",
+    shape: dict[str, int] | None = None,
+    cold: bool = False,
+    turns: int = 3,
+    threads: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Reading a prompt and writing behind it, beside Transformers and llama.cpp with the same weights.
+
+    Parameters
+    ----------
+    run
+        A run folder; random weights of GPT-2's 124M when not given.
+    prompt
+        Ids of each prompt.
+    tokens
+        Tokens written behind it.
+    streams
+        How many texts at once, one number or several with commas.
+    precisions
+        Number formats, with commas.
+    shape
+        Other sizes of the random model: --shape.n_layer 2 --shape.n_embd 64.
+    cold
+        Also the time from the start of a process to the end of 200 tokens.
+    turns
+        How often each contestant runs.
+    threads
+        CPU threads of every contestant; as many as the process may use when not given.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench.decode import bench_decode
+
+    if run and shape:
+        raise UsageError("--shape is for random weights, and a run is given", "leave one of them out")
+    found = bench_decode(
+        run,
+        prompt=prompt,
+        tokens=tokens,
+        streams=_numbers(streams, "--streams"),
+        precisions=precisions.split(","),
+        sizes=shape,
+        turns=turns,
+        threads=threads,
+        cold=cold,
+        say=_to_stderr,
+    )
+    _print(found, as_json)
+
+
+@app.command
+def resume(
+    *,
+    shape: dict[str, int] | None = None,
+    turns: int = 3,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """From `train --resume` to the next step of a killed run; checkpoints beside torch.save and torch.load.
+
+    Parameters
+    ----------
+    shape
+        Other sizes than GPT-2's 124M of the checkpoint: --shape.n_layer 2 --shape.n_embd 64.
+    turns
+        How often each contestant runs.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench.resume import bench_resume
+
+    _print(bench_resume(turns=turns, sizes=shape, say=_to_stderr), as_json)
+
+
+@app.command
+def startup(*, turns: int = 5, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """The help page, `import primegpt`, and the first text of a tiny model, beside bare imports of torch and such.
+
+    Parameters
+    ----------
+    turns
+        How often each contestant runs.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench.startup import bench_startup
+
+    _print(bench_startup(turns=turns, say=_to_stderr), as_json)
+
+
+@app.command
 def serve(
     run: Path | None = None,
     *,
@@ -69,6 +221,21 @@ def serve(
     found, waits = bench_serving(run or latest_run(), clients=clients, tokens=tokens, turns=turns, say=_to_stderr)
     print(found.as_json() if as_json else found.as_markdown())
     _to_stderr(waits.describe())
+
+
+def _print(found: "Sequence[Comparison]", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([comparison.as_dict() for comparison in found], indent=2))
+    else:
+        print("\n\n".join(comparison.as_markdown() for comparison in found))
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    """`1,16` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{flag} {text}: not whole numbers with commas between them", "as in 1,16") from None
 
 
 def _to_stderr(line: str) -> None:

@@ -1,0 +1,63 @@
+"""Contestants take turns; medians, ratios, shares of a limit, and who is absent and why."""
+
+import json
+
+from primegpt.bench.compare import Absent, Comparison, Measure, Result, compare, compare_measures
+
+
+def test_contestants_take_turns_and_medians_are_compared():
+    order, rates = [], {"ours": iter([10.0, 30.0, 20.0]), "theirs": iter([8.0, 1.0, 5.0])}
+
+    def turn(name):
+        order.append(name)
+        return next(rates[name])
+
+    contestants = {name: lambda name=name: turn(name) for name in rates} | {"gone": "not installed"}
+    found = compare("work", "MB/s", contestants, turns=3)
+    assert order == ["ours", "theirs"] * 3
+    assert [found.ratio(result) for result in found.results[:2]] == [1.0, 4.0]
+    lines = found.as_markdown().splitlines()
+    assert "| theirs | 5.000 | 1.000 | 8.000 | 4.00× |" in lines
+    assert "| gone | absent: not installed | | | |" in lines
+    assert '"medians"' in found.as_json()
+    assert isinstance(found, Comparison)
+    assert isinstance(found.results[0], Result)
+
+
+def test_where_less_is_better_the_ratio_turns_round():
+    runs = {"ours": lambda: (2.0, 50.0), "theirs": lambda: (3.0, 25.0)}
+    seconds, rate = compare_measures(
+        [Measure("work", "s", less_is_better=True), Measure("work", "tok/s")], runs, turns=2
+    )
+    assert seconds.ratio(seconds.results[1]) == 1.5
+    assert rate.ratio(rate.results[1]) == 2.0
+    assert "| theirs | 3.000 | 3.000 | 3.000 | 1.50× |" in seconds.as_markdown().splitlines()
+    assert json.loads(seconds.as_json())["medians"] == {"ours": 2.0, "theirs": 3.0}
+
+
+def test_the_share_of_a_limit_is_a_column_of_its_own():
+    found = compare("reading", "GB/s", {"ours": lambda: 20.0, "gone": "not installed"}, turns=1)
+    lines = found.with_limits({"ours": 50.0}).as_markdown().splitlines()
+    assert lines[2:] == [
+        "| | GB/s | from | to | ours is | of the limit |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| ours | 20.0 | 20.0 | 20.0 | 1.00× | 40% |",
+        "| gone | absent: not installed | | | | |",
+    ]
+
+
+def test_a_contestant_that_fails_is_absent_and_asked_no_more():
+    asked, said = [], []
+
+    def fails_the_second_time():
+        asked.append(1)
+        if len(asked) == 2:
+            raise Absent("it needs\nanother package")
+        return (1.0,)
+
+    runs = {"ours": lambda: (1.0,), "theirs": fails_the_second_time}
+    found = compare_measures([Measure("work", "MB/s")], runs, turns=4, say=said.append)[0]
+    assert len(asked) == 2
+    assert len(found.results[0].rates) == 4
+    assert found.results[1] == Result("theirs", (), "it needs another package")
+    assert "theirs is absent: it needs another package" in said

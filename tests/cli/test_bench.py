@@ -1,0 +1,58 @@
+"""`primegpt bench`: tables or JSON on standard output, and what is wrong in one line."""
+
+import json
+
+import pytest
+
+from primegpt.bench import decode
+from primegpt.cli.main import run
+
+SMALL = ["--shape.n_layer", "1", "--shape.n_head", "1", "--shape.n_embd", "16", "--shape.block_size", "16"]
+SMALL += ["--shape.vocab_size", "300", "--prompt", "4", "--tokens", "4", "--turns", "1", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def small_and_alone(monkeypatch):
+    monkeypatch.setattr(decode, "read_bandwidth", lambda megabytes: 1e10)
+    monkeypatch.setattr(decode, "missing", lambda module: f"no {module} here")
+
+
+def test_tables_and_json(capsys):
+    command = ["bench", "decode", "--streams", "1,2", "--precisions", "fp32", *SMALL]
+    assert run(command, 0.0) == 0
+    out, err = capsys.readouterr()
+    assert out.count("| primegpt | ") == 4
+    assert "| Transformers | absent: no transformers here | | | |" in out
+    assert "turn 1 of 1: primegpt" in err
+    assert run([*command, "--json"], 0.0) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [comparison["unit"] for comparison in found] == ["tok/s prefill", "tok/s decoded"] * 2
+    assert found[1]["results"][0]["limit"] > 0
+    assert found[1]["medians"]["primegpt"] == found[1]["results"][0]["rates"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "--streams", "1;16"], "--streams 1;16: not whole numbers"),
+        (["decode", "--precisions", "fp23"], "did you mean 'fp32'?"),
+        (["decode", "runs/x", "--shape.n_layer", "2"], "--shape is for random weights"),
+        (["train", "--nanogpt", "nowhere"], "--nanogpt nowhere: no train.py is there"),
+        (["train", "nowhere.txt"], "nowhere.txt"),
+        (["decode", "--threads", "-1"], "--threads -1: at least one"),
+        (["decode", *SMALL[:-4], "--turns", "0"], "--turns 0: at least one"),
+        (["decode", "--shape.n_layers", "1"], "did you mean 'n_layer'?"),
+        (["decode", "--shape.vocab_size", "100"], "vocab_size = 100 cannot be made up"),
+        (["decode", "nowhere"], "nowhere"),
+        (["resume", "--shape.n_head", "5"], "not divisible by model.n_head = 5"),
+        (["train", "--configurations", "huge"], "'huge' is not one"),
+    ],
+)
+def test_wrong_requests_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", *arguments], 0.0) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("primegpt: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
