@@ -205,14 +205,14 @@ def test_the_real_text_has_the_ids_of_the_library(bpe, shared_data, huggingface)
 )
 def test_a_million_of_one_character_is_encoded_quickly_and_exactly(bpe, text):
     """Unprotected, the splitter's stack overflows on the spaces with an error that no `except Exception` catches."""
-    start = time.perf_counter()
+    start = time.process_time()
     ids = bpe.encode(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert bpe.decode(ids) == text
 
 
 def test_training_survives_a_million_of_one_character():
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer = tokenizers.train("bpe", ["a" * MILLION, " " * MILLION, "the cat sat on the mat"], 300)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert tokenizer.decode(tokenizer.encode("aaa   the")) == "aaa   the"

@@ -124,9 +124,9 @@ def test_forgetting_words_changes_nothing(sentencepiece, corpus, monkeypatch):
 
 @pytest.mark.parametrize("text", ["a" * MILLION, " " * MILLION, "\n" * MILLION, "😀" * MILLION, SPACE * MILLION])
 def test_a_million_of_one_character_is_encoded_quickly_and_exactly(sentencepiece, text):
-    start = time.perf_counter()
+    start = time.process_time()
     ids = sentencepiece.encode(text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert sentencepiece.decode(ids) == text
 
 

@@ -5,9 +5,9 @@ The server is a process of its own, started as a user would; the clients, which 
 
 import asyncio
 import json
+import math
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from primegpt.bench.compare import Comparison, compare
 from primegpt.errors import UsageError
@@ -41,7 +43,7 @@ class Waits:
 
 def quantile(seconds: list[float], percent: int) -> float:
     """Milliseconds within which `percent` of the waits were over."""
-    return 1000 * statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
+    return 1000 * float(np.percentile(seconds, percent)) if seconds else math.nan
 
 
 def bench_serving(
