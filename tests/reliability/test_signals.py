@@ -152,13 +152,13 @@ def test_a_run_is_left_and_resumed(place, uninterrupted, moment, number, code, s
 def test_a_second_sigint_does_not_wait(place):
     """Not even for a micro-batch of a second: nothing more is saved, and nothing that was is lost."""
     run = place / "impatient"
-    large = ["--train.batch_size", "256", "--train.gradient_accumulation_steps", "1", "--train.max_steps", "100"]
+    large = ["--train.batch_size", "1024", "--train.gradient_accumulation_steps", "1", "--train.max_steps", "100"]
     process = start(place, "run.toml", "--out", str(run), *large)
     await_that(lambda: (run / "samples" / "step-000000.txt").exists(), process)
     time.sleep(0.3)
     seconds, code, line = stop(process, signal.SIGINT, signal.SIGINT)
     print(f"second SIGINT: exit {code} after {seconds:.2f} s")
-    assert code == 130
+    assert code in (130, -signal.SIGINT)  # the second, if it comes while Python takes itself down: to a shell 130 too
     assert seconds < 5  # milliseconds, unless the machine is very busy
     assert "saved" not in line
     assert newest(run).name == "step-000000"
@@ -190,7 +190,7 @@ def test_a_preparation_is_left_and_done_again(place, long_text, tokenizer, momen
     arguments = [str(long_text), "--out", str(run), *tokenizer, *sizes, "--train.max_steps", "1"]
     process = start(place, *arguments)
     await_that(lambda: list((place / "cache").glob(moment)), process)
-    time.sleep(0.2 if "char" in tokenizer else 1.0)
+    time.sleep(0.0 if "char" in tokenizer else 1.0)
     seconds, code, _ = stop(process, signal.SIGTERM)
     print(f"preparation, {tokenizer[1]}: exit {code} after {seconds:.2f} s")
     assert code == 143
