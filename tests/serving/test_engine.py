@@ -164,7 +164,7 @@ def test_the_queue_has_an_end(decoder: Decoder) -> None:
         jobs.append(submit(1))  # as many as there is room for
         with pytest.raises(Busy):
             submit(1)
-        await asyncio.gather(*(texts(job, len(job.waiting) or 3) for job in jobs))
+        await asyncio.gather(*(texts(job, count) for job, count in zip(jobs, (2, 3, 1), strict=True)))
         await texts(submit(1), 1)  # there is room again
 
     running(decoder, test, slots=2, queue=4)
