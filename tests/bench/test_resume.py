@@ -19,7 +19,7 @@ def test_the_same_tensors_are_saved_and_loaded(tmp_path):
         assert [len(result.rates) for result in comparison.results] == [2, 2, 2]
         assert comparison.unit == "MB/s"
     verify_checkpoint(tmp_path / "checkpoints" / "step-000000")
-    assert f"{(tmp_path / 'model.pt').stat().st_size / 1e6:.1f} MB" in saving.task
+    assert f"{(tmp_path / 'model.safetensors').stat().st_size / 1e6:.1f} MB" in saving.task
 
 
 def test_a_training_is_timed_until_it_gets_on_and_then_killed(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def resume(
     turns: int = 3,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """From `train --resume` to the next step of a killed run; checkpoints beside torch.save and torch.load.
+    """From `train --resume` to the next step of a killed run; checkpoints beside bare safetensors files.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Writing one token reads every weight once and does next to nothing with it, so the time is that of reading memory:
 half the bytes, half the time. The libraries' ordinary products with a single row use about a quarter of what a CPU
-can read; those below were the fastest that were found (docs/experiments.md has the figures).
+can read; those below were the fastest on one machine, and fp32's is not on another (docs/experiments.md).
 
     fast = for_decoding(model, "int8")      # a GPT like any other; `model` stays as it is
 """
