@@ -28,8 +28,9 @@ def kind(request):
 @pytest.fixture(scope="module")
 def config(kind, request):
     """The configuration of each kind, small; GPT-2's files stand for what cannot be learnt."""
-    path = str(request.getfixturevalue("shared_data") / "gpt2") if kind == "gpt2" else None
-    return TokenizerConfig(kind=kind, vocab_size=500, special_tokens=CONTROLS, path=path)
+    if kind == "gpt2":
+        return TokenizerConfig(path=str(request.getfixturevalue("shared_data") / "gpt2"), special_tokens=CONTROLS)
+    return TokenizerConfig(kind=kind, vocab_size=500, special_tokens=CONTROLS)
 
 
 @pytest.fixture(scope="module")
