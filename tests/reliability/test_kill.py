@@ -210,22 +210,34 @@ def kill(process: subprocess.Popen, run: Path, moment: Iterator[float]) -> set[s
     return struck(run) if code else None
 
 
-def in_life(place: Workplace, run: Path, draw: random.Random) -> Iterator[float]:
+Moment = Callable[[Workplace, Path, subprocess.Popen, random.Random], Iterator[float]]
+
+
+def in_life(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
     yield draw.uniform(0.0, place.life)
 
 
-def in_youth(place: Workplace, run: Path, draw: random.Random) -> Iterator[float]:
+def in_youth(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
     yield draw.uniform(0.0, place.youth)
 
 
-def when(event: Callable[[Path], Any], longest: float) -> Callable[[Workplace, Path, random.Random], Iterator[float]]:
-    """The first `event` after a random number of steps, and up to `longest` seconds more."""
+def when(event: Callable[[Path], Any], longest: float) -> Moment:
+    """In the first `event` after a random number of steps, up to `longest` seconds behind its beginning.
 
-    def moment(place: Workplace, run: Path, draw: random.Random) -> Iterator[float]:
+    The process is halted and looked at: where the event was over by then, the next one is waited for.
+    """
+
+    def moment(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
         lines = draw.randrange(60)
-        while logged(run) < lines or not event(run):
-            yield 0.0005
-        yield draw.uniform(0.0, longest)
+        while True:
+            while logged(run) < lines or not event(run):
+                yield 0.0005
+            yield draw.uniform(0.0, longest)
+            process.send_signal(signal.SIGSTOP)
+            yield 0.001  # a signal takes its time
+            if event(run):
+                return
+            process.send_signal(signal.SIGCONT)
 
     return moment
 
@@ -244,7 +256,8 @@ def attempt(place: Workplace, number: int) -> Trial:
     for retry in range(10):
         trial = Trial(place.path / f"killed-{number}-{retry}")
         for moment in [TRIALS[number], in_life][: 2 if number % 3 == 0 else 1]:
-            where = kill(place.start(trial.run), trial.run, moment(place, trial.run, draw))
+            process = place.start(trial.run)
+            where = kill(process, trial.run, moment(place, trial.run, process, draw))
             trial.kills += [] if where is None else [where]
         if trial.kills:
             trial.result = place.finish(trial.run)

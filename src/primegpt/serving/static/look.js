@@ -52,6 +52,7 @@ function choose(node) {
 
 const look = latest(async (current, node) => {
   place = null;
+  $("alternatives").inert = true; // they are those of the token that was chosen before
   if (!node || node.parent === state.tree.root) {
     $("place-title").textContent = "A token’s place";
     $("place-note").textContent = node
@@ -80,6 +81,7 @@ function table() {
   const head = ["token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
   const rows = top.map((id) => row(id, found, node));
   $("alternatives").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
+  $("alternatives").inert = false;
 }
 
 function row(id, found, node) {
