@@ -16,7 +16,8 @@ from primegpt import tokenizers
 from primegpt.errors import ConfigError, DataError
 from primegpt.tokenizers import bpe as bpe_module
 from primegpt.tokenizers.base import sections
-from primegpt.tokenizers.bpe import SURE_SPLIT, ByteLevelBPE, learn_merges, to_bytes
+from primegpt.tokenizers.bpe import ByteLevelBPE, learn_merges, to_bytes
+from primegpt.tokenizers.gpt2_split import SURE_SPLIT
 
 # As published with GPT-2.
 GPT2_SPLIT = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
