@@ -10,7 +10,7 @@ import torch
 
 from primegpt import __version__
 from primegpt.config import resolve
-from primegpt.data.prepare import cache_folder
+from primegpt.data.corpus import cache_folder
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_bytes
 from primegpt.training.optimizers import Optimizers

@@ -12,9 +12,10 @@ import torch
 from primegpt.cli.main import run
 from primegpt.config import DataConfig, TokenizerConfig, resolve
 from primegpt.data.batches import TrainingWindows
+from primegpt.data.corpus import Corpus
 from primegpt.data.feed import training_batches
 from primegpt.data.mixture import BLOCK, Mixture
-from primegpt.data.prepare import Corpus, prepare, reopen
+from primegpt.data.prepare import prepare, reopen
 from primegpt.errors import ConfigError, DataError
 
 LETTERS = "abc"  # each source is written in a letter of its own

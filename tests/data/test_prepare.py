@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from primegpt.config import DataConfig, TokenizerConfig
 from primegpt.data import build, formats
 from primegpt.data import prepare as prepare_module
-from primegpt.data.prepare import Corpus, prepare, reopen
+from primegpt.data.corpus import Corpus
+from primegpt.data.prepare import prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import Document
 from primegpt.data.split import split_documents
@@ -264,13 +265,13 @@ RACE = """if True:
     from primegpt.config import DataConfig, TokenizerConfig
     from primegpt.data import prepare
     home, me = Path(sys.argv[1]), sys.argv[2]
-    locked = prepare._locked
+    locked = prepare.locked
     def meet(*arguments):  # both have found no entry when the first of them gets the lock
         (home / f"ready-{me}").touch()
         while len(list(home.glob("ready-*"))) < 2:
             time.sleep(0.001)
         return locked(*arguments)
-    prepare._locked = meet
+    prepare.locked = meet
     corpus = prepare.prepare(DataConfig(sources=(str(home / "text.txt"),)), TokenizerConfig(kind="char"))
     print(corpus.train.verify().fingerprint, len(corpus.val), end="")"""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from primegpt.data.prepare import cache_folder
+from primegpt.data.corpus import cache_folder
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(1500)]
 

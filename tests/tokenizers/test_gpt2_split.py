@@ -6,6 +6,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from primegpt import tokenizers
 from primegpt.errors import DataError
 from primegpt.tokenizers.gpt2_split import _KIND, _SPACE, CUT, END, SPLIT, WORDS, apart
 
@@ -14,6 +15,13 @@ PUBLISHED = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 # Where a run of whitespace begins, ends and has its last character is what matters: little else is drawn.
 spaced = st.text(alphabet=" \n\t\r\x0b\x85\xa0\u2003\u2028\u3000\x1c\x1f\u200b\ufeffa9é日😀'!", max_size=40)
 spelling = st.sampled_from([END, CUT, f" {END} ", f"  {CUT}a", "<|endoftext|>", "<song>"])
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    """With merges of whitespace, or it would not show where a run of it was cut."""
+    runs = [first + last for first in "\n \t\u3000" for last in ("\n", "  ", "\n\n\n", " a", "\n\n it's")]
+    return tokenizers.train("bpe", 2 * runs, 320, {"control": ["<song>"]})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from primegpt.data import fetch
 from primegpt.data.audit import AuditReport
 from primegpt.data.audit import audit as audit_documents
 from primegpt.data.clean import clean_documents
-from primegpt.data.prepare import Corpus, prepare
+from primegpt.data.corpus import Corpus
+from primegpt.data.prepare import prepare
 from primegpt.data.shards import SUPERVISED
 from primegpt.data.songbook import Song, songbook
 from primegpt.data.sources import source_bytes

@@ -14,9 +14,10 @@ from primegpt.api.runs import Run, Say, load, to_stderr
 from primegpt.data import fetch
 from primegpt.data.batches import Batch
 from primegpt.data.clean import whole
+from primegpt.data.corpus import Corpus
 from primegpt.data.examples import padded, question, read
 from primegpt.data.feed import fixed_batches
-from primegpt.data.prepare import Corpus, reopen
+from primegpt.data.prepare import reopen
 from primegpt.data.shards import SUPERVISED
 from primegpt.data.songbook import Song, songbook
 from primegpt.data.sources import SONGBOOK, Document, read_documents, utf8_size

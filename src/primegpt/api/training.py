@@ -15,9 +15,10 @@ from primegpt.api.runs import Run, Say, load, load_config, to_stderr
 from primegpt.config import Config, Layer, TrainConfig, preset_name, read_toml, resolve, write_toml
 from primegpt.data.audit import audit_corpus
 from primegpt.data.batches import IGNORED
+from primegpt.data.corpus import Corpus
 from primegpt.data.examples import question
 from primegpt.data.feed import fixed_batches, training_batches
-from primegpt.data.prepare import Corpus, prepare, reopen
+from primegpt.data.prepare import prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import source_bytes
 from primegpt.data.template import template_for

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from primegpt.data.corpus import Corpus
 from primegpt.data.formats import Document
-from primegpt.data.prepare import Corpus
 from primegpt.data.shards import Shards
 from primegpt.data.spans import LONG, Similar, SpanSample, blocks, span_hashes
 from primegpt.model.size import human_bytes, human_count

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch, TrainingWindows, validation_batches
+from primegpt.data.corpus import Corpus
 from primegpt.data.examples import TrainingExamples, validation_examples
 from primegpt.data.mixture import Mixture
-from primegpt.data.prepare import Corpus
 from primegpt.data.shards import Shards
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primegpt.errors import ConfigError
-from primegpt.tokenizers.base import SECTION, JsonTokenizer, SpecialTokens, refuse_collisions, sections, special_kinds
+from primegpt.tokenizers.base import SECTION, SpecialTokens, refuse_collisions, sections, special_kinds
 from primegpt.tokenizers.gpt2_split import CUT, END, SPLIT, SURE_SPLIT, WORDS, apart
+from primegpt.tokenizers.json_form import JsonTokenizer
 
 if TYPE_CHECKING:
     import tiktoken

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primegpt.errors import ConfigError
-from primegpt.tokenizers.base import SECTION, JsonTokenizer, SpecialTokens, special_kinds
+from primegpt.tokenizers.base import SECTION, SpecialTokens, special_kinds
+from primegpt.tokenizers.json_form import JsonTokenizer
 
 LAST_CODE_POINT = 0x10FFFF
 

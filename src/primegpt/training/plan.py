@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 
 from primegpt.config import Config, TrainConfig
+from primegpt.data.corpus import Corpus
 from primegpt.data.feed import Batches, training_batches
 from primegpt.data.mixture import Mixture
-from primegpt.data.prepare import Corpus
 from primegpt.model.size import (
     human_bytes,
     human_count,

@@ -1,0 +1,155 @@
+"""A prepared corpus, and the cache that it lies in.
+
+    cache/data/KEY/{tokenizer, train, val, corpus.json}
+
+KEY names everything that determines the shards: the text, the tokenizer, the split, the layout of records. Equal
+requests share one entry. It is built in KEY.partial, under a lock, and renamed when it is whole; a process that was
+killed leaves what it had done there, for the next one to finish.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.data.shards import FORMAT_VERSION, Shards
+from primegpt.data.template import Tally
+from primegpt.errors import PrimegptError
+from primegpt.tokenizers import store
+from primegpt.tokenizers.base import Tokenizer
+
+SPLITTING = 2  # version of how validation text is chosen and records are laid out: part of the key
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A tokenized text, split for training and validation, and the tokenizer it was written with."""
+
+    train: Shards
+    val: Shards
+    tokenizer: Tokenizer
+    n_documents: int
+    """Documents read; a single one is in both splits, its end in `val`."""
+    source_fingerprint: str
+    folder: Path
+    """Where the shards lie in the cache."""
+    tally: Tally
+    """What was seen in records with an answer; empty for plain text."""
+    train_documents: list[int]
+    """Documents in `train` of each source, in order, where sources have weights; else of all of them."""
+
+    @property
+    def train_bytes(self) -> int:
+        return self.train.text_bytes
+
+    @property
+    def val_bytes(self) -> int:
+        return self.val.text_bytes
+
+    def train_parts(self) -> list[Shards]:
+        """`train` by source, where sources have weights; else as one."""
+        stops = list(accumulate(self.train_documents))
+        return [self.train.part(stop - n, stop) for n, stop in zip(self.train_documents, stops, strict=True)]
+
+    @property
+    def val_targets(self) -> int:
+        """Tokens of the validation split that are asked for: all but the first, or the answers of records."""
+        return self.val.supervised_tokens if self.val.has_roles else len(self.val) - 1
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of validation text per validation target: bits per byte = loss / ln 2 / this."""
+        return self.val_bytes / self.val_targets
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps in data.json, for `reopen`."""
+        return {
+            "train_fingerprint": self.train.fingerprint,
+            "val_fingerprint": self.val.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "source_fingerprint": self.source_fingerprint,
+            "folder": str(self.folder),
+            "n_documents": self.n_documents,
+            "train_bytes": self.train_bytes,
+            "val_bytes": self.val_bytes,
+        }
+
+    def close(self) -> None:
+        self.train.close()
+        self.val.close()
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """Where prepared data is kept: in `cache`, else in $PRIMEGPT_CACHE, else in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(cache or os.environ.get("PRIMEGPT_CACHE") or user_cache_path("primegpt")) / "data"
+
+
+def entry_of(
+    cache: Path | None, source: str, tokenizer: Tokenizer | TokenizerConfig, config: DataConfig, context: int
+) -> Path:
+    """The folder of the cache for this text, tokenizer, split and layout."""
+    settings: list[Any] = [FORMAT_VERSION, SPLITTING, source, _identity(tokenizer), config.val_fraction]
+    if config.template != "text":
+        settings += [config.template, context, config.structure, config.drop_labels, config.genre, config.emotion]
+    return cache_folder(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+
+
+def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[Any]:
+    """What makes two tokenizers the same: the fingerprint of a given one, the settings of one to be trained."""
+    if not isinstance(tokenizer, TokenizerConfig):
+        return [tokenizer.fingerprint]
+    return [tokenizer.kind, tokenizer.learnt_vocab_size, list(tokenizer.special_tokens.items())]
+
+
+def cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) -> Corpus | None:
+    """The entry in `folder`, every byte of it verified, or None if it is absent or damaged.
+
+    Its `tokenizer` is read from it unless it is at hand.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        tokenizer = tokenizer or store.load(folder / "tokenizer")
+        train, val = (Shards.open(folder / split, tokenizer.fingerprint).verify() for split in ("train", "val"))
+        facts = json.loads((folder / "corpus.json").read_bytes())
+        return Corpus(
+            train,
+            val,
+            tokenizer,
+            facts["n_documents"],
+            train.source_fingerprint,
+            folder,
+            Tally.from_json(facts["tally"]),
+            facts.get("train_documents", [train.n_documents]),
+        )
+    except (PrimegptError, OSError, ValueError, KeyError) as error:
+        report(f"{getattr(error, 'what', error)}; the data is prepared again")
+        return None
+
+
+@contextmanager
+def locked(folder: Path, report: Report) -> Iterator[None]:
+    """The right to build `folder`, for one process at a time; it goes when the process does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("another process is preparing the same data; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
