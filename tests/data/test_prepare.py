@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from primegpt.config import DataConfig, TokenizerConfig
 from primegpt.data import build, formats
+from primegpt.data import corpus as corpus_module
 from primegpt.data import prepare as prepare_module
 from primegpt.data.corpus import Corpus
 from primegpt.data.prepare import prepare, reopen
@@ -192,7 +193,7 @@ def test_whatever_determines_the_shards_makes_an_entry_of_its_own(home, monkeypa
     for names in ({"control": ("<a>", "<b>")}, {"control": ("<b>", "<a>")}):  # ids follow the order
         folders.append(prepare(sources(home), TokenizerConfig(kind="char", special_tokens=names)).folder)
     folders.append(prepare(sources(home), TokenizerConfig(path=str(folders[0] / "tokenizer"))).folder)
-    monkeypatch.setattr(prepare_module, "FORMAT_VERSION", 99)
+    monkeypatch.setattr(corpus_module, "FORMAT_VERSION", 99)
     folders.append(prepare(sources(home), BPE).folder)
     monkeypatch.undo()
     monkeypatch.setenv("PRIMEGPT_CACHE", str(home / "cache"))

@@ -217,7 +217,7 @@ def test_oversized_files_are_refused_before_they_are_read(tokenizer, saved, monk
 
 
 def test_oversized_vocabularies_are_refused(saved, monkeypatch):
-    for module in ("sentencepiece", "base"):  # the first is imported here, before the second is changed
+    for module in ("sentencepiece", "json_form"):
         monkeypatch.setattr(f"primegpt.tokenizers.{module}.MAX_VOCAB", 40)
     with pytest.raises(TokenizerError, match="the vocabulary is larger than 40"):
         tokenizers.load(saved)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Merge = tuple[bytes, bytes]
 
+WORTHWHILE = 400  # characters; putting a shorter text `apart` takes longer than it saves
+
 # The learner takes a hundred bytes of memory a character, and time that grows with the square of a run's length.
 LEARNER_SECTION = 5_000
 
@@ -100,8 +102,9 @@ class ByteLevelBPE(JsonTokenizer):
         return sections(text, SURE_SPLIT)
 
     def _encode_section(self, text: str) -> NDArray[np.unsignedinteger]:
-        found = self._encode_in_one_call([text])
-        return found[0] if found else self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.id_dtype)
+        if len(text) >= WORTHWHILE and (found := self._encode_apart([text])):
+            return found[0]
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.id_dtype)
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
         """`encode_array` of each text, on the calling thread.
@@ -111,13 +114,13 @@ class ByteLevelBPE(JsonTokenizer):
         """
         if max(map(len, texts), default=0) <= SECTION:
             try:
-                if found := self._encode_in_one_call(texts):
+                if found := self._encode_apart(texts):
                     return found
             except UnicodeEncodeError:
                 pass  # which text it is, and where, the other way tells
         return super().encode_arrays(texts)
 
-    def _encode_in_one_call(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]] | None:
+    def _encode_apart(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]] | None:
         """The ids of each text, or None if one has characters in it that have another meaning there."""
         joined = apart(texts)
         if joined is None:
