@@ -1,8 +1,8 @@
 """Text to shards, end to end, beside as many tiktoken processes as there are cores on the same bytes.
 
 Ours loads the vocabulary, reads files, hashes them, holds out validation text, encodes, writes and syncs shards, and
-hashes these too. The peers only encode, with tiktoken's own pattern: each has the vocabulary loaded and its share of the
-text in memory before the clock starts, and throws its ids away. Starting Python counts for neither.
+hashes these too. The peers only encode, with tiktoken's own pattern: each has the vocabulary loaded and its share of
+the text in memory before the clock starts, and throws its ids away. Starting Python counts for neither.
 """
 
 import json
