@@ -308,6 +308,8 @@ class GenerateConfig(Section):
     """Beam search ends once num_beams texts are complete, though better ones might follow."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Number format of the weights while writing. auto: bf16 for large models where the machine is fast in it."""
+    compile: bool = False
+    """Compile the step of one token: starts some seconds later, writes faster. On CPUs; needs a C++ compiler."""
     seed: int = Field(0, ge=0)
     """Seed of sampling."""
     start_document: bool | None = None

@@ -98,7 +98,7 @@ class Chat:
 
     def answer(self, line: str) -> Iterator[str]:
         """The model's answer to the prompt `line`, in pieces. It may be left half read: what was read is history."""
-        generator = self.run.generator(self.settings.precision)
+        generator = self.run.generator(self.settings.precision, compiled=self.settings.compile)
         more = line.strip() == "/more"
         if more and self.row is None:
             raise UsageError("there is nothing to go on from yet", "type a prompt first")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ from primegpt.data.template import ChatTemplate, Template, template_for
 from primegpt.errors import MismatchError, UsageError
 from primegpt.generation.decoder import Completion
 from primegpt.generation.generator import Generator
+from primegpt.model.compiled import compiled_for_decoding
 from primegpt.model.gpt import GPT
+from primegpt.model.pages import use_huge_pages
 from primegpt.model.quantize import Precision, for_decoding
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.tokenizers import store
@@ -39,15 +42,18 @@ class Run:
     step: int
     _decoding: tuple[object, GPT] | None = field(default=None, repr=False, compare=False)
 
-    def generator(self, precision: str | None = None) -> Generator:
+    def generator(self, precision: str | None = None, *, compiled: bool = False, say: Say = to_stderr) -> Generator:
         """Writes with this run's model, in the number format of `generate.precision` or the one given.
 
-        The copy of the weights that this needs is made once, and anew when the model has been trained further.
+        The copy of the weights that this needs is made once, and anew when the model has been trained further. Where
+        it cannot be `compiled`, a line to `say` tells why.
         """
         precision = decoding_precision(precision or self.config.generate.precision, self.model)
-        state = (precision, sum(p._version for p in self.model.parameters()))
+        state = (precision, compiled, sum(p._version for p in self.model.parameters()))
         if self._decoding is None or self._decoding[0] != state:
-            self._decoding = (state, for_decoding(self.model, precision))
+            self._decoding = None  # gone before the next one takes memory
+            make = partial(compiled_for_decoding, say=say) if compiled else for_decoding
+            self._decoding = (state, make(self.model, precision))
         return Generator(self._decoding[1], self.tokenizer)
 
     def settings(self, **settings: Any) -> GenerateConfig:
@@ -109,7 +115,7 @@ class Run:
     ) -> list[list[Completion]]:
         """`complete` for several prompts of any length, side by side."""
         chosen = self.settings(**settings)
-        generator = self.generator(chosen.precision)
+        generator = self.generator(chosen.precision, compiled=chosen.compile)
         asked = [self.prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         return generator.generate(asked, chosen, num_samples=num_samples, logprobs=logprobs)
 
@@ -123,7 +129,7 @@ class Run:
         """The new text piece by piece, as it is written; a character is never split."""
         chosen = self.settings(**settings)
         asked = self.prompt(prompt) if isinstance(prompt, str) else prompt
-        return self.generator(chosen.precision).stream(asked, chosen)
+        return self.generator(chosen.precision, compiled=chosen.compile).stream(asked, chosen)
 
     def remarks(self, prompt: Prompt) -> list[str]:
         """What is lost of a prompt before the model sees it: characters it does not know, and what is too long."""
@@ -180,4 +186,5 @@ def load(
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.model.vocab_size}"
         )
     model = GPT(config.model).load_weights(saved.tensors["model"])
+    use_huge_pages(model.parameters())
     return Run(folder, config, model.to(choose_device(device)).eval(), tokenizer, saved.step)

@@ -27,7 +27,7 @@ from primegpt.model.size import human_count
 Say = Callable[[str], None]
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}  # of one weight; llama.cpp's q8_0 takes 34 bytes for 32 weights
-OURS, TRANSFORMERS, LLAMA = "primegpt", "Transformers", "llama.cpp"
+OURS, COMPILED, TRANSFORMERS, LLAMA = "primegpt", "primegpt compiled", "Transformers", "llama.cpp"
 COLD_TOKENS = 200
 COLD_PROMPT = "The river"
 COLD_SCRIPT = """
@@ -53,13 +53,15 @@ def bench_decode(
     sizes: Mapping[str, int] | None = None,
     turns: int = 3,
     threads: int | None = None,
+    compiled: bool = False,
     cold: bool = False,
     buffer_megabytes: int = 512,
     say: Say = silent,
 ) -> list[Comparison]:
     """Prefill and decoding rates of `streams` prompts of `prompt` ids, continued by `tokens`, for each number format.
 
-    Without a `run` it is GPT-2's 124M with random weights, or a model of other `sizes`. `cold` adds the time from the
+    Without a `run` it is GPT-2's 124M with random weights, or a model of other `sizes`. `compiled` adds ours with
+    compiled steps, which then comes first, as what the others are compared with. `cold` adds the time from the
     start of a process to the end of 200 tokens. Raises UsageError for a request that does not fit the model.
     """
     import torch
@@ -87,8 +89,11 @@ def bench_decode(
         found = []
         for precision in precisions:
             with ExitStack() as held:  # models of one format at a time
-                makers = contestants(opened, exports, precision, threads, prompt + tokens)
+                makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled)
                 writers = {name: m if isinstance(m, str) else m() for name, m in makers.items()}
+                if isinstance(reason := writers.get(COMPILED), str):
+                    say(f"{precision}: {reason}")
+                    del writers[COMPILED]
                 held.callback(writers.clear)
                 for count in streams:
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
@@ -97,7 +102,7 @@ def bench_decode(
                     limit = count * bandwidth / (BYTES[precision] * weights)
                     found += [prefill, decode.with_limits(dict.fromkeys(writers, limit))]
             if cold:
-                found.append(bench_cold(Path(run), opened, exports, precision, threads, turns, say))
+                found.append(bench_cold(Path(run), opened, exports, precision, threads, turns, say, compiled))
         return found
 
 
@@ -125,10 +130,13 @@ class Exports:
 
 
 def contestants(
-    run: api.Run, exports: Exports, precision: str, threads: int, context: int
-) -> dict[str, Callable[[], Writer] | str]:
+    run: api.Run, exports: Exports, precision: str, threads: int, context: int, compiled: bool
+) -> dict[str, Callable[[], Writer | str] | str]:
     """How each contestant is made ready, or why it is absent."""
-    made: dict[str, Callable[[], Writer] | str] = {OURS: lambda: our_writer(run, precision)}
+    made: dict[str, Callable[[], Writer | str] | str] = {}
+    if compiled:
+        made[COMPILED] = lambda: our_writer(run, precision, compiled=True)
+    made[OURS] = lambda: our_writer(run, precision)
     path = transformers_path(exports, precision)
     made[TRANSFORMERS] = path if isinstance(path, str) else lambda: transformers_writer(path, precision)
     file = llama_path(exports, precision)
@@ -185,23 +193,42 @@ def measure(
 
 
 def bench_cold(
-    path: Path, run: api.Run, exports: Exports, precision: str, threads: int, turns: int, say: Say
+    path: Path,
+    run: api.Run,
+    exports: Exports,
+    precision: str,
+    threads: int,
+    turns: int,
+    say: Say,
+    compiled: bool = False,
 ) -> Comparison:
     """Seconds from the start of a process to the end of 200 tokens, or of as many as the context takes.
 
-    Ours is the command `primegpt generate`, with all that it imports, loads, verifies and compiles.
+    Ours is the command `primegpt generate`, with all that it imports, loads, verifies and compiles; `compiled` adds
+    `--compile`: with nothing compiled before, and with what torch keeps on the disk of another start.
     """
     ids = run.tokenizer.encode(COLD_PROMPT)
     tokens = min(COLD_TOKENS, run.model.config.block_size - len(ids))
     flags = ["--max-new-tokens", str(tokens), "--temperature", "0", "--precision", precision, "--json"]
 
-    def ours() -> tuple[float]:
+    def ours(*more: str, compilations: Path | None = None) -> tuple[float]:
+        command = [*PRIMEGPT, "generate", str(path), COLD_PROMPT, *flags, *more]
+        variables = {} if compilations is None else {"TORCHINDUCTOR_CACHE_DIR": str(compilations)}
         start = time.perf_counter()
-        written = json.loads(output_of([*PRIMEGPT, "generate", str(path), COLD_PROMPT, *flags], threads=threads))
+        written = json.loads(output_of(command, threads=threads, variables=variables))
         elapsed = time.perf_counter() - start
         if len(written["ids"]) < tokens:
             raise Absent(f"the text ended after {len(written['ids'])} tokens")
         return (elapsed,)
+
+    def first() -> tuple[float]:
+        with tempfile.TemporaryDirectory() as empty:
+            return ours("--compile", compilations=Path(empty))
+
+    def again() -> tuple[float]:
+        with tempfile.TemporaryDirectory() as kept:
+            ours("--compile", compilations=Path(kept))
+            return ours("--compile", compilations=Path(kept))
 
     def script(maker: str, file: Path | str, *arguments: object) -> Runs | str:
         given = json.dumps([maker, str(file), arguments, ids, tokens])
@@ -210,6 +237,7 @@ def bench_cold(
 
     runs: dict[str, Runs | str] = {
         f"{OURS} generate": ours,
+        **({f"{COMPILED}, first time": first, f"{COMPILED}, again": again} if compiled else {}),
         TRANSFORMERS: script("transformers_writer", transformers_path(exports, precision), precision),
         llama_name(precision): script("llama_writer", llama_path(exports, precision), threads, len(ids) + tokens),
     }

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from primegpt.bench.compare import Absent
@@ -34,11 +34,19 @@ def environment(threads: int | None = None) -> dict[str, str]:
     return own | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
-def output_of(command: Sequence[str], *, threads: int | None = None, folder: Path | None = None) -> str:
-    """What `command` writes to standard output. Raises Absent, with the last line of its complaint, if it fails."""
-    done = subprocess.run(
-        command, cwd=folder, env=environment(threads), capture_output=True, encoding="utf-8", errors="replace"
-    )
+def output_of(
+    command: Sequence[str],
+    *,
+    threads: int | None = None,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """What `command` writes to standard output, with more environment `variables` if given.
+
+    Raises Absent, with the last line of its complaint, if it fails.
+    """
+    given = environment(threads) | dict(variables or {})
+    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise Absent(f"{Path(command[0]).name} {' '.join(command[1:3])} failed: {last[:200]}")

@@ -37,9 +37,12 @@ def written(ids: list[list[int]], start: float, stamps: Sequence[float], tokens:
     return Written(ids, stamps[0] - start, stamps[-1] - stamps[0])
 
 
-def our_writer(run: "Run", precision: str) -> Writer:
-    """Ours, through the loop behind `primegpt generate`."""
-    generator = run.generator(precision)
+def our_writer(run: "Run", precision: str, compiled: bool = False) -> Writer | str:
+    """Ours, through the loop behind `primegpt generate`; or why it cannot be `compiled`."""
+    reasons: list[str] = []
+    generator = run.generator(precision, compiled=compiled, say=reasons.append)
+    if reasons:
+        return reasons[0]
     generator.stop_ids = frozenset()
 
     def write(prompts: Sequence[list[int]], tokens: int) -> Written:

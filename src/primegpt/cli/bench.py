@@ -103,6 +103,7 @@ def decode(
     streams: str = "1,16",
     precisions: str = "fp32,bf16,int8",
     shape: dict[str, int] | None = None,
+    compile: bool = False,
     cold: bool = False,
     turns: int = 3,
     threads: int | None = None,
@@ -124,6 +125,8 @@ def decode(
         Number formats, with commas.
     shape
         Other sizes of the random model: --shape.n_layer 2 --shape.n_embd 64.
+    compile
+        Ours with compiled steps too; it is then what the others are compared with.
     cold
         Also the time from the start of a process to the end of 200 tokens.
     turns
@@ -146,6 +149,7 @@ def decode(
         sizes=shape,
         turns=turns,
         threads=threads,
+        compiled=compile,
         cold=cold,
         say=_to_stderr,
     )

@@ -19,6 +19,7 @@ def chat(
     max_new_tokens: int | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    compile: bool | None = None,
     checkpoint: str = "best",
 ) -> None:
     """Prompt after prompt, with settings changed on the way (/help). Piped input is one prompt a line.
@@ -41,6 +42,8 @@ def chat(
         Seed of the first answer; each further one takes the next.
     precision
         Number format of the weights: auto, fp32, bf16 or int8.
+    compile
+        Compile the step of one token: starts some seconds later, writes faster. On CPUs; needs a C++ compiler.
     checkpoint
         best, last, or a step.
     """
@@ -55,6 +58,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "precision": precision,
+        "compile": compile,
     }
     conversation = api.Chat(opened, **settings)
     tell(f"{opened.folder.path}, step {opened.step:,}. A prompt, /help, or quit.")

@@ -29,6 +29,7 @@ def generate(
     genre: str | None = None,
     emotion: str | None = None,
     precision: str | None = None,
+    compile: bool | None = None,
     checkpoint: str = "best",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
@@ -70,6 +71,8 @@ def generate(
         Likewise, of this emotion.
     precision
         Number format of the weights: auto, fp32, bf16 or int8.
+    compile
+        Compile the step of one token: starts some seconds later, writes faster. On CPUs; needs a C++ compiler.
     checkpoint
         best, last, or a step.
     as_json
@@ -91,6 +94,7 @@ def generate(
         "length_penalty": length_penalty,
         "stop_strings": stop or None,
         "precision": precision,
+        "compile": compile,
     }
     if num_samples < 1:
         raise UsageError(f"--num-samples {num_samples}: ask for at least one")

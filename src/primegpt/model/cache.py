@@ -7,6 +7,19 @@ from torch import Tensor
 
 from primegpt.config import ModelConfig
 
+Past = tuple[Tensor, Tensor]  # keys and values of a layer, (B, K, S, D) each
+
+
+def remember(past: Past, k: Tensor, v: Tensor, slots: tuple[Tensor, Tensor] | None) -> Past:
+    """Write new keys and values (B, K, T, D) into `past`, at `slots` of `KVCache.slots(T)`."""
+    for store, new in zip(past, (k, v), strict=True):
+        if slots is None:
+            store[:, :, -new.size(2) :] = new
+        else:
+            rows, positions = slots
+            store[rows, :, positions] = new.transpose(1, 2).to(store.dtype)
+    return past
+
 
 class KVCache:
     """Room for `max_length` tokens in each of `batch_size` rows; row b holds `lengths[b]` of them.
@@ -48,31 +61,18 @@ class KVCache:
         slots = torch.arange(max(self.lengths) + T, device=device)
         return (slots <= self.positions(T, device).unsqueeze(-1)).unsqueeze(1)
 
-    def slots(self, T: int) -> tuple[Tensor, Tensor] | slice:
-        """Where the next T tokens are written: the same slice of every row, or (rows, positions)."""
-        end = max(self.lengths) + T
-        assert end <= self.max_length, f"the cache holds {self.max_length} tokens, {end} are asked for"
+    def slots(self, T: int) -> tuple[Tensor, Tensor] | None:
+        """Where the next T tokens are written: (rows, positions), or None for the end of every row."""
         if self.uniform:
-            return slice(end - T, end)
+            return None
         rows = torch.arange(len(self.lengths), device=self.k.device).unsqueeze(1)
         return rows, self.positions(T, self.k.device)
 
-    def update(
-        self, layer: int, k: Tensor, v: Tensor, slots: tuple[Tensor, Tensor] | slice | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values (B, K, T, D) behind each row's own; return all of them so far, (B, K, S, D).
-
-        `slots` is `self.slots(T)`, which a forward pass looks up once for all its layers.
-        """
-        slots = slots or self.slots(k.size(2))
-        used, end = len(self.lengths), max(self.lengths) + k.size(2)
-        for store, new in ((self.k[layer, :used], k), (self.v[layer, :used], v)):
-            if isinstance(slots, slice):
-                store[:, :, slots] = new
-            else:
-                rows, positions = slots
-                store[rows, :, positions] = new.transpose(1, 2).to(store.dtype)
-        return self.k[layer, :used, :, :end], self.v[layer, :used, :, :end]
+    def layers(self, T: int) -> list[Past]:
+        """Keys and values (B, K, S, D) of each layer: views of all slots so far and of those for the next T tokens."""
+        used, end = len(self.lengths), max(self.lengths) + T
+        assert end <= self.max_length, f"the cache holds {self.max_length} tokens, {end} are asked for"
+        return list(zip(self.k[:, :used, :, :end], self.v[:, :used, :, :end], strict=True))
 
     def advance(self, T: int) -> None:
         """Count the T tokens that a forward pass has just written."""

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from primegpt.config import ModelConfig
 from primegpt.errors import MismatchError
-from primegpt.model.cache import KVCache
+from primegpt.model.cache import KVCache, Past, remember
 from primegpt.model.loss import summed_cross_entropy
 from primegpt.seeds import derive_seed
+
+Kernel = Literal["sdpa", "explicit", "sums"]
 
 
 def norm(config: ModelConfig, size: int) -> nn.Module:
@@ -59,6 +61,16 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
+def summed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same function for one query a row (T = 1), its products written as sums, which a compiler merges."""
+    B, H, _, D = q.shape
+    q, k, v = q.view(B, k.size(1), -1, 1, D).float(), k.unsqueeze(2).float(), v.unsqueeze(2).float()
+    scores = (q * k).sum(dim=-1) * D**-0.5  # (B, K, H / K, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(dim=-1).unsqueeze(-1) * v).sum(dim=-2).view(B, H, 1, D)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention; with n_kv_head < n_head, groups of queries share keys and values."""
 
@@ -66,13 +78,13 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_size
         self.dropout = config.dropout
-        self.kernel: Literal["sdpa", "explicit"] = "sdpa"  # set from outside, by measurement
+        self.kernel: Kernel = "sdpa"  # set from outside, by measurement
         self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, config.bias)
         self.q_norm = norm_heads(config)
         self.k_norm = norm_heads(config)
 
-    def forward(self, x: Tensor, view: "View", layer: int) -> Tensor:
+    def forward(self, x: Tensor, view: "View", past: Past | None = None) -> Tensor:
         B, T, _ = x.shape
         qkv = self.c_attn(x).view(B, T, self.n_head + 2 * self.n_kv_head, self.head_dim)
         q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)  # (B, T, H or K, D)
@@ -80,15 +92,21 @@ class Attention(nn.Module):
         if view.rotation is not None:
             q, k = rotate(q, *view.rotation), rotate(k, *view.rotation)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
-        if view.cache is not None:
-            k, v = view.cache.update(layer, k, v, view.slots)  # (B, K, S, D)
+        if past is not None:
+            k, v = remember(past, k, v, view.slots)  # (B, K, S, D)
         y = self.attend(q, k.to(q.dtype), v.to(q.dtype), view)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, self.n_head * self.head_dim))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, view: "View") -> Tensor:
         dropout = self.dropout if self.training else 0.0
         grouped = self.n_kv_head != self.n_head
-        if self.kernel == "sdpa" and view.maps is None:
+        if q.size(2) == 1 and view.maps is None and not dropout:
+            if self.kernel == "sums":
+                return summed_attention(q, k, v, view.mask).to(q.dtype)
+            if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # there fused attention is slow for single queries
+                y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), view.mask, enable_gqa=grouped)
+                return y.to(q.dtype)
+        if self.kernel != "explicit" and view.maps is None:
             mask = None if view.causal else view.mask
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, view.causal, enable_gqa=grouped)
         if grouped:  # query head h reads key/value head h // (H / K)
@@ -141,8 +159,8 @@ class Block(nn.Module):
         self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, view: "View", layer: int) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), view, layer))
+    def forward(self, x: Tensor, view: "View", past: Past | None = None) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), view, past))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -153,8 +171,7 @@ class View:
     rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B or 1, T, 1, D / 2)
     mask: Tensor | None  # (B or 1, 1, T, S), True where visible; None = all visible, or the triangle if causal
     causal: bool  # the plain triangle, which fused kernels do without a tensor
-    cache: KVCache | None = None
-    slots: tuple[Tensor, Tensor] | slice | None = None  # where the cache takes in the new tokens
+    slots: tuple[Tensor, Tensor] | None = None  # where the cache takes in the new tokens; None: behind the others
     maps: list[Tensor] | None = None  # collects the attention maps of a trace
 
     def visible(self, T: int, device: torch.device) -> Tensor | None:
@@ -215,7 +232,8 @@ class GPT(nn.Module):
         """
         if positions is None and cache is not None:
             positions = cache.positions(ids.size(1), ids.device)
-        hidden = self.ln_f(self.run_blocks(self.embed(ids, positions), self.view(ids, positions, segments, cache)))
+        view = self.view(ids, positions, segments, cache)
+        hidden = self.ln_f(self.run_blocks(self.embed(ids, positions), view, cache))
         if cache is not None:
             cache.advance(ids.size(1))
         if targets is not None:
@@ -248,16 +266,17 @@ class GPT(nn.Module):
             assert segments is None, "a cache holds one document a row"
             first = not any(cache.lengths)  # nothing is cached yet: the triangle serves
             mask = None if first else cache.mask(T, ids.device)
-            return View(rotation, mask, causal=first, cache=cache, slots=cache.slots(T))
+            return View(rotation, mask, causal=first, slots=cache.slots(T))
         if segments is None:
             return View(rotation, None, causal=True)
         triangle = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
         same = segments.unsqueeze(-1) == segments.unsqueeze(-2)  # (B, T, T)
         return View(rotation, (triangle & same).unsqueeze(1), causal=False)
 
-    def run_blocks(self, x: Tensor, view: View) -> Tensor:
-        for layer, block in enumerate(self.h):
-            x = block(x, view, layer)
+    def run_blocks(self, x: Tensor, view: View, cache: KVCache | None = None) -> Tensor:
+        pasts = [None] * len(self.h) if cache is None else cache.layers(x.size(1))
+        for block, past in zip(self.h, pasts, strict=True):
+            x = block(x, view, past)
         return x  # (B, T, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -273,12 +292,12 @@ class GPT(nn.Module):
         view = self.view(ids, None, None)
         view.maps = []
         hidden = [self.embed(ids)]
-        for layer, block in enumerate(self.h):
-            hidden.append(block(hidden[-1], view, layer))
+        for block in self.h:
+            hidden.append(block(hidden[-1], view))
         return Trace(hidden, view.maps, self.logits(self.ln_f(hidden[-1])))
 
-    def use_attention(self, kernel: Literal["sdpa", "explicit"]) -> "GPT":
-        """Choose the implementation of attention; the function computed is the same."""
+    def use_attention(self, kernel: Kernel) -> "GPT":
+        """Choose the implementation of attention; the function computed is the same. "sums" is for compiled steps."""
         for module in self.modules():
             if isinstance(module, Attention):
                 module.kernel = kernel

@@ -2,12 +2,14 @@
 
 Writing one token reads every weight once and does next to nothing with it, so the time is that of reading memory:
 half the bytes, half the time. The libraries' ordinary products with a single row use about a quarter of what a CPU
-can read; those below were the fastest on one machine, and fp32's is not on another (docs/experiments.md).
+can read; those below were the fastest that need no compiler (docs/experiments.md).
 
     fast = for_decoding(model, "int8")      # a GPT like any other; `model` stays as it is
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,16 +18,17 @@ from torch import Tensor, nn
 
 from primegpt.errors import ConfigError
 from primegpt.model.gpt import GPT
+from primegpt.model.pages import use_huge_pages
 
 Precision = Literal["fp32", "bf16", "int8"]
 
 
 @torch.no_grad()
-def for_decoding(model: GPT, precision: Precision = "fp32") -> GPT:
+def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = False) -> GPT:
     """A copy of `model` for inference, on its device. Weights that stay as they are share their storage.
 
-    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised. Raises
-    ConfigError for int8 elsewhere than on a CPU.
+    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised. `summed`
+    lays the weights out for compiled steps. Raises ConfigError for int8 elsewhere than on a CPU.
     """
     on_cpu = model.wte.weight.device.type == "cpu"
     if precision == "int8" and not on_cpu:
@@ -33,46 +36,41 @@ def for_decoding(model: GPT, precision: Precision = "fp32") -> GPT:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     shared = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
     twin: GPT = copy.deepcopy(model, shared).eval()
-    layer = {"fp32": SplitLinear, "bf16": PackedLinear, "int8": Int8Linear}[precision]
     if not on_cpu:
         return twin  # there the ordinary product reads memory as fast as it goes
+    layer: Callable[[Tensor, Tensor | None], nn.Module] = {
+        "fp32": PackedLinear,
+        "bf16": PackedLinear,
+        "int8": Int8Linear,
+    }[precision]
+    if summed:
+        layer = partial(SummedLinear, int8=precision == "int8")
     if twin.lm_head is None:
         twin.lm_head = layer(twin.wte.weight, None)
     for module in list(twin.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, layer(child.weight, child.bias))
+    held = {p.data_ptr() for p in model.parameters()}
+    use_huge_pages(p for p in twin.parameters() if p.data_ptr() not in held)
     return twin
 
 
-class SplitLinear(nn.Module):
-    """fp32. The library multiplies a matrix by one row on one core; a batch of parts of it is shared by all."""
-
-    WORTH = 1 << 16  # weights below which handing work over takes longer than the work
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
-        parts = torch.get_num_threads()
-        even = parts > 1 and weight.numel() >= self.WORTH and weight.size(0) % parts == 0
-        self.parts = weight.view(parts, -1, weight.size(1)) if even else None  # (P, N / P, K)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.parts is None or x.numel() != x.size(-1):
-            return F.linear(x, self.weight, self.bias)
-        row = x.reshape(1, -1, 1).expand(len(self.parts), -1, -1)  # (P, K, 1)
-        y = torch.bmm(self.parts, row).view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
-
-
 class PackedLinear(nn.Module):
-    """bf16. oneDNN's own layout, made once instead of for every product; plain where this torch has no oneDNN."""
+    """fp32 or bf16 in oneDNN's own layout, made once instead of for every product: a second copy of the weights.
+
+    Plain where this torch has no oneDNN, and for matrices so small that calling it takes longer than the product.
+    """
+
+    WORTH = 1 << 16  # weights
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.bias, self.plain, self.packed = bias, weight, None  # one of the two
+        if weight.numel() < self.WORTH:
+            return
         try:  # private operators of torch, hence with a way back
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 4)  # for few rows
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)  # for one row
             self.plain = None
             self(weight.new_zeros(1, weight.size(1)))
         except (RuntimeError, AttributeError, NotImplementedError):
@@ -82,6 +80,37 @@ class PackedLinear(nn.Module):
         if self.plain is not None:
             return F.linear(x, self.plain, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class SummedLinear(nn.Module):
+    """fp32, bf16 or int8 weights. One row times them is written as the sums that it is; not compiled it is slow.
+
+    int8 has one scale an output. Activations stay in fp32, or in bf16 beside bf16 weights; sums are in fp32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
+        super().__init__()
+        self.bias, self.scale = bias, None
+        self.packed: PackedLinear | None = None
+        if int8:
+            self.scale = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            weight = (weight / self.scale.unsqueeze(1)).round().to(torch.int8)
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is not None and x.numel() > x.size(-1):
+            return self.packed(x)
+        if x.dim() == 3 and x.size(1) == 1:
+            y = (self.weight.float() * x.float()).sum(dim=-1).unsqueeze(1)  # (B, N, K) never exists: (B, 1, N)
+            y = y if self.scale is None else y * self.scale
+            return (y if self.bias is None else y + self.bias).to(x.dtype)
+        weight = self.weight if self.scale is None else self.weight * self.scale.unsqueeze(1)
+        return F.linear(x, weight, self.bias)
+
+    def pack(self) -> None:
+        """Make ready for a row of each of several texts: a second layout of the weights, which that wants."""
+        if self.packed is None and self.scale is None:
+            self.packed = PackedLinear(self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):
@@ -100,7 +129,7 @@ class Int8Linear(nn.Module):
         chunks = next(c for c in range(self.CHUNKS, 0, -1) if N % c == 0)
         rows = weight.float().view(chunks, N // chunks, K).transpose(1, 2).reshape(chunks * K, N // chunks)
         self.weight = torch.ops.quantized.embedding_bag_byte_prepack(rows)
-        self.indices, self.starts = torch.arange(chunks * K), torch.arange(chunks) * K
+        self.indices, self.ends = torch.arange(chunks * K), torch.arange(chunks + 1) * K
         self.shape = chunks, K, N
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +138,10 @@ class Int8Linear(nn.Module):
         if len(rows) > self.FEW:
             return F.linear(x, self.dense().to(x.dtype), self.bias)
         bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
-        sums = [bag(self.weight, self.indices, self.starts, per_sample_weights=row.repeat(chunks)) for row in rows]
+        factors = (row.expand(chunks, K).reshape(-1) for row in rows)
+        sums = [
+            bag(self.weight, self.indices, self.ends, per_sample_weights=f, include_last_offset=True) for f in factors
+        ]
         y = torch.stack(sums).view(*x.shape[:-1], N)
         return y if self.bias is None else y + self.bias
 
