@@ -88,7 +88,7 @@ def test_a_copy_in_fp32_for_compiled_steps_takes_no_memory_of_its_own(random_mod
 def test_matrices_worth_it_are_packed_and_held_once(random_model: MakeModel) -> None:
     model = random_model(n_embd=256)
     twin = for_decoding(model)
-    worth = {name for name, layer in twin.named_modules() if isinstance(layer, PackedLinear) and layer.packed}
+    worth = {name for name, layer in twin.named_modules() if isinstance(layer, PackedLinear) and layer.plain is None}
     assert worth == {
         f"h.{n}.{layer}" for n in (0, 1) for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }

@@ -23,7 +23,8 @@ def use_huge_pages(parameters: Iterable[nn.Parameter]) -> None:
         ends.append(-(-(ends[-1] + p.nbytes) // ALIGNED) * ALIGNED)
     if ends[-1] < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return
-    room = mmap.mmap(-1, -(-ends[-1] // HUGE) * HUGE)
+    size = -(-ends[-1] // HUGE) * HUGE
+    room = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no huge pages
     try:
         room.madvise(mmap.MADV_HUGEPAGE)
     except OSError:  # a kernel without them
