@@ -81,7 +81,7 @@ def test_an_off_by_one_would_be_noticed(random_model: MakeModel, preset: str, fa
     right_positions, right_mask = KVCache.positions, KVCache.mask
 
     def positions(self: KVCache, T: int, device: torch.device) -> Tensor:
-        return right_positions(self, T, device) + (1 if min(self.lengths) else 0)
+        return right_positions(self, T, device) - (1 if min(self.lengths) else 0)
 
     def mask(self: KVCache, T: int, device: torch.device) -> Tensor | None:
         found = right_mask(self, T, device)  # each query is denied its own slot

@@ -11,7 +11,11 @@ def read_bandwidth(megabytes: int = 512, repeats: int = 10) -> float:
     """
     import torch
 
-    buffer = torch.ones(megabytes * 2**18)  # fp32; written, so that it is really there
+    from primegpt.model.pages import use_huge_pages
+
+    held = torch.nn.Parameter(torch.ones(megabytes * 2**18), requires_grad=False)  # fp32; written, to be really there
+    use_huge_pages([held])  # as weights are
+    buffer = held.data
     left, right = buffer.chunk(2)
     best = float("inf")
     for _ in range(repeats):
