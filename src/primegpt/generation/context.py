@@ -87,7 +87,8 @@ class CachedContext:
     def __init__(self, model: GPT, rows: Sequence[Row], max_new_tokens: int, dtype: torch.dtype) -> None:
         self.model, self.dtype, self.device = model, dtype, model.wte.weight.device
         longest = max(row.seen for row in rows) + max_new_tokens - 1  # the last token is never read
-        self.cache = self.room(len(rows), min(longest, model.config.block_size))
+        # One more than is used: keys of a whole room have other strides, for which steps would be compiled anew.
+        self.cache = self.room(len(rows), min(longest, model.config.block_size) + 1)
 
     @classmethod
     def with_slots(cls, model: GPT, slots: int, dtype: torch.dtype) -> "CachedContext":

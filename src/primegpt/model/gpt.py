@@ -241,7 +241,8 @@ class GPT(nn.Module):
         if isinstance(logits_for, Tensor):
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_for].unsqueeze(1)  # (B, 1, C)
         elif logits_for == "last":
-            hidden = hidden[:, -1:].contiguous()  # a product with a slice would copy the head for each row
+            # A product with a slice would copy the head for each row. `contiguous` keeps the strides of a single row.
+            hidden = hidden[:, -1:].clone(memory_format=torch.contiguous_format)
         return self.logits(hidden)
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
