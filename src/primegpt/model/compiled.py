@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from primegpt.model.cache import KVCache
-from primegpt.model.gpt import GPT
+from primegpt.model.gpt import GPT, summed_attention
 from primegpt.model.quantize import Precision, SummedLinear, for_decoding
 
 # Blocks of all models share the code that is counted; releases of torch before the argument allow 8 graphs in all.
@@ -21,7 +21,11 @@ LIMIT: Any = {"recompile_limit": 64} if "recompile_limit" in signature(torch.com
 
 
 class CompiledStep(nn.Module):
-    """A module whose passes of one token a text, (B, 1, C), are compiled when they are first made."""
+    """A module whose passes of one token of one text, (1, 1, C), are compiled when they are first made.
+
+    Steps of several texts run as they were written, with the products that are fastest for a few rows at once: the
+    compiler knows nothing of oneDNN's packed layout.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -29,19 +33,21 @@ class CompiledStep(nn.Module):
         self.step = torch.compile(module.forward, fullgraph=True, dynamic=True, **LIMIT)
 
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
-        if x.size(1) > 1:
-            return self.module(x, *rest)
-        if len(x) > 1 and self.single:
+        if x.shape[:2] == (1, 1):
+            return self.step(x, *rest)
+        if x.size(1) == 1 and self.single:
             self.single = False
             for module in self.modules():
                 if isinstance(module, SummedLinear):
                     module.pack()
-        return self.step(x, *rest)
+        return self.module(x, *rest)
 
 
 def compiled_for_decoding(model: GPT, precision: Precision, say: Callable[[str], None]) -> GPT:
     """`for_decoding` with compiled steps; without, and a line to `say`, where they cannot be had."""
     twin = for_decoding(model, precision, summed=True).use_attention("sums")
+    for block in twin.h:
+        block.attn.one_query = torch.compile(summed_attention, dynamic=True, **LIMIT)
     twin.h = nn.ModuleList(CompiledStep(block) for block in twin.h)  # they share one graph
     twin.lm_head = CompiledStep(twin.lm_head) if twin.lm_head else None
     if reason := why_not_compiled(twin):

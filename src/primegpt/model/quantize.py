@@ -98,19 +98,22 @@ class SummedLinear(nn.Module):
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is not None and x.numel() > x.size(-1):
-            return self.packed(x)
-        if x.dim() == 3 and x.size(1) == 1:
-            y = (self.weight.float() * x.float()).sum(dim=-1).unsqueeze(1)  # (B, N, K) never exists: (B, 1, N)
+        if x.numel() == x.size(-1):
+            # As a strided view `x` is computed once, and not anew for every row of the matrix.
+            row = x.reshape(-1).float().as_strided((x.size(-1),), (1,))
+            y = (self.weight.float() * row).sum(dim=-1)  # (N,)
             y = y if self.scale is None else y * self.scale
-            return (y if self.bias is None else y + self.bias).to(x.dtype)
-        weight = self.weight if self.scale is None else self.weight * self.scale.unsqueeze(1)
-        return F.linear(x, weight, self.bias)
+            return (y if self.bias is None else y + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        return F.linear(x, self.dense(), self.bias) if self.packed is None else self.packed(x)
+
+    def dense(self) -> Tensor:
+        """The weights as numbers that ordinary products take."""
+        return self.weight if self.scale is None else self.weight * self.scale.unsqueeze(1)
 
     def pack(self) -> None:
-        """Make ready for a row of each of several texts: a second layout of the weights, which that wants."""
-        if self.packed is None and self.scale is None:
-            self.packed = PackedLinear(self.weight, self.bias)
+        """Make ready for a row of each of several texts: a second layout of the weights (int8: in fp32)."""
+        if self.packed is None:
+            self.packed = PackedLinear(self.dense(), self.bias)
 
 
 class Int8Linear(nn.Module):
