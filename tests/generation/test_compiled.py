@@ -84,10 +84,9 @@ def test_one_graph_serves_all_blocks_and_lengths(random_model: MakeModel, tokeni
     before = graphs["unique_graphs"]
     for length in (5, 11):
         generator.generate(prompts(length), GREEDY)
-    assert graphs["unique_graphs"] == before  # compiled before the first text: a block's and the head's
     generator.generate(prompts(5, 5, 5), GREEDY)
-    generator.generate(prompts(7, 7, 7, 7), GREEDY)
-    assert graphs["unique_graphs"] <= before + 3
+    generator.generate(prompts(3, 7, 11, 2), GREEDY)
+    assert graphs["unique_graphs"] == before  # compiled before the first text: a block's and the head's
 
 
 def test_weights_get_a_second_layout_with_the_second_text(random_model: MakeModel, tokenizer) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from primegpt.model.cache import KVCache
-from primegpt.model.gpt import GPT, summed_attention
+from primegpt.model.gpt import GPT
 from primegpt.model.quantize import Precision, SummedLinear, for_decoding
 
 # Blocks of all models share the code that is counted; releases of torch before the argument allow 8 graphs in all.
@@ -46,8 +46,6 @@ class CompiledStep(nn.Module):
 def compiled_for_decoding(model: GPT, precision: Precision, say: Callable[[str], None]) -> GPT:
     """`for_decoding` with compiled steps; without, and a line to `say`, where they cannot be had."""
     twin = for_decoding(model, precision, summed=True).use_attention("sums")
-    for block in twin.h:
-        block.attn.one_query = torch.compile(summed_attention, dynamic=True, **LIMIT)
     twin.h = nn.ModuleList(CompiledStep(block) for block in twin.h)  # they share one graph
     twin.lm_head = CompiledStep(twin.lm_head) if twin.lm_head else None
     if reason := why_not_compiled(twin):

@@ -61,13 +61,11 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
-def summed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same function for one query a row (T = 1), its products written as sums, which a compiler merges."""
+def summed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same function for one query (T = 1) that sees all, its products written as sums, which a compiler merges."""
     (B, H, _, D), dtype = q.shape, q.dtype
     q, k, v = q.view(B, k.size(1), -1, 1, D).float(), k.unsqueeze(2).float(), v.unsqueeze(2).float()
     scores = (q * k).sum(dim=-1) * D**-0.5  # (B, K, H / K, S)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
     return (scores.softmax(dim=-1).unsqueeze(-1) * v).sum(dim=-2).view(B, H, 1, D).to(dtype)
 
 
@@ -79,7 +77,6 @@ class Attention(nn.Module):
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_size
         self.dropout = config.dropout
         self.kernel: Kernel = "sdpa"  # set from outside, by measurement
-        self.one_query = summed_attention  # of the kernel "sums", for a compiled one to take its place
         self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, config.bias)
         self.q_norm = norm_heads(config)
@@ -102,8 +99,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         grouped = self.n_kv_head != self.n_head
         if q.size(2) == 1 and view.maps is None and not dropout:
-            if self.kernel == "sums":
-                return self.one_query(q, k, v, view.mask)
+            if self.kernel == "sums" and len(q) == 1:
+                return summed_attention(q, k, v)
             if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # there fused attention is slow for single queries
                 y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), view.mask, enable_gqa=grouped)
                 return y.to(q.dtype)
