@@ -328,11 +328,11 @@ def test_attention_drops_weights_in_training(random_model: MakeModel, kernel: st
     """In a block's attention by itself; the residual branches drop elsewhere."""
     model, x = random_model(dropout=0.5).use_attention(kernel), torch.ones(1, 16, 32).cumsum(1).sin()
     attention, view = model.h[0].attn, model.view(random_ids(1, 16), None, None)
-    whole = attention(x, view, 0)
-    assert torch.equal(attention(x, view, 0), whole)
+    whole = attention(x, view)
+    assert torch.equal(attention(x, view), whole)
     attention.train()
     torch.manual_seed(0)
-    dropped = torch.stack([attention(x, view, 0) for _ in range(2000)])
+    dropped = torch.stack([attention(x, view) for _ in range(2000)])
     assert dropped.std(0).mean() > 0.05
     torch.testing.assert_close(dropped.mean(0), whole, atol=0.15, rtol=0)
 
