@@ -60,8 +60,9 @@ def why_not_compiled(model: GPT) -> str | None:
         return "compiled steps are for CPUs"
     try:
         cache = KVCache(model.config, 1, 37, model.wte.weight.dtype)
+        prompt = min(22, model.config.block_size - 2)  # lengths that are no size of the model, or taken for one
         with torch.inference_mode():
-            for length in (22, 1, 1):  # lengths equal to no size of the model, which would be taken for it
+            for length in (prompt, 1, 1):
                 model(torch.zeros(1, length, dtype=torch.long), cache=cache)
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
