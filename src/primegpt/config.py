@@ -265,6 +265,10 @@ class TrainConfig(Section):
     """Recompute blocks in the backward pass: less memory, about a third more time."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; as many as the process may use when unset."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """What several processes, started by torchrun, share: ddp: the batch; fsdp: weights and optimizer state too."""
+    rank_timeout: float = Field(600.0, gt=0.0)
+    """Seconds after which a process that the others wait for counts as hung."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""

@@ -53,6 +53,10 @@ class DiskError(PrimegptError):
     """The disk refused to read or write: it is full, may not be written to, or fails."""
 
 
+class RankError(PrimegptError):
+    """Of the processes that train one model together, one is gone or does not answer."""
+
+
 class NonFiniteError(PrimegptError):
     """Loss or gradients became NaN or infinite; the update was not made."""
 

@@ -31,6 +31,10 @@ def to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def silent(text: str) -> None:
+    """For processes beside the one that speaks."""
+
+
 @dataclass
 class Run:
     """A trained model with all that belongs to it."""

@@ -7,17 +7,18 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from primegpt.api.bases import Base, forgetting
 from primegpt.api.interop import write_peft_adapter
-from primegpt.api.runs import Run, Say, load, load_config, to_stderr
+from primegpt.api.runs import Run, Say, load, load_config, silent, to_stderr
 from primegpt.config import Config, Layer, TrainConfig, preset_name, read_toml, resolve, write_toml
 from primegpt.data.audit import audit_corpus
 from primegpt.data.batches import IGNORED
 from primegpt.data.corpus import Corpus
 from primegpt.data.examples import question
-from primegpt.data.feed import fixed_batches, training_batches
+from primegpt.data.feed import fixed_batches, for_ranks, training_batches
 from primegpt.data.prepare import prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import source_bytes
@@ -30,15 +31,16 @@ from primegpt.model.size import flops_per_token, parameter_count
 from primegpt.model.vocabulary import grown
 from primegpt.run.atomic import write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import load_newest
-from primegpt.run.folder import RunFolder, next_run_path
+from primegpt.run.folder import RunFolder, WatchedRun, next_run_path
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
 from primegpt.training.assemble import assemble, without_compilation
+from primegpt.training.distributed import World, join
 from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
-from primegpt.training.progress import display
+from primegpt.training.progress import NoDisplay, display
 from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
@@ -82,34 +84,48 @@ def begin(
 
     `config.model.vocab_size` is that of the tokenizer, which a `base` brings along.
     """
-    RunFolder(path).refuse_unless_free(overwrite)
-    if config.train.tensorboard:
-        require_tensorboard()
-    config = planning.prepare_device(config)
-    require_text(config)
-    corpus = prepare(
-        config.data,
-        config.tokenizer,
-        tokenizer=base.tokenizer if base else None,
-        context=context_of(config),
-        report=say,
-    )
-    config = fill_vocabulary(config, corpus.tokenizer)
-    # A trained model need not learn a language from the text, so no text is too small for its size.
-    audit = audit_corpus(corpus, None if base else parameter_count(config.model), audited_tokens(config))
-    for warning in audit.warnings:
-        say(f"{'warning':<10} {warning}")
-    config = planning.make_plan(config, corpus, elapsed=time.monotonic() - started)
-    with ExitStack() as stack:
-        folder = RunFolder.create(path, overwrite)
-        stack.enter_context(folder.lock())
-        stack.enter_context(mirrored(folder, config.train.tensorboard))
-        if base:
-            base.copy_to(folder.base_dir)
-        store.save(corpus.tokenizer, folder.tokenizer_dir)
-        write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
-        write_text_atomic(folder.config_path, write_toml(config))
-        return _fit(folder, config, corpus, observer=observer, say=say)
+    with join(config) as world, ExitStack() as stack:
+        say = say if world.rank == 0 else silent
+        path = Path(world.tell(str(path)))
+        world.refuse_differences(settings_of(config) | {"torch": torch.__version__})
+        with world.together():
+            if world.rank == 0:
+                RunFolder(path).refuse_unless_free(overwrite)
+            if config.train.tensorboard:
+                require_tensorboard()
+            require_text(config)
+            for_ranks(config, world.size)
+        config = planning.prepare_device(config, world)
+        corpus = world.leaders_first(
+            lambda: prepare(
+                config.data,
+                config.tokenizer,
+                tokenizer=base.tokenizer if base else None,
+                context=context_of(config),
+                report=say,
+            )
+        )
+        with world.together():
+            config = fill_vocabulary(config, corpus.tokenizer)
+            # A trained model need not learn a language from the text, so no text is too small for its size.
+            parameters = None if base else parameter_count(config.model)
+            audit = audit_corpus(corpus, parameters, audited_tokens(config)) if world.rank == 0 else None
+            for warning in audit.warnings if audit else ():
+                say(f"{'warning':<10} {warning}")
+        world.refuse_differences(fingerprints(corpus))
+        config = planning.make_plan(config, corpus, elapsed=time.monotonic() - started, world=world)
+        folder: RunFolder = WatchedRun(path)
+        with world.together():
+            if audit:
+                folder = RunFolder.create(path, overwrite)
+                stack.enter_context(folder.lock())
+                if base:
+                    base.copy_to(folder.base_dir)
+                store.save(corpus.tokenizer, folder.tokenizer_dir)
+                write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
+                write_text_atomic(folder.config_path, write_toml(config))
+                stack.enter_context(mirrored(folder, config.train.tensorboard))
+        return _fit(folder, config, corpus, world, observer=observer, say=say)
 
 
 def resume(
@@ -128,40 +144,58 @@ def resume(
     differs from the conditions of the first session is said.
     """
     folder = RunFolder.open(Path(path))
-    with folder.lock():
-        config = load_config(folder)
-        if not folder.data_path.exists():
-            raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
-        if config.train.tensorboard:
-            require_tensorboard()
-        config = planning.prepare_device(config)
-        tokenizer = store.load(folder.tokenizer_dir)
-        record = json.loads(folder.data_path.read_text(encoding="utf-8"))
-        tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
-        corpus = reopen(record, config.data, tokenizer, context=context_of(config), report=say)
+    with join(load_config(folder)) as world, ExitStack() as stack:
+        say = say if world.rank == 0 else silent
         budget = resolve(settings or {}).train
-        with mirrored(folder, config.train.tensorboard):
-            return _fit(folder, config, corpus, observer=observer, say=say, resuming=True, budget=budget)
+        with world.together():
+            if world.rank == 0:
+                stack.enter_context(folder.lock())
+            else:
+                folder = WatchedRun(folder.path)
+        with world.together():
+            config = load_config(folder)
+            if not folder.data_path.exists():
+                raise RunFolderError(f"{folder.path} was imported, not trained: there is nothing to resume")
+            if config.train.tensorboard:
+                require_tensorboard()
+            for_ranks(config, world.size)
+            tokenizer = store.load(folder.tokenizer_dir)
+            record = json.loads(folder.data_path.read_text(encoding="utf-8"))
+            tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
+        world.refuse_differences(settings_of(config) | {"torch": torch.__version__, "path": str(path)})
+        config = planning.prepare_device(config, world)
+        corpus = world.leaders_first(
+            lambda: reopen(record, config.data, tokenizer, context=context_of(config), report=say)
+        )
+        world.refuse_differences(fingerprints(corpus))
+        stack.enter_context(mirrored(folder, config.train.tensorboard and world.rank == 0))
+        return _fit(folder, config, corpus, world, observer=observer, say=say, resuming=True, budget=budget)
 
 
 def _fit(
     folder: RunFolder,
     config: Config,
     corpus: Corpus,
+    world: World,
     *,
     observer: Observer | None,
     say: Say,
     resuming: bool = False,
     budget: TrainConfig | None = None,
 ) -> Run:
-    """Train in `folder` to the end of the plan, then judge the best checkpoint on the whole validation text."""
+    """Train in `folder` to the end of the plan, then judge the best checkpoint on the whole validation text.
+
+    Of several ranks only the first judges and returns; the others end here, with SystemExit(0).
+    """
     for name, value in planning.table(config, corpus):
         say(f"{name:<10} {value}")
-    model = assemble(config, base_weights(folder, config))
+    model = world.shard(assemble(config, base_weights(folder, config)))
     with ExitStack() as stack:
-        watcher = observer or stack.enter_context(display())
-        trainer = _trainer(folder, config, corpus, model, watcher)
-        checkpoint = load_newest(folder.checkpoints_dir, say) if resuming else None
+        watcher = (observer or stack.enter_context(display())) if world.rank == 0 else NoDisplay()
+        trainer = _trainer(folder, config, corpus, model, watcher, world)
+        with world.together():
+            checkpoint = load_newest(folder.checkpoints_dir, say) if resuming else None
+        world.refuse_differences({"the newest checkpoint": checkpoint.step if checkpoint else None})
         if checkpoint:
             for difference in planning.differences(checkpoint.state["conditions"], trainer.conditions):
                 say(f"not bit for bit the same as before: {difference}")
@@ -173,6 +207,9 @@ def _fit(
                 extend(trainer, budget, say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         trainer.fit()
+    world.leave()
+    if world.rank:
+        raise SystemExit(0)
     run = load(folder.path)
     run.folder = folder  # whose followers are told the result too
     judge(run, corpus, trainer.state.step, print)
@@ -211,7 +248,9 @@ def extend(trainer: Trainer, budget: TrainConfig, say: Say) -> None:
     say(f"extended to step {trainer.state.max_steps}")
 
 
-def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, observer: Observer) -> Trainer:
+def _trainer(
+    folder: RunFolder, config: Config, corpus: Corpus, model: GPT, observer: Observer, world: World
+) -> Trainer:
     train = config.train
     generator = Generator(model, corpus.tokenizer)
     prompts = sample_prompts(config, corpus)
@@ -225,7 +264,7 @@ def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, obse
     return Trainer(
         config,
         model,
-        training_batches(config, corpus),
+        training_batches(config, corpus, world.rank, world.size),
         train_set=evaluation_set(corpus.train, corpus.tokenizer, config),
         val_set=evaluation_set(corpus.val, corpus.tokenizer, config),
         folder=folder,
@@ -233,9 +272,22 @@ def _trainer(folder: RunFolder, config: Config, corpus: Corpus, model: GPT, obse
         observer=observer,
         sample=sample,
         fingerprints={"tokenizer": corpus.tokenizer.fingerprint, "data": corpus.train.fingerprint},
-        conditions=planning.conditions(config),
-        speed=Speed(flops_per_token(config.model, context_of(config)), config.plan.peak_flops),
+        conditions=planning.conditions(config, world),
+        speed=Speed(flops_per_token(config.model, context_of(config)), config.plan.peak_flops * world.size),
+        world=world,
     )
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting by its name, `train.batch_size`, as plain JSON; what was measured left out."""
+    sections = config.model_dump(mode="json", exclude={"plan"})
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+def fingerprints(corpus: Corpus) -> dict[str, str]:
+    """What identifies the text and the tokenizer."""
+    shards = {"the training text": corpus.train.fingerprint, "the held-out text": corpus.val.fingerprint}
+    return {**shards, "the tokenizer": corpus.tokenizer.fingerprint}
 
 
 def context_of(config: Config) -> int:

@@ -70,7 +70,8 @@ def run(arguments: Sequence[str], started: float) -> int:
 
 
 def complain(message: str, code: int) -> int:
-    print(f"primegpt: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # torchrun's, of several processes
+    print(f"primegpt: {message}" if rank == "0" else f"primegpt, rank {rank}: {message}", file=sys.stderr)
     return code
 
 

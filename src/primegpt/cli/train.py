@@ -1,5 +1,6 @@
 """`primegpt train` and `primegpt demo`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,17 +71,34 @@ def train(
     from primegpt import api
 
     given = given_settings(settings, minutes=minutes, tokens=tokens, epochs=epochs)
+    if resume is None and sources and was_restarted(out):
+        resume, sources, out, given = out, (), None, {}
     if resume is not None:
         if sources or out or overwrite or given.keys() - {"train"} or given.get("train", {}).keys() - BUDGETS:
             remedy = "give it no source and no setting but a budget"
             raise UsageError("--resume goes on with a run as it was configured", remedy)
-        RunFolder.open(resume).refuse_if_in_use()  # here and below: before torch is loaded, which takes seconds
+        if is_first_rank():  # here and below: before torch is loaded, which takes seconds
+            RunFolder.open(resume).refuse_if_in_use()
         api.resume(resume, settings=given)
         return
-    if out:
+    if out and is_first_rank():
         RunFolder(out).refuse_unless_free(overwrite)
     run = api.train(*sources, out=out, overwrite=overwrite, settings=given, started=started)
     print(f"next       primegpt generate {run.folder.path}")
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for those that torchrun started with it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def was_restarted(out: Path | None) -> bool:
+    """Whether torchrun (--max-restarts) began this once before, and there is something to go on with."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    if out is None:
+        raise UsageError("torchrun has started this again, and it is not known which run to go on with", "give --out")
+    return (out / "config.toml").is_file()
 
 
 def finetune(

@@ -14,7 +14,7 @@ that would count twice are ignored.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,10 @@ class Batch:
     def supervised(self) -> int:
         """Number of targets in the loss."""
         return int((self.targets != IGNORED).sum())
+
+    def without_targets(self) -> "Batch":
+        """The same rows, with no target in the loss."""
+        return replace(self, targets=torch.full_like(self.targets, IGNORED))
 
     def to(self, device: str) -> "Batch":
         """The same batch on `device`; itself when it is there already."""
@@ -115,8 +119,12 @@ class TrainingWindows:
     def micro_batches(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step `step` (from 0); together, the same rows however they are split."""
         first = step * self.examples_per_step
-        batch = self.assemble(np.arange(first, first + self.examples_per_step))
-        return [_rows(batch, row, self.batch_size) for row in range(0, self.examples_per_step, self.batch_size)]
+        return self.micro_batches_of(first, first + self.examples_per_step)
+
+    def micro_batches_of(self, first: int, stop: int) -> list[Batch]:
+        """Examples first … stop - 1 of the run as micro-batches."""
+        batch = self.assemble(np.arange(first, stop))
+        return [_rows(batch, row, self.batch_size) for row in range(0, stop - first, self.batch_size)]
 
     def assemble(self, examples: Integers) -> Batch:
         """The windows of `examples`, (B,) ascending, as one batch."""

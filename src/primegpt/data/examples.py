@@ -74,8 +74,12 @@ class TrainingExamples:
     def micro_batches(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step `step` (from 0); together, the same records however they are split."""
         first = step * self.examples_per_step
-        rows = [self._row(example) for example in range(first, first + self.examples_per_step)]
-        starts = range(0, self.examples_per_step, self.batch_size)
+        return self.micro_batches_of(first, first + self.examples_per_step)
+
+    def micro_batches_of(self, first: int, stop: int) -> list[Batch]:
+        """Examples first … stop - 1 of the run as micro-batches."""
+        rows = [self._row(example) for example in range(first, stop)]
+        starts = range(0, stop - first, self.batch_size)
         return [padded(rows[start : start + self.batch_size], first + start) for start in starts]
 
     def assemble(self, examples: npt.NDArray[np.int64]) -> Batch:

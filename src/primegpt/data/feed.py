@@ -9,6 +9,7 @@ from primegpt.data.corpus import Corpus
 from primegpt.data.examples import TrainingExamples, validation_examples
 from primegpt.data.mixture import Mixture
 from primegpt.data.shards import Shards
+from primegpt.errors import ConfigError
 
 
 class Batches(Protocol):
@@ -24,10 +25,65 @@ class Batches(Protocol):
     def halved(self) -> "Batches": ...
     def epoch(self, step: int) -> float: ...
     def micro_batches(self, step: int) -> list[Batch]: ...
+    def micro_batches_of(self, first: int, stop: int) -> list[Batch]: ...
 
 
-def training_batches(config: Config, corpus: Corpus) -> Batches:
-    """The batches of a run, as its configuration describes them."""
+class Share:
+    """Of every step of `batches`, the part of one of several ranks: one run of examples, as long as that of any other.
+
+    All the ranks' parts, one behind the other, are the rows that one process would see, in its order.
+    """
+
+    def __init__(self, batches: Batches, rank: int, ranks: int) -> None:
+        self.whole, self.rank, self.ranks = batches, rank, ranks
+        self.batch_size, self.examples_per_step = batches.batch_size, batches.examples_per_step
+        self.tokens_per_step = batches.tokens_per_step
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        return self.whole.gradient_accumulation_steps
+
+    def halved(self) -> "Share":
+        return Share(self.whole.halved(), self.rank, self.ranks)
+
+    def epoch(self, step: int) -> float:
+        return self.whole.epoch(step)
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of optimizer step `step` (from 0)."""
+        mine = self.examples_per_step // self.ranks
+        first = step * self.examples_per_step + self.rank * mine
+        return self.whole.micro_batches_of(first, first + mine)
+
+    def micro_batches_of(self, first: int, stop: int) -> list[Batch]:
+        return self.whole.micro_batches_of(first, stop)
+
+
+def training_batches(config: Config, corpus: Corpus, rank: int = 0, ranks: int = 1) -> Batches:
+    """The batches of a run, as its configuration describes them, or what one of several ranks takes of them."""
+    if ranks == 1:
+        return _all_batches(config, corpus)
+    return Share(_all_batches(for_ranks(config, ranks), corpus), rank, ranks)
+
+
+def for_ranks(config: Config, ranks: int) -> Config:
+    """`config` with the largest micro-batch, not above its own, of which every rank takes equally many.
+
+    The rows of a step stay the same. Raises ConfigError if they cannot be dealt out evenly.
+    """
+    batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
+    rows = batch_size * accumulation
+    if rows % ranks:
+        raise ConfigError(
+            f"a step of {rows} rows (train.batch_size * train.gradient_accumulation_steps) is not divisible among "
+            f"{ranks} ranks",
+            "make it a multiple, or start another number of processes",
+        )
+    size = max(size for size in range(1, min(batch_size, rows // ranks) + 1) if rows // ranks % size == 0)
+    return config.with_values(train={"batch_size": size, "gradient_accumulation_steps": rows // size})
+
+
+def _all_batches(config: Config, corpus: Corpus) -> Batches:
     train, weights = config.train, config.data.weights
     batch_size, accumulation = train.batch_size, train.gradient_accumulation_steps
     if len(weights) < 2:

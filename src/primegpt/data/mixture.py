@@ -66,9 +66,13 @@ class Mixture:
     def micro_batches(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step `step` (from 0); together, the same rows however they are split."""
         first = step * self.examples_per_step
-        sources, examples = self._places(first, first + self.examples_per_step)
+        return self.micro_batches_of(first, first + self.examples_per_step)
+
+    def micro_batches_of(self, first: int, stop: int) -> list[Batch]:
+        """Examples first … stop - 1 of the run as micro-batches."""
+        sources, examples = self._places(first, stop)
         batches = []
-        for start in range(0, self.examples_per_step, self.batch_size):
+        for start in range(0, stop - first, self.batch_size):
             rows = slice(start, start + self.batch_size)
             batches.append(self._assemble(sources[rows], examples[rows], first + start))
         return batches

@@ -317,6 +317,28 @@ class RunFolder:
         retention.prune(self.checkpoints_dir, keep, retention.milestones(steps) if keep_milestones else ())
 
 
+class WatchedRun(RunFolder):
+    """A run as those processes see it that only compute: one other writes, and what these would write is dropped."""
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def sync_metrics(self) -> None:
+        pass
+
+    def truncate_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        pass
+
+    def discard(self, step: int) -> None:
+        pass
+
+    def point(self, name: Pointer, step: int) -> None:
+        pass
+
+    def prune(self, keep_last: int = 3, keep_milestones: bool = False) -> None:
+        pass
+
+
 def next_run_path(name: str, base: Path = Path("runs")) -> Path:
     """`base/NAME-N` with the smallest N from 1 that is free. Nothing is made."""
     numbered = (Path(base) / f"{name}-{number}" for number in count(1))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
+from primegpt.training.distributed import like, whole
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,12 +38,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             updates = [self._momentum(p, p.grad, group["momentum"]) for p in params]
-            directions = orthogonalise_all(updates, self.iterations, self.dtype)
+            directions = orthogonalise_all([whole(u) for u in updates], self.iterations, self.dtype)
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for p, direction in zip(params, directions, strict=True):
                 # A tall matrix has fewer directions than rows: widen the step so that its entries move alike.
-                p.add_(direction, alpha=-group["lr"] * math.sqrt(max(1, p.size(0) / p.size(1))))
+                p.add_(like(direction, p), alpha=-group["lr"] * math.sqrt(max(1, p.size(0) / p.size(1))))
 
     def _momentum(self, p: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         """Nesterov momentum of p's gradient, same shape."""
@@ -144,4 +145,4 @@ class Optimizers:
             if name not in by_name:
                 raise CheckpointError(f"optimizer state {key!r} belongs to no parameter of this model")
             parameter = by_name[name]
-            owner[parameter].state[parameter][kind] = tensor.to(parameter.device, copy=True)
+            owner[parameter].state[parameter][kind] = like(tensor.to(parameter.device, copy=True), parameter)

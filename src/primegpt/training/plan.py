@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from primegpt.config import Config, TrainConfig
+from primegpt.config import Config, TrainConfig, resolve
 from primegpt.data.corpus import Corpus
 from primegpt.data.feed import Batches, training_batches
 from primegpt.data.mixture import Mixture
@@ -25,6 +25,7 @@ from primegpt.model.size import (
     training_memory,
 )
 from primegpt.training.assemble import assemble
+from primegpt.training.distributed import ALONE, World
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
 from primegpt.training.trainer import compute_gradients, is_out_of_memory, update
@@ -94,18 +95,25 @@ def _network(device: str, minutes: float) -> dict[str, dict[str, Any]]:
     }
 
 
-def prepare_device(config: Config) -> Config:
-    """Resolve device, precision and threads, and set the process up for them."""
+def prepare_device(config: Config, world: World = ALONE) -> Config:
+    """Resolve device, precision and threads, and set the process up for them; several ranks share out the threads."""
     train = config.train
     device = choose_device(train.device)
-    threads = train.threads or available_threads()
+    fair = max(1, available_threads() // world.local_size)
+    threads = min(train.threads or fair, fair) if world.local_size > 1 else train.threads or fair
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # numbers below 1e-38 cost a hundred times as much and mean nothing here
     precision = choose_precision(train.precision, device)
-    return config.with_values(train={"device": device, "threads": threads, "precision": precision})
+    config = config.with_values(train={"device": device, "threads": threads, "precision": precision})
+    return as_on_rank_0(config, world)
 
 
-def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config:
+def as_on_rank_0(config: Config, world: World) -> Config:
+    """`config` as rank 0 has it, where ranks may have measured different things."""
+    return config if world.size == 1 else resolve(world.tell(config.model_dump(mode="json", exclude_unset=True)))
+
+
+def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: World = ALONE) -> Config:
     """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
@@ -114,12 +122,12 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
     started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
     config = config.with_values(train={"sequence_length": length})
-    batches = training_batches(config, corpus)
+    batches = training_batches(config, corpus, world.rank, world.size)
     notes = []
-    if train.compile and (reason := why_not_compiled(config, batches)):
+    if train.compile and (reason := why_not_compiled(config, batches, world)):
         config = config.with_values(train={"compile": False})
         notes.append(f"{NOT_COMPILED}{reason}")
-    times = measure_steps(config, batches)
+    times = measure_steps(config, batches, world)
     kernel = min(times, key=lambda name: times[name])
     step_seconds = times[kernel]
 
@@ -153,12 +161,13 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0) -> Config
         "expected_memory_mb": training_memory(config.with_values(train={"attention": kernel})).total / 1e6,
         "notes": notes + [f"attention {name}: {1000 * seconds:.1f} ms a step" for name, seconds in times.items()],
     }
-    return config.with_values(
+    planned = config.with_values(
         train=values,
         data={"val_tokens": min(val_tokens, corpus.val_targets)},
         generate={"start_document": begins_documents(corpus) if start is None else start},
         plan=record,
     )
+    return as_on_rank_0(planned, world)
 
 
 def begins_documents(corpus: Corpus) -> bool:
@@ -194,19 +203,21 @@ def affordable_targets(config: Config, budget: float, seconds_per_token: float) 
     return batch * max(1, round(affordable / batch))
 
 
-def measure_steps(config: Config, batches: Batches) -> dict[Kernel, float]:
+def measure_steps(config: Config, batches: Batches, world: World = ALONE) -> dict[Kernel, float]:
     """Seconds of one optimizer step for each attention implementation that is in question."""
     wanted = config.train.attention
     candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
     if wanted == "auto" and config.train.device == "cuda":
         candidates = ("sdpa",)
-    return {kernel: measure_step(config.with_values(train={"attention": kernel}), batches) for kernel in candidates}
+    return {
+        kernel: measure_step(config.with_values(train={"attention": kernel}), batches, world) for kernel in candidates
+    }
 
 
-def why_not_compiled(config: Config, batches: Batches) -> str | None:
+def why_not_compiled(config: Config, batches: Batches, world: World = ALONE) -> str | None:
     """Why `torch.compile` cannot be used here, in one line; None if it can. Takes as long as compiling does."""
     try:
-        measure_step(config.with_values(train={"attention": "sdpa"}), batches, seconds=0.0)
+        measure_step(config.with_values(train={"attention": "sdpa"}), batches, world, seconds=0.0)
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         if is_out_of_memory(error):
             raise
@@ -214,17 +225,19 @@ def why_not_compiled(config: Config, batches: Batches) -> str | None:
     return None
 
 
-def measure_step(config: Config, batches: Batches, seconds: float = PROBE_SECONDS) -> float:
-    """Median seconds of one optimizer step of a throw-away model, two warm-ups aside."""
-    model = assemble(config).train()
+def measure_step(config: Config, batches: Batches, world: World = ALONE, seconds: float = PROBE_SECONDS) -> float:
+    """Median seconds of one optimizer step of a throw-away model, two warm-ups aside; of the slowest rank."""
+    model = world.shard(assemble(config)).train()
     precision = Precision(config.train.precision, config.train.device)
     optimizers = Optimizers(model, config.train, precision.dtype)
     times: list[float] = []
     while len(times) < 3 or (sum(times[1:]) < seconds and len(times) < 100):
         start = time.perf_counter()
-        compute_gradients(model, batches.micro_batches(len(times)), precision, config.train.seed, len(times))
+        step, seed = len(times), config.train.seed
+        compute_gradients(model, batches.micro_batches(step), precision, seed, step, world=world)
+        world.sum_gradients(model)
         update(model, optimizers, precision, config.train.grad_clip)
-        times.append(time.perf_counter() - start)
+        times.append(world.max(time.perf_counter() - start))
     return statistics.median(times[2:])
 
 
@@ -278,7 +291,7 @@ def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str
     return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
 
 
-def conditions(config: Config) -> dict[str, Any]:
+def conditions(config: Config, world: World = ALONE) -> dict[str, Any]:
     """What must be equal, beside the plan, for two runs to be equal bit for bit."""
     import platform
 
@@ -288,9 +301,11 @@ def conditions(config: Config) -> dict[str, Any]:
         "device": config.train.device,
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "ranks": world.size,
     }
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Conditions that have changed, in words."""
-    return [f"{key} was {saved.get(key)}, is {now[key]}" for key in now if saved.get(key) != now[key]]
+    before = {"ranks": 1, **saved}
+    return [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]

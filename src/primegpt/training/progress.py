@@ -61,6 +61,13 @@ class PlainDisplay:
         self.print(text)
 
 
+class NoDisplay(PlainDisplay):
+    """Nothing, for processes beside the one that speaks."""
+
+    def print(self, text: str) -> None:
+        pass
+
+
 class LiveDisplay(PlainDisplay):
     """A progress bar that stays at the bottom, with the same lines scrolling above it."""
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch
@@ -33,6 +33,7 @@ from primegpt.run.checkpoint import (
 )
 from primegpt.run.folder import RunFolder
 from primegpt.seeds import derive_seed
+from primegpt.training.distributed import ALONE, World, like, local, whole
 from primegpt.training.early_stopping import EarlyStopping
 from primegpt.training.interrupts import Interrupted, Interrupts
 from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
@@ -91,16 +92,19 @@ def compute_gradients(
     seed: int,
     step: int,
     poll: Callable[[], None] = lambda: None,
+    world: World = ALONE,
 ) -> tuple[Tensor, int]:
     """Add the gradient of one optimizer step's loss to `.grad`; return the summed loss and the supervised targets.
 
-    loss = Σ cross-entropy over supervised targets / number of supervised targets, both over all micro-batches: the
-    count is known before the first backward pass, so that how the batch is split changes nothing but rounding.
+    loss = Σ cross-entropy over supervised targets / number of supervised targets, both over all micro-batches of all
+    ranks: the count is known before the first backward pass, so that how the batch is split changes nothing but
+    rounding. The loss that is returned is this rank's.
     """
-    supervised = sum(batch.supervised for batch in micro_batches)
+    supervised = int(world.sum(sum(batch.supervised for batch in micro_batches))[0])
     total = torch.zeros((), device=precision.device)
     for batch in micro_batches:
         poll()
+        world.expect_last(model, batch is micro_batches[-1])
         torch.manual_seed(derive_seed(seed, "dropout", step, batch.first_example))
         batch = batch.to(precision.device)
         with precision.autocast():
@@ -118,7 +122,10 @@ def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: 
     """
     for member in optimizers.members:
         precision.scaler.unscale_(member)
-    norm = clip_grad_norm_(model.parameters(), grad_clip or math.inf, foreach=True).item()
+    parameters = list(model.parameters())
+    total = whole(get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True))
+    clip_grads_with_norm_(parameters, grad_clip or math.inf, total, foreach=True)
+    norm = total.item()
     if math.isfinite(norm):
         optimizers.step()
     if precision.scaler.is_enabled():
@@ -145,10 +152,11 @@ class Trainer:
         fingerprints: dict[str, str] | None = None,
         conditions: dict[str, Any] | None = None,
         speed: Speed | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.model, self.batches = config, model, batches
         self.train_set, self.val_set, self.sample_text = train_set, val_set, sample
-        self.folder, self.precision, self.observer = folder, precision, observer
+        self.folder, self.precision, self.observer, self.world = folder, precision, observer, world
         self.fingerprints, self.conditions = fingerprints or {}, conditions or {}
         self.optimizers = Optimizers(model, config.train, precision.dtype)
         self.speed = speed or Speed(0.0, 0.0)
@@ -176,7 +184,7 @@ class Trainer:
                 while not self.finished:
                     self.step()
                     self.after_step()
-                self.interrupts.poll()  # a signal that came behind the last step
+                self.poll()  # a signal that came behind the last step
             except Interrupted as stop:
                 self.leave(stop)
             except DiskError as error:
@@ -186,6 +194,7 @@ class Trainer:
     def step(self) -> None:
         """One optimizer step: gradients of the whole batch, then clip, then update."""
         state, train = self.state, self.config.train
+        self.poll()
         started = time.monotonic()
         self.optimizers.set_learning_rate(self.learning_rate_factor)
         micro_batches = self.batches.micro_batches(state.step)
@@ -239,16 +248,25 @@ class Trainer:
         return learning_rate_factor(self.state.step - begun, done, train.schedule, train.warmup_steps, floor)
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
-        """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out."""
-        state, seed = self.state, self.config.train.seed
+        """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out.
+
+        Summed over all ranks. Where these compute in step, one that has left the step cannot be made up for.
+        """
+        state, seed, world = self.state, self.config.train.seed, self.world
+        loss, supervised = 0.0, None
         try:
-            loss, supervised = compute_gradients(
-                self.model, micro_batches, self.precision, seed, state.step, self.interrupts.poll
+            total, supervised = compute_gradients(
+                self.model, micro_batches, self.precision, seed, state.step, self.poll_in_step, world
             )
-            return loss.item(), supervised
+            loss = total.item()
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self.batches.batch_size % 2:
+            if not is_out_of_memory(error) or self.batches.batch_size % 2 or world.sharded:
                 raise
+            supervised = None
+        if not world.max(supervised is None):
+            assert supervised is not None
+            world.sum_gradients(self.model)
+            return world.sum(loss)[0], supervised
         self.optimizers.zero_grad()
         self.batches = self.batches.halved()
         size, accumulation = self.batches.batch_size, self.batches.gradient_accumulation_steps
@@ -263,6 +281,7 @@ class Trainer:
         state, line = self.state, None
         state.seconds = time.monotonic() - self.session_start
         if state.step and self.due(self.config.train.log_interval) and state.loss_tokens:
+            state.seconds = self.world.max(state.seconds)
             line = train_line(
                 step=state.step,
                 tokens=state.tokens,
@@ -284,8 +303,10 @@ class Trainer:
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
-        if not all(tensor.isfinite().all() for named in tensors.values() for tensor in named.values()):
+        finite = all(local(tensor).isfinite().all() for named in tensors.values() for tensor in named.values())
+        if self.world.max(not finite):
             self.stop_at_non_finite("weights")
+        tensors = {stem: self.world.gather(named) for stem, named in tensors.items()}
         state = {
             "train": asdict(self.state),
             "scaler": self.precision.scaler.state_dict(),
@@ -294,7 +315,9 @@ class Trainer:
             "conditions": self.conditions,
         }
         self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
-        save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
+        if self.world.rank == 0:
+            save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
+        self.world.wait()
         self.saved_step = self.state.step
         self.folder.point("last", self.state.step)
         keep = self.config.train.keep_checkpoints
@@ -313,7 +336,8 @@ class Trainer:
         if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
             self.folder.discard(state.step)
             self.stop_at_non_finite("loss on the fixed sets")
-        commit_evaluation(self.folder.checkpoint_path(state.step), line)
+        if self.world.rank == 0:
+            commit_evaluation(self.folder.checkpoint_path(state.step), line)
         self.take_in(line)
 
     def take_in(self, line: dict[str, Any]) -> None:
@@ -325,22 +349,26 @@ class Trainer:
         self.observer.on_evaluation(self.state, line, best)
 
     def loss_on(self, fixed: EvaluationSet) -> LossResult:
-        return evaluate_loss(
+        mine = evaluate_loss(
             self.model,
-            fixed.batches,
-            text_bytes=fixed.text_bytes,
+            self.world.share(fixed.batches),
             device=self.precision.device,
             autocast=self.precision.autocast,
-            poll=self.interrupts.poll,
+            poll=self.poll,
         )
+        total, targets = self.world.sum(mine.total, mine.targets)
+        return LossResult(total, int(targets), fixed.text_bytes)
 
     def sample(self) -> None:
         """Texts that the model writes at this step, kept in samples/; a signal is heeded at each token."""
-        with self.model.register_forward_pre_hook(lambda *_: self.interrupts.poll()):
-            text = self.sample_text(self.model)
-        if text:
+        text = ""
+        if self.world.rank == 0 or self.world.in_step:
+            with self.model.register_forward_pre_hook(lambda *_: self.poll_in_step()):
+                text = self.sample_text(self.model)
+        if text and self.world.rank == 0:
             write_text_atomic(self.sample_path, text + "\n")
             self.observer.on_sample(self.state, text)
+        self.world.wait()
 
     @property
     def sample_path(self) -> Path:
@@ -380,6 +408,16 @@ class Trainer:
 
     # ---- Stopping and going on ---------------------------------------------------------------------------------------
 
+    def poll(self) -> None:
+        """Raise Interrupted, on all ranks, if a signal has come to one. All of them have to be here."""
+        if number := int(self.world.max(self.interrupts.received or 0)):
+            raise Interrupted(number)
+
+    def poll_in_step(self) -> None:
+        """The same inside of a step, as far as ranks are side by side there."""
+        if self.world.in_step:
+            self.poll()
+
     def leave(self, stop: Interrupted) -> None:
         """Save the last completed step, its partial successor discarded, and pass the interruption on."""
         self.optimizers.zero_grad()
@@ -405,12 +443,13 @@ class Trainer:
         if "adapter" in checkpoint.tensors:
             load_adapters(self.model, checkpoint.tensors["adapter"])
         else:
-            self.model.load_weights(checkpoint.tensors["model"])
+            own = self.model.weights()
+            self.model.load_weights({n: like(w, own.get(n, w)) for n, w in checkpoint.tensors["model"].items()})
         self.optimizers.load_state(checkpoint.tensors["optimizer"])
         if checkpoint.state["scaler"]:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
         for event in self.state.events:
-            if "batch_size" in event:
+            if "batch_size" in event and self.batches.batch_size > event["batch_size"]:
                 self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
         self.restored_from, self.saved_step = checkpoint, checkpoint.step
@@ -426,7 +465,7 @@ class Trainer:
             self.take_in(committed)
         elif self.due(self.config.train.eval_interval):
             self.evaluate()
-        if self.due(self.config.train.sample_interval) and not self.sample_path.exists():
+        if self.due(self.config.train.sample_interval) and self.world.max(not self.sample_path.exists()):
             self.sample()
 
 

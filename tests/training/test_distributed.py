@@ -1,0 +1,121 @@
+"""The group of ranks as far as one process can show it; several are in tests/reliability/test_ranks.py."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from primegpt.config import Config, resolve
+from primegpt.data.batches import IGNORED, Batch
+from primegpt.errors import ConfigError, MismatchError
+from primegpt.model.gpt import GPT
+from primegpt.training.distributed import ALONE, Group, World, join, whole
+from primegpt.training.optimizers import Optimizers
+from primegpt.training.precision import Precision
+from primegpt.training.trainer import compute_gradients, update
+
+SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
+
+
+def configuration(preset: str = "gpt2", **train) -> Config:
+    return resolve({"model": {"preset": preset, **SIZES}, "train": {"device": "cpu", "precision": "fp32"} | train})
+
+
+@pytest.fixture
+def started_by_torchrun(monkeypatch):
+    """The environment of rank 0 of 1; the group is dissolved behind the test."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    for name, value in (environment | {"MASTER_ADDR": "127.0.0.1"}).items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_a_process_by_itself_makes_no_group():
+    assert type(join(configuration(parallel="fsdp"))) is World
+    assert not dist.is_initialized()
+    assert ALONE.sum(3.0, 4.0) == [3.0, 4.0]
+    assert ALONE.tell({"a": 1}) == {"a": 1}
+
+
+def test_one_rank_makes_a_group_only_if_asked(started_by_torchrun):
+    assert type(join(configuration())) is World
+
+
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for first in (0, 4, 8):
+        ids, targets = torch.randint(0, 30, (2, 4, 8), generator=generator)
+        kept = torch.rand(4, 8, generator=generator) < torch.linspace(0.1, 0.9, 4).unsqueeze(1)
+        made.append(Batch(ids, targets.masked_fill(~kept, IGNORED), None, None, first))
+    return made
+
+
+def steps(world: World, config: Config, count: int = 3) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of some steps and the weights and optimizer state that they lead to."""
+    model = world.shard(GPT(config.model, 3)).train()
+    precision = Precision("fp32", "cpu")
+    optimizers = Optimizers(model, config.train)
+    losses = []
+    for step in range(count):
+        total, supervised = compute_gradients(model, batches(), precision, 0, step, world=world)
+        world.sum_gradients(model)
+        losses.append(total.item() / supervised)
+        update(model, optimizers, precision, 0.5)
+    return losses, {**model.weights(), **optimizers.state()}
+
+
+@pytest.mark.parametrize(("parallel", "preset"), [("ddp", "gpt2"), ("fsdp", "gpt2"), ("fsdp", "prime")])
+def test_a_group_of_one_computes_what_a_process_by_itself_does(started_by_torchrun, parallel, preset):
+    """Sharding, accumulation, clipping, AdamW and Muon on sharded tensors, all by the same names."""
+    config = configuration(preset, parallel=parallel)
+    expected, alone = steps(ALONE, config)
+    with join(config) as world:
+        assert isinstance(world, Group)
+        losses, found = steps(world, config)
+        assert losses == pytest.approx(expected, abs=1e-6)
+        assert found.keys() == alone.keys()
+        for name, tensor in world.gather(found).items():
+            torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5, msg=name)
+        assert (whole(found["wte.weight"]) is found["wte.weight"]) == (parallel == "ddp")
+
+
+def test_a_sharded_model_can_be_trained_behind_an_evaluation(started_by_torchrun):
+    """Buffers made in inference mode cannot be used in training; torch says so only then."""
+    config = configuration(parallel="fsdp")
+    with join(config) as world:
+        model = world.shard(GPT(config.model, 3))
+        with torch.inference_mode():
+            model(batches()[0].ids)
+        loss, supervised = compute_gradients(model, batches(), Precision("fp32", "cpu"), 0, 0, world=world)
+        assert loss.item() / supervised > 0
+
+
+def test_other_facts_are_refused(started_by_torchrun, monkeypatch):
+    """Rank 0 is the measure, so that another rank is played by what it hears from rank 0."""
+    with join(configuration(parallel="ddp")) as world:
+        world.refuse_differences({"train.seed": 1, "data.sources": ("a", "b")})
+        monkeypatch.setattr(world, "tell", lambda own: {**own, "train.seed": 2})
+        with pytest.raises(MismatchError, match=r"train.seed is 1 on rank 0 \(.*\) and 2 on rank 0; give all ranks"):
+            world.refuse_differences({"train.seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"sources": ["-"]}}, "standard input cannot be read by several processes"),
+        ({"train": {"parallel": "fsdp"}, "lora": {"rank": 2}}, "'fsdp' shards whole models"),
+        ({"train": {"parallel": "fsdp", "precision": "fp16"}}, "'fsdp' works in bf16 or fp32"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(started_by_torchrun, monkeypatch, sections, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=message):
+        join(configuration().with_values(**sections))
+    assert not dist.is_initialized()
