@@ -48,6 +48,8 @@ class World:
     rank, size, local_rank, local_size = 0, 1, 0, 1
     sharded = False
     """Whether each rank holds only a part of the weights."""
+    run = "RUN"
+    """Where the run is, for advice."""
     in_step = True
     """Whether a forward pass is made by all ranks or by none. With ddp each makes its own."""
 
@@ -138,13 +140,16 @@ class Group(World):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Interrupted | NonFiniteError) and self.rank:  # agreed on: rank 0 says it
-            raise SystemExit(error.exit_code)
         if error is not None and is_failure_of_group(error):
             self.part(error)
+        if self.device != "cuda":  # where one rank alone fails, NCCL would wait for the others
+            self.leave()
+        if isinstance(error, Interrupted | NonFiniteError) and self.rank:  # agreed on: rank 0 says it
+            raise SystemExit(error.exit_code)
 
     def leave(self) -> None:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     # What the ranks tell each other
 
@@ -277,7 +282,7 @@ class Group(World):
         what = f"did not answer for {self.timeout:g} s" if late else "is gone" if len(lost) == 1 else "are gone"
         raise RankError(
             f"{names} {what}" if lost else f"the ranks lost each other: {error}",
-            "start again with `--resume RUN`: it goes on from the last checkpoint",
+            f"start again with `--resume {self.run}`: it goes on from the last checkpoint",
         ) from error
 
     def missing(self) -> tuple[list[int], int]:

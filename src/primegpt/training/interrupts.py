@@ -18,14 +18,19 @@ class Interrupted(PrimegptError):
 
 
 class Interrupts:
-    """While entered, signals only set a flag; `poll()` raises Interrupted at a moment of the caller's choosing."""
+    """While entered, signals only set a flag; `poll()` raises Interrupted at a moment of the caller's choosing.
 
-    def __init__(self) -> None:
+    With `grace`, SIGTERM ends the process so many seconds later, wherever it is.
+    """
+
+    def __init__(self, grace: float | None = None) -> None:
+        self.grace = grace
         self.received: int | None = None
 
     def __enter__(self) -> "Interrupts":
         self.previous, self.stack = {}, ExitStack()
-        self.stack.enter_context(heeding_signals(terminate=False))  # a backward pass may take seconds
+        # A backward pass may take seconds. One that waits for a rank that is gone may take for ever.
+        self.stack.enter_context(heeding_signals(terminate=self.grace is not None, grace=self.grace or 0.0))
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._note)

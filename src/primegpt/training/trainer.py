@@ -41,6 +41,7 @@ from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.schedule import Stretch, learning_rate_factor, progress
 
+RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
 PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
 PACE_TOLERANCE = 0.05  # of the steps left: below this the plan stands
 
@@ -163,7 +164,7 @@ class Trainer:
         assert config.train.max_steps, "the plan resolves max_steps"
         early_stopping = EarlyStopping(config.train.patience)
         self.state = TrainState(max_steps=config.train.max_steps, early_stopping=early_stopping)
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(grace=None if world.size == 1 else RANK_GRACE)
         self.grad_norm = 0.0
         self.restored_from: Checkpoint | None = None
         self.saved_step: int | None = None  # the newest step known to be on disk, whole
