@@ -14,8 +14,9 @@ GRACE_SECONDS = 3.0  # for Python's own handler of SIGTERM, called where the nat
 def heeding_signals(*, terminate: bool = True, grace: float = GRACE_SECONDS) -> Generator[None, None, None]:
     """Inside, a second SIGINT, and SIGTERM if `terminate`, end the process even if native code does not return.
 
-    SIGTERM does so `grace` seconds later. That end is a hard one, as kill -9 is, but for the exit code (130, 143): only for work that can bear it. A first
-    SIGINT is left to Python. In a thread other than the main one nothing is changed.
+    SIGTERM does so `grace` seconds later. That end is a hard one, as kill -9 is, but for the exit code (130, 143):
+    only for work that can bear it. A first SIGINT is left to Python. In a thread other than the main one nothing is
+    changed.
     """
     if threading.current_thread() is not threading.main_thread():  # the only one that Python tells of signals
         yield

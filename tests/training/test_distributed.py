@@ -10,9 +10,10 @@ from primegpt.config import Config, resolve
 from primegpt.data.batches import IGNORED, Batch
 from primegpt.errors import ConfigError, MismatchError
 from primegpt.model.gpt import GPT
-from primegpt.training.distributed import ALONE, Group, World, join, whole
+from primegpt.training.distributed import ALONE, Group, World, join
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
+from primegpt.training.sharded import whole
 from primegpt.training.trainer import compute_gradients, update
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}

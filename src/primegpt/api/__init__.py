@@ -21,6 +21,8 @@ _HOMES = {
     "experiment_duplication": "experiments",
     "export": "interop",
     "finetune": "finetuning",
+    "forecast": "facts",
+    "forecast_table": "facts",
     "import_model": "interop",
     "info": "facts",
     "load": "runs",
@@ -42,6 +44,8 @@ __all__ = [
     "experiment_duplication",
     "export",
     "finetune",
+    "forecast",
+    "forecast_table",
     "import_model",
     "info",
     "load",
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
     from primegpt.api.evaluation import evaluate
     from primegpt.api.evaluation_table import describe_evaluation
     from primegpt.api.experiments import experiment_alignment, experiment_duplication
-    from primegpt.api.facts import describe, info
+    from primegpt.api.facts import describe, forecast, forecast_table, info
     from primegpt.api.finetuning import finetune
     from primegpt.api.interop import export, import_model
     from primegpt.api.playing import play

@@ -1,6 +1,6 @@
 """What a run or a recipe amounts to, before any of it is built."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from primegpt.model.size import (
 )
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.training import plan as planning
+from primegpt.training.forecast import Forecast, forecasts
 from primegpt.training.precision import Precision, matmul_rate
 
 
@@ -26,11 +27,9 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     Time is that of the plan for a run; for a recipe it is a forecast from this machine's measured rate of matrix
     products, of which training is taken to reach half.
     """
-    path = Path(target) if target else latest_run()
-    is_run = path.is_dir() or not path.exists()
-    config = load_config(RunFolder.open(path)) if is_run else resolve(read_toml(path))
-    vocabulary = assumed_vocabulary(config)
-    config = planning.prepare_device(config.with_values(model={"vocab_size": vocabulary}))
+    path, config = described(target)
+    vocabulary = config.model.vocab_size
+    config = planning.prepare_device(config)
     train, length = config.train, config.train.sequence_length or config.model.block_size
     tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
     flops = flops_per_token(config.model, length)
@@ -57,6 +56,38 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "expected_seconds": expected or None,
         "measured": bool(config.plan.step_seconds),
     }
+
+
+def described(target: str | Path | None) -> tuple[Path, Config]:
+    """Where a run (the latest one when None) or a configuration file lies, and what it says; with a vocabulary."""
+    path = Path(target) if target else latest_run()
+    is_run = path.is_dir() or not path.exists()
+    config = load_config(RunFolder.open(path)) if is_run else resolve(read_toml(path))
+    return path, config.with_values(model={"vocab_size": assumed_vocabulary(config)})
+
+
+def forecast(target: str | Path | None, gpus: int, kind: str) -> list[Forecast]:
+    """What a run or a configuration file would need on `gpus` GPUs of a kind (h100), by how they share it.
+
+    Nothing is measured. Raises ConfigError for a kind that is not known, or a step that cannot be dealt out.
+    """
+    return forecasts(described(target)[1], gpus, kind)
+
+
+def forecast_table(ways: Sequence[Forecast]) -> str:
+    """`forecast` in words, a line for each way, and a warning where none fits."""
+    lines = [f"{'':<8} {'checkpointing':<14} {'memory a GPU':>12} {'step':>10} {'in all':>12}"]
+    for way in ways:
+        total = human_seconds(way.total_seconds) if way.total_seconds is not None else "no budget"
+        lines.append(
+            f"{way.parallel:<8} {'activations' if way.activation_checkpointing else 'none':<14} "
+            f"{human_bytes(way.memory):>12} {1000 * way.step_seconds:>7,.0f} ms {total:>12}"
+            + ("" if way.fits else "   does not fit")
+        )
+    if not any(way.fits for way in ways):
+        lines.append("warning: none of these fits; a smaller train.batch_size, or more GPUs with fsdp, needs less")
+    lines.append("a forecast from stated rates (docs/scaling.md); nothing was measured")
+    return "\n".join(lines)
 
 
 def assumed_vocabulary(config: Config) -> int:

@@ -2,24 +2,39 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 
-def info(target: Path | None = None, *, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+def info(
+    target: Path | None = None,
+    *,
+    gpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    gpu: str = "h100",
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
     """Parameters, FLOPs, memory and expected time of a run or a recipe, before it is trained.
 
     Parameters
     ----------
     target
         A run folder or a CONFIG.toml; the latest run when not given.
+    gpus
+        Forecast memory and time on so many GPUs, from stated rates.
+    gpu
+        Their kind: a100, h100, h200, b200, l40s, 4090.
     as_json
         Print JSON.
     """
     from primegpt import api
 
+    if gpus is not None:
+        planned = api.forecast(target, gpus, gpu)
+        print(json.dumps([asdict(way) for way in planned], indent=2) if as_json else api.forecast_table(planned))
+        return
     facts = api.info(target)
     if as_json:
         print(json.dumps(facts, indent=2))

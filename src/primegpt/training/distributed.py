@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,7 @@ from primegpt.errors import ConfigError, MismatchError, NonFiniteError, Primegpt
 from primegpt.model.gpt import GPT
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.precision import choose_device
+from primegpt.training.sharded import whole
 
 PATIENCE = timedelta(days=1)  # for what one rank does alone: preparing data, writing a checkpoint
 JOINING = timedelta(minutes=10)
@@ -126,11 +128,11 @@ class Group(World):
         if device == "cuda":
             torch.cuda.set_device(self.local_rank)
         store, self.rank, self.size = next(dist.rendezvous("env://", timeout=JOINING))
-        self.store = dist.PrefixStore("primegpt", store)
+        self.store = dist.PrefixStore(meet(store, self.rank, self.size), store)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=train.rank_timeout),
@@ -311,6 +313,30 @@ def join(config: Config) -> World:
     return Group(train, device)
 
 
+def meet(store: dist.Store, rank: int, size: int) -> str:
+    """A name for this start of all ranks, the same on each. Raises RankError for ranks that do not come.
+
+    torchrun starts ranks again with the store that they had, which remembers addresses of the dead. So each rank knocks
+    with a word that nobody has used before, and only rank 0 of the same start answers that.
+    """
+    word = uuid4().hex
+    if rank:
+        store.set(f"knock/{rank}", word)
+        name = store.get(f"answer/{word}").decode()
+        store.set(f"{name}/here/{rank}", "")
+        return name
+    until, missing = time.monotonic() + JOINING.total_seconds(), list(range(1, size))
+    while missing:
+        for other in missing:
+            if store.check([f"knock/{other}"]):
+                store.set(f"answer/{store.get(f'knock/{other}').decode()}", word)
+        missing = [other for other in missing if not store.check([f"{word}/here/{other}"])]
+        if missing and time.monotonic() > until:
+            raise RankError(f"ranks {', '.join(map(str, missing))} did not come", "is each machine's torchrun started?")
+        time.sleep(0.02)
+    return word
+
+
 def refuse_what_cannot_be_shared(config: Config, device: str) -> None:
     """Raise ConfigError for settings that several ranks cannot have."""
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -331,26 +357,6 @@ def refuse_what_cannot_be_shared(config: Config, device: str) -> None:
 def is_failure_of_group(error: BaseException) -> bool:
     """Whether an error came from the connection between ranks; gloo only says so in words."""
     return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is spread over the ranks, on each of them; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that is spread over the ranks; any other as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole `tensor`, the same on each rank, spread as `model` is, if it is and has the same shape."""
-    if not hasattr(model, "device_mesh") or tensor.shape != model.shape:
-        return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(model, DTensor)
-    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

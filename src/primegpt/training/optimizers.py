@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
-from primegpt.training.distributed import like, whole
+from primegpt.training.sharded import like, whole
 
 
 class Muon(torch.optim.Optimizer):

@@ -33,13 +33,14 @@ from primegpt.run.checkpoint import (
 )
 from primegpt.run.folder import RunFolder
 from primegpt.seeds import derive_seed
-from primegpt.training.distributed import ALONE, World, like, local, whole
+from primegpt.training.distributed import ALONE, World
 from primegpt.training.early_stopping import EarlyStopping
 from primegpt.training.interrupts import Interrupted, Interrupts
 from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.schedule import Stretch, learning_rate_factor, progress
+from primegpt.training.sharded import like, local, whole
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
 PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
