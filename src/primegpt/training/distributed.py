@@ -313,7 +313,7 @@ def join(config: Config) -> World:
     return Group(train, device)
 
 
-def meet(store: dist.Store, rank: int, size: int) -> str:
+def meet(store: "dist.Store", rank: int, size: int) -> str:
     """A name for this start of all ranks, the same on each. Raises RankError for ranks that do not come.
 
     torchrun starts ranks again with the store that they had, which remembers addresses of the dead. So each rank knocks
