@@ -251,8 +251,8 @@ class Group(World):
         if not self.sharded:
             return {} if self.rank else tensors
         gathered = {}
-        for name, tensor in tensors.items():  # one at a time is all the memory it takes, but on rank 0
-            full = whole(tensor)
+        for name in sorted(tensors):  # in one order on all ranks: what was read from a file may be in any
+            full = whole(tensors[name])  # one at a time is all the memory it takes, but on rank 0
             if self.rank == 0:
                 gathered[name] = full.cpu()
         return gathered
