@@ -21,6 +21,7 @@ from primegpt.model.gpt import GPT
 from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
+from primegpt.training.distributed import World
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
@@ -528,3 +529,36 @@ def test_a_signal_is_heeded_while_a_sample_is_written_and_behind_the_last(shards
             trainer.fit()
         assert written == (1 if due == "sample_text" else 0)
         assert load_newest(folder.checkpoints_dir, pytest.fail).step == step
+
+
+def test_when_another_rank_runs_out_of_memory_this_one_halves_its_micro_batch_too(shards, tmp_path):
+    """Both must come to the same number of micro-batches; the gradient is that of the same rows."""
+
+    class OtherRankIsFull(World):
+        in_step = False  # as with ddp
+        full = iter([1.0, 0.0])
+
+        def max(self, value: float) -> float:
+            return max(value, next(self.full))
+
+    trainer = make_trainer(configuration(batch_size=4), shards, RunFolder.create(tmp_path / "run"))
+    expected, _ = trainer.gradients(trainer.batches.micro_batches(0))
+    trainer.optimizers.zero_grad()
+    trainer.world = OtherRankIsFull()
+    loss, supervised = trainer.gradients(trainer.batches.micro_batches(0))
+    assert (trainer.batches.batch_size, trainer.batches.gradient_accumulation_steps) == (2, 4)
+    assert trainer.state.events == [{"step": 0, "batch_size": 2, "gradient_accumulation_steps": 4}]
+    assert (loss, supervised) == (pytest.approx(expected, rel=0.2), 64)  # dropout is drawn anew
+    assert trainer.observer.messages == ["out of memory at step 0: micro-batch 2, accumulation 4"]
+
+
+def test_a_signal_on_another_rank_stops_this_one(shards, tmp_path):
+    class OtherRankIsStopped(World):
+        def max(self, value: float) -> float:
+            return value or float(signal.SIGTERM)
+
+    trainer = make_trainer(configuration(), shards, RunFolder.create(tmp_path / "run"))
+    trainer.world = OtherRankIsStopped()
+    with pytest.raises(Interrupted) as stopped:
+        trainer.poll()
+    assert stopped.value.exit_code == 143
