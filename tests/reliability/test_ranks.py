@@ -163,7 +163,7 @@ with join(config) as world:
     own = batches[world.rank * mine : (world.rank + 1) * mine]
     loss, supervised = compute_gradients(model, own, Precision("fp32", "cpu"), 0, 0, world=world)
     world.sum_gradients(model)
-    total, = world.sum(loss.item())
+    total = world.sum(loss.item())
     gradients = world.gather({name: p.grad for name, p in model.named_parameters()})
     if world.rank == 0:
         save_file({name: g.contiguous() for name, g in gradients.items()}, sys.argv[3])

@@ -40,7 +40,7 @@ def started_by_torchrun(monkeypatch):
 def test_a_process_by_itself_makes_no_group():
     assert type(join(configuration(parallel="fsdp"))) is World
     assert not dist.is_initialized()
-    assert ALONE.sum(3.0, 4.0) == [3.0, 4.0]
+    assert ALONE.sum(3.0) == 3.0
     assert ALONE.tell({"a": 1}) == {"a": 1}
 
 

@@ -116,7 +116,7 @@ def begin(
         config = planning.make_plan(config, corpus, elapsed=time.monotonic() - started, world=world)
         folder: RunFolder = WatchedRun(path)
         with world.together():
-            if audit:
+            if audit:  # rank 0's, who alone writes
                 folder = RunFolder.create(path, overwrite)
                 stack.enter_context(folder.lock())
                 if base:

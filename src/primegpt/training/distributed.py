@@ -3,7 +3,7 @@
     with join(config) as world:                    # torchrun started us `world.size` times
         model = world.shard(assemble(config))      # fsdp: each rank keeps a part of every weight
         ...
-        supervised, = world.sum(supervised)        # of all ranks
+        supervised = world.sum(supervised)         # of all ranks
         loss.backward()
         world.sum_gradients(model)                 # ddp: from here on every rank does the same
 
@@ -68,9 +68,9 @@ class World:
 
     # What the ranks tell each other
 
-    def sum(self, *values: float) -> list[float]:
-        """Each value, added up over the ranks."""
-        return list(values)
+    def sum(self, value: float) -> float:
+        """The ranks' values, added up."""
+        return value
 
     def max(self, value: float) -> float:
         """The largest of the ranks' values: of truth values, whether any holds."""
@@ -80,11 +80,11 @@ class World:
         """What rank 0 says, plain JSON, on every rank. There is no hurry."""
         return value
 
-    def wait(self) -> None:
-        """Until all ranks are here. There is no hurry."""
-
     def together(self) -> AbstractContextManager[None]:
-        """What one rank refuses inside ends all of them there, and one speaks. They do not meet inside."""
+        """What one rank refuses inside ends all of them there, and one speaks. They do not meet inside.
+
+        Those that have nothing to do wait for the others, who are in no hurry.
+        """
         return nullcontext()
 
     def refuse_differences(self, facts: Mapping[str, Any]) -> None:
@@ -155,14 +155,15 @@ class Group(World):
 
     # What the ranks tell each other
 
-    def sum(self, *values: float) -> list[float]:
-        tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return tensor.tolist()
+    def sum(self, value: float) -> float:
+        return self._reduced(value, dist.ReduceOp.SUM)
 
     def max(self, value: float) -> float:
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: float, operation: Any) -> float:
         tensor = torch.tensor(float(value), dtype=torch.float64)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, operation)
         return tensor.item()
 
     def tell(self, value: T) -> T:
@@ -173,9 +174,6 @@ class Group(World):
             data = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(data, 0, group=self.patient)
         return json.loads(data.numpy().tobytes())
-
-    def wait(self) -> None:
-        dist.all_reduce(torch.zeros(1), group=self.patient)
 
     @contextmanager
     def together(self) -> Generator[None, None, None]:
@@ -203,7 +201,7 @@ class Group(World):
         own = json.loads(json.dumps(facts))
         said = self.tell(own)
         with self.together():
-            for name in said.keys() | own.keys():
+            for name in sorted(said.keys() | own.keys()):
                 if own.get(name) != said.get(name):
                     raise MismatchError(
                         f"{name} is {own.get(name)!r} on rank {self.rank} ({socket.gethostname()}) "

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch
@@ -102,7 +102,7 @@ def compute_gradients(
     ranks: the count is known before the first backward pass, so that how the batch is split changes nothing but
     rounding. The loss that is returned is this rank's.
     """
-    supervised = int(world.sum(sum(batch.supervised for batch in micro_batches))[0])
+    supervised = int(world.sum(sum(batch.supervised for batch in micro_batches)))
     total = torch.zeros((), device=precision.device)
     for batch in micro_batches:
         poll()
@@ -124,10 +124,7 @@ def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: 
     """
     for member in optimizers.members:
         precision.scaler.unscale_(member)
-    parameters = list(model.parameters())
-    total = whole(get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True))
-    clip_grads_with_norm_(parameters, grad_clip or math.inf, total, foreach=True)
-    norm = total.item()
+    norm = whole(clip_grad_norm_(model.parameters(), grad_clip or math.inf, foreach=True)).item()
     if math.isfinite(norm):
         optimizers.step()
     if precision.scaler.is_enabled():
@@ -255,20 +252,18 @@ class Trainer:
         Summed over all ranks. Where these compute in step, one that has left the step cannot be made up for.
         """
         state, seed, world = self.state, self.config.train.seed, self.world
-        loss, supervised = 0.0, None
+        loss, supervised = None, 0
         try:
-            total, supervised = compute_gradients(
+            loss, supervised = compute_gradients(
                 self.model, micro_batches, self.precision, seed, state.step, self.poll_in_step, world
             )
-            loss = total.item()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not is_out_of_memory(error) or self.batches.batch_size % 2 or world.sharded:
                 raise
-            supervised = None
-        if not world.max(supervised is None):
-            assert supervised is not None
+        if not world.max(loss is None):
+            assert loss is not None
             world.sum_gradients(self.model)
-            return world.sum(loss)[0], supervised
+            return world.sum(loss.item()), supervised
         self.optimizers.zero_grad()
         self.batches = self.batches.halved()
         size, accumulation = self.batches.batch_size, self.batches.gradient_accumulation_steps
@@ -317,9 +312,9 @@ class Trainer:
             "conditions": self.conditions,
         }
         self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
-        if self.world.rank == 0:
-            save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
-        self.world.wait()
+        with self.world.together():
+            if self.world.rank == 0:
+                save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
         self.saved_step = self.state.step
         self.folder.point("last", self.state.step)
         keep = self.config.train.keep_checkpoints
@@ -358,8 +353,7 @@ class Trainer:
             autocast=self.precision.autocast,
             poll=self.poll,
         )
-        total, targets = self.world.sum(mine.total, mine.targets)
-        return LossResult(total, int(targets), fixed.text_bytes)
+        return LossResult(self.world.sum(mine.total), int(self.world.sum(mine.targets)), fixed.text_bytes)
 
     def sample(self) -> None:
         """Texts that the model writes at this step, kept in samples/; a signal is heeded at each token."""
@@ -367,10 +361,10 @@ class Trainer:
         if self.world.rank == 0 or self.world.in_step:
             with self.model.register_forward_pre_hook(lambda *_: self.poll_in_step()):
                 text = self.sample_text(self.model)
-        if text and self.world.rank == 0:
-            write_text_atomic(self.sample_path, text + "\n")
-            self.observer.on_sample(self.state, text)
-        self.world.wait()
+        with self.world.together():
+            if text and self.world.rank == 0:
+                write_text_atomic(self.sample_path, text + "\n")
+                self.observer.on_sample(self.state, text)
 
     @property
     def sample_path(self) -> Path:
