@@ -245,6 +245,8 @@ class TrainConfig(Section):
     """Steps between checkpoints, beside the one before each evaluation; as eval_interval when unset."""
     keep_checkpoints: int | Literal["milestones"] | None = Field(None)
     """How many of the last checkpoints stay (3), or milestones: the weights of log-spaced steps too (small models)."""
+    async_checkpoint: bool = False
+    """Write checkpoints behind the next steps, which wait only until the tensors are copied in memory."""
     log_interval: int | None = Field(None, ge=1)
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
     tensorboard: bool = False

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from primegpt.config import resolve
 from primegpt.data.batches import IGNORED, Batch
 from primegpt.model.gpt import GPT
-from primegpt.run.checkpoint import list_checkpoints
+from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
 from primegpt.training.trainer import compute_gradients
@@ -129,9 +129,9 @@ def assert_same_curves(run: Path, expected: Path, tolerance: float) -> None:
 
 
 def weights(run: Path) -> list[bytes]:
-    """The files of the last checkpoint that hold tensors."""
+    """The files of the last checkpoint that hold tensors, in order."""
     last = list(list_checkpoints(run / "checkpoints").values())[-1]
-    return [(last / f"{stem}.safetensors").read_bytes() for stem in ("model", "optimizer")]
+    return [path.read_bytes() for path in sorted(last.glob("*.safetensors"))]
 
 
 def stopped_at(run: Path, step: int, copy: Path) -> Path:
@@ -153,6 +153,7 @@ from test_ranks import configuration, ragged
 from primegpt.model.gpt import GPT
 from primegpt.training.distributed import join
 from primegpt.training.precision import Precision
+from primegpt.training.sharded import whole
 from primegpt.training.trainer import compute_gradients
 from safetensors.torch import save_file
 
@@ -164,7 +165,7 @@ with join(config) as world:
     loss, supervised = compute_gradients(model, own, Precision("fp32", "cpu"), 0, 0, world=world)
     world.sum_gradients(model)
     total = world.sum(loss.item())
-    gradients = world.gather({name: p.grad for name, p in model.named_parameters()})
+    gradients = {name: whole(p.grad) for name, p in model.named_parameters()}
     if world.rank == 0:
         save_file({name: g.contiguous() for name, g in gradients.items()}, sys.argv[3])
         print("LOSS", total / supervised)
@@ -225,6 +226,11 @@ def test_curves_of_fifty_steps_are_those_of_one_process(place, alone, parallel, 
     run = fifty_steps(place, parallel, ranks)
     assert_same_curves(run, alone, 1e-4)
     assert (run / "samples" / "step-000000.txt").exists()
+    for path in list_checkpoints(run / "checkpoints").values():
+        names = {
+            f"{stem}-{i + 1:05d}-of-{ranks:05d}.safetensors" for stem in ("model", "optimizer") for i in range(ranks)
+        }
+        assert verify_checkpoint(path).files.keys() == {*names, "state.json"}  # a share of each rank
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -275,9 +281,11 @@ def undisturbed(place) -> Path:
 
 @pytest.mark.parametrize("trial", range(int(os.environ.get("PRIMEGPT_KILLS", "3"))))
 def test_when_a_rank_is_killed_the_others_leave_and_the_run_goes_on_exactly(place, undisturbed, trial):
+    """Every other trial saves behind its steps."""
     chance = random.Random(trial)
     run, name, victim = place.path / f"killed-{trial}", f"killed-{trial}", chance.randrange(2)
-    begun = place.start(name, "run.toml", "--out", name, *KILLED, ranks=2)
+    behind = ("--train.async_checkpoint=true",) if trial % 2 else ()
+    begun = place.start(name, "run.toml", "--out", name, *KILLED, *behind, ranks=2)
     after = chance.randrange(1, 110)
     wait_for(lambda: steps_of(run) >= after)
     os.kill(ranks_of(begun)[victim], signal.SIGKILL)

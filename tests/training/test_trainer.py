@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from primegpt.model.gpt import GPT
 from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
+from primegpt.training import trainer as training_loop
 from primegpt.training.distributed import World
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
+from primegpt.training.saving import save_shares
 from primegpt.training.trainer import EvaluationSet, Trainer, compute_gradients
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
@@ -562,3 +565,62 @@ def test_a_signal_on_another_rank_stops_this_one(shards, tmp_path):
     with pytest.raises(Interrupted) as stopped:
         trainer.poll()
     assert stopped.value.exit_code == 143
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(shards, tmp_path, monkeypatch):
+    """The writing is held up until two more steps are done; what is then written is the state of before."""
+    run = make_trainer(
+        configuration(async_checkpoint=True, eval_interval=100, sample_interval=100, checkpoint_interval=3),
+        shards,
+        RunFolder.create(tmp_path / "run"),
+    )
+    go_on, write = threading.Event(), save_shares
+
+    def held_up(*arguments):
+        assert go_on.wait(10)
+        write(*arguments)
+
+    for _ in range(3):
+        run.step()
+    weights = {name: weight.clone() for name, weight in run.model.weights().items()}
+    run.folder.append_metrics({"step": 3, "lr": 0.0})
+    monkeypatch.setattr(training_loop, "save_shares", held_up)
+    run.save()
+    run.step()
+    run.step()
+    assert run.saved_step is None
+    assert load_newest(run.folder.checkpoints_dir, pytest.fail) is None
+    go_on.set()
+    run.finish_saving()
+    checkpoint = load_newest(run.folder.checkpoints_dir, pytest.fail)
+    assert (checkpoint.step, run.saved_step, run.folder.pointed("last")) == (3, 3, 3)
+    assert checkpoint.state["train"]["step"] == 3
+    assert all(checkpoint.tensors["model"][name].equal(weight) for name, weight in weights.items())
+    assert not all(run.model.weights()[name].equal(weight) for name, weight in weights.items())
+
+
+def test_a_run_that_saves_behind_its_steps_is_the_same_run(shards, tmp_path):
+    runs = []
+    for name, behind in (("before", False), ("behind", True)):
+        run = make_trainer(configuration(async_checkpoint=behind), shards, RunFolder.create(tmp_path / name))
+        run.fit()
+        runs.append(run)
+    one, other = (run.folder for run in runs)
+    assert logged(one) == logged(other)
+    steps = [path.name for path in sorted(one.checkpoints_dir.iterdir())]
+    assert steps == [path.name for path in sorted(other.checkpoints_dir.iterdir())]
+    for step in steps:
+        for name in ("model.safetensors", "optimizer.safetensors", "evaluation.json"):
+            ours, theirs = (folder.checkpoints_dir / step / name for folder in (one, other))
+            assert ours.exists() == theirs.exists()
+            if name != "evaluation.json" and ours.exists():
+                assert ours.read_bytes() == theirs.read_bytes()
+    assert (one.pointed("best"), one.pointed("last")) == (other.pointed("best"), other.pointed("last"))
+
+
+def test_a_disk_that_fails_behind_the_steps_ends_the_run_all_the_same(shards, tmp_path):
+    run = make_trainer(configuration(async_checkpoint=True), shards, RunFolder.create(tmp_path / "run"))
+    shutil.rmtree(run.folder.checkpoints_dir)
+    run.folder.checkpoints_dir.write_text("no folder")
+    with pytest.raises(PrimegptError, match="could not save step 0"):
+        run.fit()

@@ -10,7 +10,7 @@ from primegpt.interop import gguf, huggingface
 from primegpt.interop.weight_files import WeightFiles
 from primegpt.model.size import human_count
 from primegpt.run import atomic
-from primegpt.run.checkpoint import STATE, load_checkpoint, write_checkpoint
+from primegpt.run.checkpoint import STATE, load_checkpoint, read_manifest, tensor_files, write_checkpoint
 from primegpt.run.folder import RunFolder, latest_run, next_run_path
 from primegpt.run.tensors import serialize_lazily
 from primegpt.tokenizers import store
@@ -128,7 +128,7 @@ def _verified_weights(folder: RunFolder, which: str | int, fingerprint: str, voc
     state = load_checkpoint(saved, ()).state
     if state["fingerprints"]["tokenizer"] != fingerprint or config.model.vocab_size != vocab_size:
         raise MismatchError(f"the model in {saved} belongs to another tokenizer than {folder.tokenizer_dir}")
-    return WeightFiles([saved / "model.safetensors"])
+    return WeightFiles(saved / name for name in tensor_files("model", read_manifest(saved)))
 
 
 def _size(shapes: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@
       MANIFEST.json       written last, removed first: the size and SHA-256 of each file, and a hash of itself
       evaluation.json     may come later; it carries a hash of its own
 
+Several ranks write whole tensors, each its share of them, to `model-00001-of-00002.safetensors` and so on.
+
 A checkpoint is built in `.tmp-step-000500-PID` and renamed when it is whole. One that is replaced or deleted is first
 renamed to `.trash-step-000500-PID`, and still counts for as long as its manifest is there.
 """
@@ -78,12 +80,28 @@ def save_checkpoint(
     bytes, and the largest tensor is all the memory it needs. `state` is plain JSON: strings as keys, lists rather than
     tuples, no NaN. When the disk fails nothing changes, and a PrimegptError names the last good step.
     """
-    encoded_state = canonical_json(state)
-    assert json.loads(encoded_state) == state, "state would come back different: use str keys, and lists for tuples"
-    contents: dict[str, Chunks] = {f"{stem}.safetensors": serialize(named) for stem, named in tensors.items()}
-    contents[STATE] = [encoded_state]
-    try:
+    contents = contents_of(tensors, "") | {STATE: encoded_state(state)}
+    with saving(folder, step):
         return write_checkpoint(folder, step, contents, resumable)
+
+
+def contents_of(tensors: "Mapping[str, Mapping[str, Tensor]]", part: str) -> dict[str, Chunks]:
+    """The bytes of each file of tensors, by name; `part` is "", or "-00001-of-00002" for the first of two shares."""
+    return {f"{stem}{part}.safetensors": serialize(named) for stem, named in tensors.items()}
+
+
+def encoded_state(state: Mapping[str, Any]) -> Chunks:
+    """The bytes of state.json."""
+    encoded = canonical_json(state)
+    assert json.loads(encoded) == state, "state would come back different: use str keys, and lists for tuples"
+    return [encoded]
+
+
+@contextmanager
+def saving(folder: Path, step: int) -> Generator[None, None, None]:
+    """Turn an OSError into a PrimegptError that names the step and the last good one."""
+    try:
+        yield
     except OSError as error:
         what = f"could not save step {step} in {folder}: {atomic.reason(error)}"
         raise PrimegptError(what, last_good(folder)) from error
@@ -100,22 +118,36 @@ def last_good(folder: Path) -> str:
 
 def write_checkpoint(folder: Path, step: int, contents: Mapping[str, Chunks], resumable: bool) -> Path:
     """The protocol of `save_checkpoint`, for files already in bytes, by name. Raises OSError."""
-    final = folder / step_name(step)
-    temporary = atomic.temporary_name(final)
+    temporary = atomic.temporary_name(folder / step_name(step))
     try:
-        atomic.make_folder(folder)
-        remove(temporary)
-        atomic.perform(os.mkdir, temporary)
-        files = {name: write_synced(temporary / name, chunks) for name, chunks in contents.items()}
-        files.pop(EVALUATION, None)  # sealed by itself, because it may come later
-        manifest = {"format": FORMAT, "step": step, "resumable": resumable, "files": files}
-        write_synced(temporary / MANIFEST, [_seal(manifest)])
-        sync_folder(temporary)
-        _put_in_place(temporary, final)
+        begin_checkpoint(temporary)
+        return complete_checkpoint(temporary, step, write_files(temporary, contents), resumable)
     except Exception:
         with suppress(OSError):
             remove(temporary)
         raise
+
+
+def begin_checkpoint(temporary: Path) -> None:
+    """Make the hidden folder in which a checkpoint is built. Raises OSError."""
+    atomic.make_folder(temporary.parent)
+    remove(temporary)
+    atomic.perform(os.mkdir, temporary)
+
+
+def write_files(temporary: Path, contents: Mapping[str, Chunks]) -> dict[str, FileRecord]:
+    """Write files, by name, into a checkpoint that is being built. Raises OSError."""
+    return {name: write_synced(temporary / name, chunks) for name, chunks in contents.items()}
+
+
+def complete_checkpoint(temporary: Path, step: int, files: Mapping[str, FileRecord], resumable: bool) -> Path:
+    """Seal `files`, which are all on the disk, with a manifest, and give the checkpoint its name. Raises OSError."""
+    final = temporary.with_name(step_name(step))
+    sealed = {name: record for name, record in files.items() if name != EVALUATION}  # that one may come later
+    manifest = {"format": FORMAT, "step": step, "resumable": resumable, "files": sealed}
+    write_synced(temporary / MANIFEST, [_seal(manifest)])
+    sync_folder(temporary)
+    _put_in_place(temporary, final)
     return final
 
 
@@ -192,7 +224,7 @@ def read_manifest(path: Path) -> Manifest:
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is not the manifest of a checkpoint: {error!r}") from error
     for name in manifest.files:  # nothing outside the folder is ever opened, whoever wrote the manifest
-        if name != STATE and not re.fullmatch(r"\w+\.safetensors", name):
+        if name != STATE and not stem_of(name):
             raise CheckpointError(f"{path / MANIFEST} names {name!r}, which no checkpoint holds")
     if step_of(path) not in (None, manifest.step):
         raise CheckpointError(f"{path} holds step {manifest.step}", "give the folder its own name back")
@@ -206,8 +238,8 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpo
     """
     manifest = read_manifest(path)
     if names is None:
-        names = [name.removesuffix(".safetensors") for name in manifest.files if name != STATE]
-    tensors = {name: _load_tensors(path, f"{name}.safetensors", manifest) for name in names}
+        names = {stem for name in manifest.files if (stem := stem_of(name))}
+    tensors = {stem: _load_tensors(path, stem, manifest) for stem in names}
     try:
         state = json.loads(read_verified(path, STATE, manifest))
     except (ValueError, RecursionError) as error:
@@ -215,12 +247,29 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpo
     return Checkpoint(manifest.step, state, tensors, manifest.resumable, path)
 
 
-def _load_tensors(path: Path, name: str, manifest: Manifest) -> "dict[str, Tensor]":
-    data = read_verified(path, name, manifest)
-    try:
-        return deserialize(data)
-    except ValueError as error:  # whole, but not made by us
-        raise CheckpointError(f"{path / name} cannot be used: {error}") from error
+def stem_of(name: str) -> str | None:
+    """The `model` of model.safetensors, or of a share of it, model-00001-of-00002.safetensors; None for other names."""
+    match = re.fullmatch(r"(\w+?)(-\d{5,}-of-\d{5,})?\.safetensors", name)
+    return match[1] if match else None
+
+
+def tensor_files(stem: str, manifest: Manifest) -> list[str]:
+    """The files of a checkpoint that hold its `stem`, "model", between them: one, or a share of each rank.
+
+    Where there is none, the name that one would have.
+    """
+    return sorted(name for name in manifest.files if stem_of(name) == stem) or [f"{stem}.safetensors"]
+
+
+def _load_tensors(path: Path, stem: str, manifest: Manifest) -> "dict[str, Tensor]":
+    tensors = {}
+    for name in tensor_files(stem, manifest):
+        data = read_verified(path, name, manifest)
+        try:
+            tensors |= deserialize(data)
+        except ValueError as error:  # whole, but not made by us
+            raise CheckpointError(f"{path / name} cannot be used: {error}") from error
+    return tensors
 
 
 def read_verified(path: Path, name: str, manifest: Manifest) -> bytes:

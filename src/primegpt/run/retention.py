@@ -21,6 +21,7 @@ from primegpt.run.checkpoint import (
     read_verified,
     step_name,
     step_of,
+    tensor_files,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -76,7 +77,8 @@ def copy_weights(path: Path, folder: Path) -> int:
     """
     manifest = read_manifest(path)
     read = partial(read_verified, path, manifest=manifest)
-    contents = {name: map(read, [name]) for name in ("model.safetensors", STATE)}  # each read when its turn comes
+    names = [*tensor_files("model", manifest), STATE]
+    contents = {name: map(read, [name]) for name in names}  # each read when its turn comes
     if (path / EVALUATION).exists():
         contents[EVALUATION] = map(Path.read_bytes, [path / EVALUATION])
     write_checkpoint(folder, manifest.step, contents, resumable=False)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from primegpt.data.batches import Batch
 from primegpt.errors import ConfigError, MismatchError, NonFiniteError, PrimegptError, RankError
 from primegpt.model.gpt import GPT
 from primegpt.training.interrupts import Interrupted
-from primegpt.training.precision import choose_device
+from primegpt.training.precision import choose_device, choose_precision
 from primegpt.training.sharded import whole
 
 PATIENCE = timedelta(days=1)  # for what one rank does alone: preparing data, writing a checkpoint
@@ -80,6 +81,14 @@ class World:
         """What rank 0 says, plain JSON, on every rank. There is no hurry."""
         return value
 
+    def collect(self, value: T) -> list[T]:
+        """What each rank says, plain JSON, on every rank. There is no hurry."""
+        return [value]
+
+    def aside(self) -> "World":
+        """The same ranks for a second thread: its `tell`, `collect` and `together` do not mix with the first one's."""
+        return self
+
     def together(self) -> AbstractContextManager[None]:
         """What one rank refuses inside ends all of them there, and one speaks. They do not meet inside.
 
@@ -104,8 +113,8 @@ class World:
         """Leave each rank its part of the weights, in place. Parameters keep their names."""
         return model
 
-    def gather(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The whole tensors on rank 0, nothing on others."""
+    def share_of_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of `tensors`, those whose bytes this rank is to write; each is one rank's, and whole there."""
         return tensors
 
     def expect_last(self, model: GPT, last: bool) -> None:
@@ -167,13 +176,25 @@ class Group(World):
         return tensor.item()
 
     def tell(self, value: T) -> T:
+        return self._heard(0, value)
+
+    def collect(self, value: T) -> list[T]:
+        return [self._heard(rank, value) for rank in range(self.size)]
+
+    def _heard(self, speaker: int, value: T) -> T:
+        """What rank `speaker` says."""
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         size = torch.tensor(len(data))
-        dist.broadcast(size, 0, group=self.patient)
-        if self.rank:
+        dist.broadcast(size, speaker, group=self.patient)
+        if self.rank != speaker:
             data = torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(data, 0, group=self.patient)
+        dist.broadcast(data, speaker, group=self.patient)
         return json.loads(data.numpy().tobytes())
+
+    def aside(self) -> World:
+        other = copy(self)
+        other.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return other
 
     @contextmanager
     def together(self) -> Generator[None, None, None]:
@@ -245,15 +266,14 @@ class Group(World):
                 module.reshard()
         return model
 
-    def gather(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if not self.sharded:
-            return {} if self.rank else tensors
-        gathered = {}
-        for name in sorted(tensors):  # in one order on all ranks: what was read from a file may be in any
-            full = whole(tensors[name])  # one at a time is all the memory it takes, but on rank 0
-            if self.rank == 0:
-                gathered[name] = full.cpu()
-        return gathered
+    def share_of_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+        mine = {}
+        for name, owner in dealt_out(sizes, self.size).items():
+            full = whole(tensors[name])  # all ranks meet here: one tensor at a time is all the memory it takes
+            if owner == self.rank:
+                mine[name] = full.cpu() if self.sharded else full
+        return mine
 
     def expect_last(self, model: GPT, last: bool) -> None:
         if self.sharded:
@@ -348,13 +368,22 @@ def refuse_what_cannot_be_shared(config: Config, device: str) -> None:
         raise ConfigError("standard input cannot be read by several processes", "save the text to a file")
     if config.train.parallel == "fsdp" and config.lora.rank:
         raise ConfigError("train.parallel = 'fsdp' shards whole models, no adapters", "set it to 'ddp'")
-    if config.train.parallel == "fsdp" and config.train.precision == "fp16":
+    if config.train.parallel == "fsdp" and choose_precision(config.train.precision, device) == "fp16":
         raise ConfigError("train.parallel = 'fsdp' works in bf16 or fp32", "set train.precision to one of them")
 
 
 def is_failure_of_group(error: BaseException) -> bool:
     """Whether an error came from the connection between ranks; gloo only says so in words."""
     return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def dealt_out(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
+    """Which rank takes each of some named sizes: the largest first, each to the one with least. All ranks agree."""
+    loads, owners = [0] * ranks, {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owners[name] = loads.index(min(loads))
+        loads[owners[name]] += sizes[name]
+    return owners
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

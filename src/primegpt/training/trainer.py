@@ -7,7 +7,9 @@ functions of (seed, step). A run that was killed and resumed therefore computes 
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from primegpt.config import Config
 from primegpt.data.batches import Batch
 from primegpt.data.feed import Batches
-from primegpt.errors import DiskError, NonFiniteError
+from primegpt.errors import DiskError, NonFiniteError, PrimegptError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
 from primegpt.model.gpt import GPT
 from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
@@ -28,7 +30,6 @@ from primegpt.run.checkpoint import (
     commit_evaluation,
     last_good,
     read_evaluation,
-    save_checkpoint,
     step_name,
 )
 from primegpt.run.folder import RunFolder
@@ -39,6 +40,7 @@ from primegpt.training.interrupts import Interrupted, Interrupts
 from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
+from primegpt.training.saving import copied, in_background, save_shares
 from primegpt.training.schedule import Stretch, learning_rate_factor, progress
 from primegpt.training.sharded import like, local, whole
 
@@ -166,6 +168,9 @@ class Trainer:
         self.grad_norm = 0.0
         self.restored_from: Checkpoint | None = None
         self.saved_step: int | None = None  # the newest step known to be on disk, whole
+        self.saving: Callable[[], None] | None = None  # what remains to be done for a newer one ...
+        self.saving_step = 0  # ... of this step
+        self.saving_world = world.aside() if config.train.async_checkpoint else world
 
     # ---- The loop ----------------------------------------------------------------------------------------------------
 
@@ -183,10 +188,13 @@ class Trainer:
                 while not self.finished:
                     self.step()
                     self.after_step()
+                self.finish_saving()
                 self.poll()  # a signal that came behind the last step
             except Interrupted as stop:
                 self.leave(stop)
             except DiskError as error:
+                with suppress(PrimegptError):
+                    self.finish_saving()
                 raise DiskError(f"{error.what}; {last_good(self.folder.checkpoints_dir)}", error.remedy) from error
         return self.state
 
@@ -296,14 +304,20 @@ class Trainer:
         self.observer.on_step(state, line)
 
     def save(self) -> None:
-        """A checkpoint of the present step, then fewer old ones. An update that ruined the weights is not saved."""
+        """A checkpoint of the present step, then fewer old ones. An update that ruined the weights is not saved.
+
+        With `async_checkpoint` all but a copy of the tensors happens behind the next steps.
+        """
+        self.finish_saving()
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
         finite = all(local(tensor).isfinite().all() for named in tensors.values() for tensor in named.values())
         if self.world.max(not finite):
             self.stop_at_non_finite("weights")
-        tensors = {stem: self.world.gather(named) for stem, named in tensors.items()}
+        shares = {stem: self.world.share_of_tensors(named) for stem, named in tensors.items()}
+        if self.config.train.async_checkpoint:
+            shares = {stem: copied(named) for stem, named in shares.items()}
         state = {
             "train": asdict(self.state),
             "scaler": self.precision.scaler.state_dict(),
@@ -312,11 +326,21 @@ class Trainer:
             "conditions": self.conditions,
         }
         self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
-        with self.world.together():
-            if self.world.rank == 0:
-                save_checkpoint(self.folder.checkpoints_dir, self.state.step, tensors, state)
-        self.saved_step = self.state.step
-        self.folder.point("last", self.state.step)
+        folder, self.saving_step = self.folder.checkpoints_dir, self.state.step
+        self.saving = partial(save_shares, self.saving_world, folder, self.saving_step, shares, state)
+        if self.config.train.async_checkpoint:
+            self.saving = in_background(self.saving)
+        else:
+            self.finish_saving()
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that was begun is on the disk; then `last` names it, and older ones may go."""
+        if not self.saving:
+            return
+        finish, self.saving = self.saving, None
+        finish()
+        self.saved_step = self.saving_step
+        self.folder.point("last", self.saving_step)
         keep = self.config.train.keep_checkpoints
         self.folder.prune(keep if isinstance(keep, int) else 3, keep_milestones=keep == "milestones")
 
@@ -330,6 +354,7 @@ class Trainer:
             train=self.loss_on(self.train_set),
             val=self.loss_on(self.val_set),
         )
+        self.finish_saving()
         if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
             self.folder.discard(state.step)
             self.stop_at_non_finite("loss on the fixed sets")
@@ -417,12 +442,15 @@ class Trainer:
     def leave(self, stop: Interrupted) -> None:
         """Save the last completed step, its partial successor discarded, and pass the interruption on."""
         self.optimizers.zero_grad()
+        self.finish_saving()
         if self.saved_step != self.state.step:  # an interrupted evaluation was preceded by a save
             self.save()
+            self.finish_saving()
         resume = f"continue with: primegpt train --resume {self.folder.path}"
         raise Interrupted(stop.number, f"stopped at step {self.state.step}, saved", resume)
 
     def stop_at_non_finite(self, what: str) -> None:
+        self.finish_saving()
         raise NonFiniteError(
             f"the {what} became NaN or infinite at step {self.state.step}; {last_good(self.folder.checkpoints_dir)}",
             "lower train.learning_rate, or look for a fault in the data",
