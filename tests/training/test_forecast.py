@@ -8,7 +8,7 @@ from primegpt.cli.main import run
 from primegpt.config import Config, resolve
 from primegpt.errors import ConfigError
 from primegpt.model.size import flops_per_token, parameter_count, training_memory
-from primegpt.training.forecast import GPUS, UTILISATION, forecasts
+from primegpt.training.forecast import forecasts
 
 
 def gpt2(**train) -> Config:
@@ -25,17 +25,20 @@ def test_one_gpu_needs_what_the_model_of_memory_says_and_sends_nothing():
     ways = by_way(gpt2(), 1)
     alone = gpt2(device="cuda", precision="bf16", attention="sdpa")
     assert ways["ddp", False].memory == ways["fsdp", False].memory == training_memory(alone).total
-    arithmetic = 16 * 32 * 1024 * flops_per_token(alone.model, 1024) / (UTILISATION * 989e12)
-    assert ways["ddp", False].step_seconds == pytest.approx(arithmetic)
-    assert ways["fsdp", False].step_seconds == pytest.approx(arithmetic)
-    assert ways["ddp", True].step_seconds == pytest.approx(arithmetic * 4 / 3)
-    assert ways["ddp", False].total_seconds == pytest.approx(1000 * arithmetic)
+    arithmetic = 16 * 32 * 1024 * flops_per_token(alone.model, 1024) / (0.4 * 989e12)
+    update = 28 * parameter_count(alone.model) / 3.35e12
+    assert update < 0.01 * arithmetic
+    assert ways["ddp", False].step_seconds == pytest.approx(arithmetic + update)
+    assert ways["fsdp", False].step_seconds == pytest.approx(arithmetic + update)
+    assert ways["ddp", True].step_seconds == pytest.approx(arithmetic * 4 / 3 + update)
+    assert ways["ddp", False].total_seconds == pytest.approx(1000 * (arithmetic + update))
 
 
 def test_eight_gpus_share_the_arithmetic_and_send_the_gradient():
     one, eight = by_way(gpt2(), 1)["ddp", False], by_way(gpt2(), 8)["ddp", False]
-    gradient = 4 * parameter_count(gpt2().model)
-    assert eight.step_seconds == pytest.approx(one.step_seconds / 8 + 2 * 7 / 8 * gradient / GPUS["h100"].bandwidth)
+    parameters = parameter_count(gpt2().model)
+    sending, update = 2 * 7 / 8 * 4 * parameters / 450e9, 28 * parameters / 3.35e12
+    assert eight.step_seconds == pytest.approx((one.step_seconds - update) / 8 + sending + update)
     assert eight.memory == one.memory  # ddp: the whole model on each
 
 

@@ -1,6 +1,7 @@
 """What a run would need on GPUs that are not here: memory of each, and time, from stated rates. Nothing is measured.
 
-    step = rows of one GPU * FLOPs / (UTILISATION * rate)  and what is sent between GPUs, at their bandwidth
+    step = rows of one GPU * FLOPs / (UTILISATION * rate) + the update, at the memory's bandwidth
+           and what is sent between GPUs, at their bandwidth
 
 With ddp the gradient (fp32) is summed behind the last backward pass: 2 (N - 1) / N of it passes each GPU. With fsdp the
 weights are collected for each forward and each backward pass of a micro-batch, and the gradient is dealt out once, all
@@ -26,24 +27,26 @@ PER_MACHINE = 8  # GPUs
 BETWEEN_MACHINES = 50e9  # bytes/s a GPU: a network card of 400 Gbit/s for each
 USABLE = 0.95  # of a GPU's memory; the rest is the driver's
 RECOMPUTING = 4 / 3  # of the arithmetic, with activation checkpointing
+UPDATE_BYTES = 28  # a parameter: AdamW reads weight, gradient and two moments, and writes all but the gradient
 
 
 @dataclass(frozen=True)
 class GPU:
-    """What a maker states: bytes of memory, dense bf16 FLOP/s, and bytes/s to the others of its machine, one way."""
+    """What a maker states. FLOP/s are dense bf16 ones; `link` is to the others of its machine, one way."""
 
-    memory: float
-    flops: float
-    bandwidth: float
+    memory: float  # bytes
+    flops: float  # a second
+    memory_bandwidth: float  # bytes/s
+    link: float  # bytes/s
 
 
 GPUS = {
-    "a100": GPU(80e9, 312e12, 300e9),
-    "h100": GPU(80e9, 989e12, 450e9),
-    "h200": GPU(141e9, 989e12, 450e9),
-    "b200": GPU(180e9, 2250e12, 900e9),
-    "l40s": GPU(48e9, 362e12, 32e9),
-    "4090": GPU(24e9, 165e12, 32e9),
+    "a100": GPU(80e9, 312e12, 2.04e12, 300e9),
+    "h100": GPU(80e9, 989e12, 3.35e12, 450e9),
+    "h200": GPU(141e9, 989e12, 4.8e12, 450e9),
+    "b200": GPU(180e9, 2250e12, 8e12, 900e9),
+    "l40s": GPU(48e9, 362e12, 0.864e12, 32e9),
+    "4090": GPU(24e9, 165e12, 1.01e12, 32e9),
 }
 
 
@@ -78,8 +81,10 @@ def _forecast(config: Config, gpus: int, gpu: GPU, parallel: Literal["ddp", "fsd
     tokens = train.batch_size * train.gradient_accumulation_steps * length  # of a step, all GPUs
     arithmetic = tokens / gpus * flops_per_token(config.model, length) * (RECOMPUTING if recompute else 1.0)
     computing = arithmetic / (UTILISATION * gpu.flops)
-    sending = _bytes_sent(config, gpus, parallel) / (gpu.bandwidth if gpus <= PER_MACHINE else BETWEEN_MACHINES)
-    seconds = computing + sending if parallel == "ddp" else max(computing, sending)
+    sending = _bytes_sent(config, gpus, parallel) / (gpu.link if gpus <= PER_MACHINE else BETWEEN_MACHINES)
+    updated = parameter_count(config.model) / (gpus if parallel == "fsdp" else 1)
+    updating = UPDATE_BYTES * updated / gpu.memory_bandwidth
+    seconds = (computing + sending if parallel == "ddp" else max(computing, sending)) + updating
     steps = train.max_steps or (train.tokens and -(-train.tokens // tokens))
     memory = _memory(config, gpus, parallel)
     fits = memory <= USABLE * gpu.memory
