@@ -18,14 +18,13 @@ from primegpt.model.size import (
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.training import plan as planning
 from primegpt.training.forecast import Forecast, forecasts
-from primegpt.training.precision import Precision, matmul_rate
+from primegpt.training.probe import step_seconds
 
 
 def info(target: str | Path | None = None) -> dict[str, Any]:
-    """What a run or a configuration file amounts to: parameters, FLOPs, memory, expected time. Nothing is built.
+    """What a run or a configuration file amounts to: parameters, FLOPs, memory, expected time.
 
-    Time is that of the plan for a run; for a recipe it is a forecast from this machine's measured rate of matrix
-    products, of which training is taken to reach half.
+    Time is that of the plan for a run; for a recipe it is a forecast from a few layers of it, measured on this machine.
     """
     path, config = described(target)
     vocabulary = config.model.vocab_size
@@ -34,8 +33,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
     flops = flops_per_token(config.model, length)
     steps = train.max_steps or (train.tokens and -(-train.tokens // tokens_per_step))
-    rate = matmul_rate(train.device, Precision(train.precision, train.device).dtype)
-    seconds = tokens_per_step * flops / (0.5 * rate)
+    seconds = config.plan.step_seconds or step_seconds(config)
     expected = config.plan.expected_seconds or (60 * train.minutes if train.minutes else (steps or 0) * seconds)
     parameters = parameter_breakdown(config.model)
     return {
@@ -52,7 +50,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "generation_memory_bytes": inference_memory(config.model, 1, config.model.block_size).total,
         "device": train.device,
         "precision": train.precision,
-        "step_seconds": config.plan.step_seconds or seconds,
+        "step_seconds": seconds,
         "expected_seconds": expected or None,
         "measured": bool(config.plan.step_seconds),
     }
@@ -116,7 +114,7 @@ def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         share = facts["training_tokens"] / facts["parameters"]
         rows.append(("training text", f"{human_count(facts['training_tokens'])} tokens, {share:.1f} a parameter"))
     if expected:
-        how = "as planned" if facts["measured"] else "at half of the machine's matrix-product rate"
+        how = "as planned" if facts["measured"] else "a forecast from a few layers"
         machine = f"{facts['device']}, {facts['precision']}"
         rows.append(("expected time", f"{human_seconds(expected)} on this machine ({machine}), {how}"))
     return rows
