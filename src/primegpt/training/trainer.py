@@ -6,7 +6,7 @@ functions of (seed, step). A run that was killed and resumed therefore computes 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -325,13 +325,18 @@ class Trainer:
             "fingerprints": self.fingerprints,
             "conditions": self.conditions,
         }
-        self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
-        folder, self.saving_step = self.folder.checkpoints_dir, self.state.step
-        self.saving = partial(save_shares, self.saving_world, folder, self.saving_step, shares, state)
+        self.saving_step = self.state.step
+        self.saving = partial(self.write, self.saving_step, shares, state)
         if self.config.train.async_checkpoint:
             self.saving = in_background(self.saving)
         else:
             self.finish_saving()
+
+    def write(self, step: int, shares: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Put a checkpoint on the disk; perhaps in a thread, and so with nothing that the steps change."""
+        with self.saving_world.together():
+            self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
+        save_shares(self.saving_world, self.folder.checkpoints_dir, step, shares, state)
 
     def finish_saving(self) -> None:
         """Wait until the checkpoint that was begun is on the disk; then `last` names it, and older ones may go."""
