@@ -25,9 +25,9 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "vocab_size": 65},
         "train": {"batch_size": 16},
     },
-    "124M: GPT-2, 4 x 512": {
+    "124M: GPT-2, 2 x 2 x 256": {
         "model": {"vocab_size": 50_257},
-        "train": {"batch_size": 4, "sequence_length": 512},
+        "train": {"batch_size": 2, "gradient_accumulation_steps": 2, "sequence_length": 256},
     },
 }
 
