@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from primegpt.config import Config, resolve
+from primegpt.data.corpus import Corpus
 from primegpt.data.feed import Share, for_ranks, training_batches
-from primegpt.data.prepare import Corpus, prepare
+from primegpt.data.prepare import prepare
 from primegpt.errors import ConfigError
 
 LINES = [f"line {i} of {i % 7} " + "x" * (i % 13) for i in range(400)]
