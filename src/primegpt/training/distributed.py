@@ -40,6 +40,9 @@ from primegpt.training.sharded import whole
 PATIENCE = timedelta(days=1)  # for what one rank does alone: preparing data, writing a checkpoint
 JOINING = timedelta(minutes=10)
 BUCKET = 1 << 24  # gradient elements that are summed in one go: 64 MB
+# A thread of gloo drops the last tensor that it sent a moment after all have gone on. It needs the interpreter for
+# that, and aborts the process where this has ended by then. destroy_process_group does not wait for such threads.
+SETTLING = 0.3  # seconds
 LAST_WORDS = 3.0  # seconds in which the ranks that are left find each other
 
 T = TypeVar("T")
@@ -161,6 +164,8 @@ class Group(World):
     def leave(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+            self.patient = None
+            time.sleep(SETTLING)
 
     # What the ranks tell each other
 
