@@ -5,6 +5,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,7 +100,9 @@ def test_the_faster_attention_counts(monkeypatch):
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("name", CASES)
-def test_a_step_takes_about_as_long_as_forecast(name):
+def test_a_step_takes_about_as_long_as_forecast(name, monkeypatch):
+    """In one thread and the processor's time, which other programs change less than the clock's."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
     measured, forecast = measure(name)
     print(f"{name}: measured {1000 * measured:,.1f} ms, forecast {1000 * forecast:,.1f} ms")
     assert forecast == pytest.approx(measured, rel=0.25)
