@@ -52,8 +52,9 @@ def test_attention_by_definition_in_fp64() -> None:
                 scores = [math.exp(float(q[b, h, t].double() @ k[b, h, s].double()) / math.sqrt(8)) for s in seen]
                 for score, s in zip(scores, seen, strict=True):
                     expected[b, h, t] += score / sum(scores) * v[b, h, s].double()
-    torch.testing.assert_close(explicit_attention(q, k, v, mask).double(), expected, atol=1e-6, rtol=1e-6)
-    assert (attention_weights(q, k, mask)[~mask.expand(2, 3, 5, 5)] == 0).all()
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    torch.testing.assert_close(explicit_attention(q, k, v, bias).double(), expected, atol=1e-6, rtol=1e-6)
+    assert (attention_weights(q, k, bias)[~mask.expand(2, 3, 5, 5)] == 0).all()
 
 
 def loss_and_gradients(model: GPT, kernel: str, **inputs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from primegpt.config import ModelConfig
 from primegpt.errors import MismatchError
+from primegpt.model import functions
 from primegpt.model.cache import KVCache, Past, remember
 from primegpt.model.loss import summed_cross_entropy
 from primegpt.seeds import derive_seed
@@ -24,8 +25,22 @@ Kernel = Literal["sdpa", "explicit", "sums"]
 def norm(config: ModelConfig, size: int) -> nn.Module:
     """The normalisation of the configured kind over the last dimension, `size` wide."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(size, config.norm_eps, config.norm_gain)
+        return RMSNorm(size, config.norm_eps, config.norm_gain)
     return nn.LayerNorm(size, config.norm_eps, config.norm_gain, config.bias)
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean(x²) + ε), and a learnt gain if there is one (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    if not x.is_cpu:  # elsewhere torch has a kernel for it
+        return F.rms_norm(x, x.shape[-1:], gain, eps)
+    y = functions.RMSNorm.apply(x, eps)
+    return y if gain is None else y * gain
 
 
 def rotary_table(config: ModelConfig) -> Tensor:
@@ -45,20 +60,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √D), fp32 inside. q (B, H, T, D), k (B, H, S, D), mask (B or 1, 1, T, S) True where visible."""
-    scores = (q @ k.transpose(-2, -1)).float() * q.size(-1) ** -0.5  # (B, H, T, S)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √D + bias), fp32 inside. q (B, H, T, D), k (B, H, S, D), bias (B or 1, 1, T, S): 0, or -∞ where
+    nothing is seen."""
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
+    if bias is not None:
+        scores = scores + bias
     return scores.softmax(dim=-1).to(q.dtype)
 
 
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Attention as the formula reads; the same function as `F.scaled_dot_product_attention`. Returns (B, H, T, D).
 
     The T x S scores are kept in memory, yet for short contexts on a CPU this is faster than the fused kernel.
     """
-    return F.dropout(attention_weights(q, k, mask), dropout) @ v
+    return F.dropout(attention_weights(q, k, bias), dropout) @ v
 
 
 def summed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,18 +125,17 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, view.causal, enable_gqa=grouped)
         if grouped:  # query head h reads key/value head h // (H / K)
             k, v = (t.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for t in (k, v))
-        mask = view.visible(q.size(2), q.device)
+        bias = view.bias(q)
         if view.maps is not None:
-            view.maps.append(attention_weights(q, k, mask))
-        return explicit_attention(q, k, v, mask, dropout)
+            view.maps.append(attention_weights(q, k, bias))
+        return explicit_attention(q, k, v, bias, dropout)
 
 
-class HeadNorm(nn.RMSNorm):
+class HeadNorm(RMSNorm):
     """RMS norm of each head's queries or keys, in their own number format (Henry et al. 2020, arXiv:2010.04245)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, gain, self.eps)
+        return rms_norm(x, None if self.weight is None else self.weight.to(x.dtype), self.eps)
 
 
 def norm_heads(config: ModelConfig) -> nn.Module:
@@ -142,7 +157,7 @@ class MLP(nn.Module):
         if self.c_gate is not None:
             h = F.silu(self.c_gate(x)) * h  # SwiGLU: Shazeer 2020, arXiv:2002.05202
         elif self.kind == "relu2":
-            h = F.relu(h).square()  # So et al. 2021 (Primer), arXiv:2109.08668
+            h = functions.SquaredReLU.apply(h)
         else:
             h = F.gelu(h, approximate="tanh")  # the GELU that GPT-2 was trained with
         return self.c_proj(h)
@@ -171,12 +186,15 @@ class View:
     causal: bool  # the plain triangle, which fused kernels do without a tensor
     slots: tuple[Tensor, Tensor] | None = None  # where the cache takes in the new tokens; None: behind the others
     maps: list[Tensor] | None = None  # collects the attention maps of a trace
+    added: Tensor | None = None  # the mask as explicit attention adds it, once it was asked for
 
-    def visible(self, T: int, device: torch.device) -> Tensor | None:
-        """The mask, for attention that needs the triangle as a tensor; made once a forward pass."""
-        if self.causal and self.mask is None:
-            self.mask = torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        return self.mask
+    def bias(self, q: Tensor) -> Tensor | None:
+        """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once a forward pass."""
+        if self.added is None and (self.causal or self.mask is not None):
+            T, mask = q.size(2), self.mask
+            mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril() if mask is None else mask
+            self.added = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+        return self.added
 
 
 @dataclass

@@ -293,20 +293,20 @@ def _attention_bytes(config: Config) -> int:
 
 
 def _norm_bytes(config: Config) -> int:
-    """Input (fp32), for RMS norms also what the gain multiplies (fp32), and the output as the next product's input."""
-    gained = config.model.norm == "rmsnorm" and config.model.norm_gain
-    return config.model.n_embd * (4 + (4 if gained else 0) + _value_bytes(config))
+    """A layer norm's input, or an RMS norm's output before the gain, in fp32; and the next product's input.
+
+    These are one and the same where neither a gain nor autocast makes another.
+    """
+    value = _value_bytes(config)
+    same = config.model.norm == "rmsnorm" and not config.model.norm_gain and value == 4
+    return config.model.n_embd * (4 if same else 4 + value)
 
 
 def _qk_norm_bytes(config: Config) -> int:
-    """Inputs of the norms of queries and keys in fp32, and what their gains multiply."""
-    if not config.model.qk_norm:
-        return 0
-    q, kv = _head_widths(config.model)
-    gained = 4 * (q + kv) if config.model.norm_gain else 0
-    if _value_bytes(config) == 2:
-        return gained + 4 * (q + kv)
-    return gained + (0 if _fused(config) else 4 * (q + 2 * kv))  # views of qkv, which fused attention keeps anyway
+    """Queries and keys behind their norms, unless fused attention takes them as they are and so keeps them anyway."""
+    model = config.model
+    taken = _fused(config) and not model.norm_gain and model.position != "rope"
+    return _value_bytes(config) * sum(_head_widths(model)) if model.qk_norm and not taken else 0
 
 
 def _qkv_bytes(config: Config) -> int:
@@ -319,20 +319,18 @@ def _qkv_bytes(config: Config) -> int:
 
 
 def _score_bytes(config: Config) -> int:
-    """The T attention weights of each head: softmax's output in fp32, dropout's mask, and the last product's input."""
+    """The T attention weights of each head; with dropout also its mask, and what it has left over."""
     if _fused(config):
         return 0
-    value, dropped = _attention_bytes(config), config.model.dropout > 0
-    mask = value if dropped else 0
-    product = value if dropped or value == 2 else 0  # else it is the softmax's output itself
-    return config.model.n_head * _sequence_length(config) * (4 + mask + product)
+    copies = 3 if config.model.dropout else 1
+    return config.model.n_head * _sequence_length(config) * copies * _attention_bytes(config)
 
 
 def _mask_bytes(config: Config) -> int:
-    """Which of T keys a token sees; one for the whole batch unless documents are isolated, and then negligible."""
-    if not config.data.isolate_documents:
-        return 0
-    return _sequence_length(config) * (_value_bytes(config) if _fused(config) else 1)
+    """Which of T keys a token sees; fused attention alone keeps it, and it is one for the whole batch, and then
+    negligible, unless documents are isolated."""
+    kept = config.data.isolate_documents and config.train.attention != "explicit"
+    return _sequence_length(config) * _value_bytes(config) if kept else 0
 
 
 def _mlp_bytes(config: Config) -> int:
@@ -352,12 +350,12 @@ def _end_activations(config: Config) -> int:
 def _backward_bytes(config: Config) -> int:
     """The most that the backward pass of one block adds for a while, per token.
 
-    That is the gradient of the MLP's hidden layer, or, once that layer is gone, two fp32 gradients of the scores.
+    That is the gradient of the MLP's hidden layer, or, once that layer is gone, two gradients of the scores.
     """
     mlp = _value_bytes(config) * config.model.mlp_size
     if _fused(config):
         return mlp
-    return max(mlp, 8 * config.model.n_head * _sequence_length(config) - 2 * mlp)
+    return max(mlp, 2 * _attention_bytes(config) * config.model.n_head * _sequence_length(config) - 2 * mlp)
 
 
 def _step_bytes(config: Config) -> int:
