@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from primegpt.training.schedule import Stretch, learning_rate_factor, progress
+from primegpt.training.schedule import Stretch, after_warmup, learning_rate_factor, progress
 
 
 def test_progress_runs_from_zero_to_one():
@@ -28,14 +28,19 @@ def test_stretches_follow_each_other():
 
 
 def test_cosine_is_nanogpts():
-    """get_lr of nanoGPT, written out: warm-up (it + 1) / (warmup + 1), then a cosine down to min_lr."""
+    """get_lr of nanoGPT, written out: warm-up (it + 1) / (warmup + 1), then a cosine over the rest down to min_lr."""
     peak, low, warmup, end = 6e-4, 6e-5, 10, 200
-    for step in range(warmup, end):
-        ratio = step / end
+    for step in range(end):
+        ratio = (step - warmup) / (end - warmup)
         expected = low + 0.5 * (1 + math.cos(math.pi * ratio)) * (peak - low)
-        got = peak * learning_rate_factor(step, progress(step, end), "cosine", warmup, low / peak)
-        assert got == pytest.approx(expected)
-    assert learning_rate_factor(4, 0.02, "constant", warmup) == pytest.approx(5 / 11)
+        if step < warmup:
+            expected = peak * (step + 1) / (warmup + 1)
+        done = after_warmup(progress(step, end), progress(warmup, end))
+        assert peak * learning_rate_factor(step, done, "cosine", warmup, low / peak) == pytest.approx(expected)
+
+
+def test_a_warm_up_longer_than_the_run_never_falls():
+    assert after_warmup(progress(5, 10), progress(20, 10)) == 0.0
 
 
 @pytest.mark.parametrize(("kind", "middle", "late"), [("constant", 1, 1), ("linear", 0.5, 0.1), ("wsd", 1, 0.5)])

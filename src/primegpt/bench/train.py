@@ -56,7 +56,7 @@ SHAPES = {
 class Recipe:
     """What all contestants are told: the optimisation of nanoGPT's character model, over so many steps.
 
-    Without its warm-up, on which ours and theirs differ: ours multiplies the cosine, theirs puts it off.
+    Without its warm-up, which is as long as a short bench.
     """
 
     shape: Shape

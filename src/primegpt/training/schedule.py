@@ -26,8 +26,13 @@ def progress(step: int, max_steps: int, stretches: Sequence[Stretch] = ()) -> fl
     return min(1.0, done + (1 - done) * (step - start) / max(1, end - start))
 
 
+def after_warmup(done: float, warm: float) -> float:
+    """Share done of what follows the warm-up, when `done` of everything is, and the warm-up ends at `warm`."""
+    return max(0.0, done - warm) / (1.0 - warm) if warm < 1.0 else 0.0
+
+
 def learning_rate_factor(step: int, done: float, kind: Kind, warmup_steps: int = 0, floor: float = 0.0) -> float:
-    """Share of the peak learning rate for the update after `step` completed ones, `done` of the schedule gone.
+    """Share of the peak learning rate for the update after `step` completed ones, `done` of the shape gone.
 
     Linear warm-up over `warmup_steps`, then the shape down to `floor` (Loshchilov & Hutter 2017, arXiv:1608.03983
     for cosine; Hu et al. 2024, arXiv:2404.06395 for wsd: flat, then linear over the last fifth).

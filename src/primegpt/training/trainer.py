@@ -41,7 +41,7 @@ from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_l
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.saving import copied, in_background, save_shares
-from primegpt.training.schedule import Stretch, learning_rate_factor, progress
+from primegpt.training.schedule import Stretch, after_warmup, learning_rate_factor, progress
 from primegpt.training.sharded import like, local, whole
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
@@ -248,8 +248,9 @@ class Trainer:
     def learning_rate_factor(self) -> float:
         """The share of each peak learning rate for the next update."""
         train = self.config.train
-        done = progress(self.state.step, train.max_steps or 1, self.stretches)
         begun = max((stretch.step for stretch in self.stretches if stretch.anew), default=0)
+        steps = self.state.step, begun + train.warmup_steps
+        done = after_warmup(*(progress(step, train.max_steps or 1, self.stretches) for step in steps))
         falls_to_zero = train.schedule in ("linear", "wsd")
         floor = (0.0 if falls_to_zero else 0.1) if train.min_lr is None else train.min_lr / train.learning_rate
         return learning_rate_factor(self.state.step - begun, done, train.schedule, train.warmup_steps, floor)
