@@ -161,7 +161,8 @@ def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path):
 def test_twenty_steps_equal_a_plain_loop(shards, tmp_path):
     """All of a step at once: accumulation, decay groups, clipping, warm-up and cosine, written down the short way."""
     train = {"max_steps": 20, "warmup_steps": 5, "grad_clip": 0.5, "weight_decay": 0.3, "min_lr": 1e-3}
-    config = configuration(**train).with_values(model={"dropout": 0.0})
+    # No biases: a key's moves all scores of a query alike, so its gradient is rounding, which AdamW makes large.
+    config = configuration(**train).with_values(model={"dropout": 0.0, "bias": False})
     trainer = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
     model = GPT(config.model, config.train.seed)
     matrices = [p for name, p in model.named_parameters() if not name.endswith("bias") and "ln_" not in name]
