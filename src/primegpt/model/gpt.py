@@ -36,7 +36,7 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float | None) -> Tensor:
     if not x.is_cpu:  # elsewhere torch has a kernel for it
         return F.rms_norm(x, x.shape[-1:], gain, eps)
     y = functions.RMSNorm.apply(x, eps)
