@@ -4,6 +4,8 @@ On a CPU a training step of a small model spends more on such functions than on 
 formula apart and visits memory for each part. A compiler would join the parts; these need none.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -23,8 +25,8 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # what points along y changes only the length
-        y, scale = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore[bad-override]
+        y, scale = ctx.saved_tensors  # what points along y changes only the length
         along = (gradient * y).mean(dim=-1, keepdim=True)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale), None
 
@@ -40,6 +42,6 @@ class SquaredReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         (positive,) = ctx.saved_tensors
         return (gradient * positive).mul_(2)
