@@ -147,6 +147,7 @@ def stopped_at(run: Path, step: int, copy: Path) -> Path:
 
 MODEL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 50}
 GRADIENTS = """
+import os
 import sys
 sys.path.insert(0, sys.argv[2])
 from test_ranks import configuration, ragged
@@ -170,6 +171,8 @@ with join(config) as world:
         save_file({name: g.contiguous() for name, g in gradients.items()}, sys.argv[3])
         print("LOSS", total / supervised)
     world.leave()
+sys.stdout.flush()
+os._exit(0)  # as the command does: gloo's threads may outlive the interpreter
 """
 
 

@@ -45,7 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments in (["--help"], ["-h"]):  # answered before anything slow is imported
         print(HELP, end="")
         return
-    sys.exit(run(arguments, started))
+    try:
+        code = run(arguments, started)
+    except SystemExit as ending:  # of a rank that has nothing more to do, or nothing to say
+        code = ending.code
+    if "RANK" in os.environ and isinstance(code, int):
+        leave_at_once(code)
+    sys.exit(code)
+
+
+def leave_at_once(code: int) -> None:
+    """End one of torchrun's processes: gloo's threads may outlive the interpreter, which would then abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str], started: float) -> int:
