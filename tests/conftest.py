@@ -1,6 +1,8 @@
 """Common to all tests: one thread a process, since several run at once, and a cache of their own."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes that spin on two cores slow each other many times over
+
+# What a shell starts in its background ignores SIGINT, and so would every command that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
