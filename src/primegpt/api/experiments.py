@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from primegpt import __version__
 from primegpt.api.data import write_songbook
 from primegpt.api.evaluation import loss_of_text, own_corpus, song_pair, without_prompt
 from primegpt.api.runs import Run, Say, load, to_stderr
@@ -200,4 +200,4 @@ def facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     settings = {section: dict(arms[0].settings.get(section, {})) for section in ("model", "data", "train", "generate")}
     seeds = sorted({arm.seed for arm in arms})
     shown = [(name, ", ".join(f"{key} {value}" for key, value in values.items())) for name, values in settings.items()]
-    return [("primegpt", __version__), ("seeds", ", ".join(map(str, seeds))), *shown]
+    return [("primegpt", version("primegpt")), ("seeds", ", ".join(map(str, seeds))), *shown]
