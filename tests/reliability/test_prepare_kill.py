@@ -45,14 +45,18 @@ def start(corpus: Path, cache: Path) -> subprocess.Popen:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_ten_random_kills(corpus, tmp_path):
-    expected = start(corpus, tmp_path / "whole").communicate()[0].splitlines()[-1]
+    with start(corpus, tmp_path / "whole") as process:
+        wait_for_shards(process, tmp_path / "whole")
+        begun = time.monotonic()
+        expected = process.communicate()[0].splitlines()[-1]
+        longest = 0.9 * (time.monotonic() - begun)
     draw, went_on = random.Random(time.time_ns()), 0
     for trial in range(10):
         cache, output = tmp_path / f"cache{trial}", ""
         for _ in range(1 + trial % 3):  # killed once, twice or three times, unless it is done before
             with start(corpus, cache) as process:
                 wait_for_shards(process, cache)
-                time.sleep(draw.random() * 0.8)
+                time.sleep(draw.random() * longest)
                 process.kill()
                 output = process.stdout.read()
                 if process.wait() == 0:
@@ -69,7 +73,7 @@ def test_ten_random_kills(corpus, tmp_path):
 def wait_for_shards(process: subprocess.Popen, cache: Path) -> None:
     """Until the first checkpoint, or the end."""
     while process.poll() is None and not list(cache.glob("data/*.partial/progress.json")):
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def test_what_was_finished_is_not_encoded_again(corpus, tmp_path, monkeypatch):
