@@ -14,7 +14,7 @@ import torch
 
 from primegpt.config import Config, resolve
 from primegpt.data.batches import Batch
-from primegpt.training import plan, probe
+from primegpt.training import probe, timing
 from primegpt.training.probe import Probe, extrapolated, part_of, step_seconds, tokens_per_step
 
 CASES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ class RandomRows:
 def measure(name: str) -> tuple[float, float]:
     """Seconds of a step, measured on the whole of it and forecast; the best of two turns of each."""
     config = configuration(name)
-    turns = [(plan.measure_step(config, RandomRows(config)), step_seconds(config)) for _ in range(2)]
+    turns = [(timing.measure_step(config, RandomRows(config)), step_seconds(config)) for _ in range(2)]
     measured, forecast = (min(times) for times in zip(*turns, strict=True))
     return measured, forecast
 

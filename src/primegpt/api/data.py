@@ -23,7 +23,7 @@ from primegpt.errors import ConfigError
 from primegpt.model.size import parameter_count
 from primegpt.run.atomic import write_text_atomic
 from primegpt.tokenizers import store
-from primegpt.training import plan as planning
+from primegpt.training.recipe import tokenizer_for
 
 PREVIEWED = 100  # tokens of a plain document that a preview shows
 
@@ -52,7 +52,7 @@ def audit(
     kind = (
         recipe.tokenizer.kind
         if config
-        else planning.tokenizer_for(source_bytes(recipe.data.sources, songs=recipe.data.songs))["kind"]
+        else tokenizer_for(source_bytes(recipe.data.sources, songs=recipe.data.songs))["kind"]
     )
     documents = clean_documents(recipe.data, say)
     return audit_documents(documents, tokenizer, n_parameters, by_character=kind == "char")

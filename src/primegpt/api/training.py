@@ -41,6 +41,8 @@ from primegpt.training.loss_plot import plot_losses
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision, choose_device
 from primegpt.training.progress import NoDisplay, display
+from primegpt.training.recipe import DEFAULT_MINUTES
+from primegpt.training.recipe import recipe as zero_config
 from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
 
@@ -360,7 +362,7 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     data = resolve(flags, texts).data  # also refuses bad flags before the text is looked at
     size = source_bytes(data.sources, songs=data.songs)
     preset = preset_name({"model": {"preset": "prime"}}, flags)
-    recipe = planning.recipe(size, device, train.get("minutes"), preset, records=data.template != "text")
+    recipe = zero_config(size, device, train.get("minutes"), preset, records=data.template != "text")
     return resolve(flags, texts, recipe=recipe)
 
 
@@ -402,7 +404,7 @@ def require_text(config: Config) -> None:
 
 def audited_tokens(config: Config) -> int:
     """How much of each split the audit before training may look at: at about a million a second, 1% of the budget."""
-    seconds = 60 * (config.train.minutes or planning.DEFAULT_MINUTES)
+    seconds = 60 * (config.train.minutes or DEFAULT_MINUTES)
     return int(min(AUDITED_TOKENS, 0.01 * seconds * 1e6))
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 HELP = """\
 primegpt: train your own GPT from scratch on your own text.
@@ -40,7 +41,7 @@ RUN is a run folder, by default the latest in runs/. A first try:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits 0, or with the code of the error that it prints in one line."""
-    started = time.monotonic()
+    started, own_process = time.monotonic(), arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments in (["--help"], ["-h"]):  # answered before anything slow is imported
         print(HELP, end="")
@@ -49,15 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run(arguments, started)
     except SystemExit as ending:  # of a rank that has nothing more to do, or nothing to say
         code = ending.code
-    if "RANK" in os.environ and isinstance(code, int):
+    if own_process and isinstance(code, int):
         leave_at_once(code)
     sys.exit(code)
 
 
 def leave_at_once(code: int) -> None:
-    """End one of torchrun's processes: gloo's threads may outlive the interpreter, which would then abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End the process without taking the interpreter apart.
+
+    Freeing what torch holds, piece by piece, takes half a second that the system does not need; and of torchrun's
+    processes gloo's threads may outlive the interpreter, which would then abort.
+    """
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

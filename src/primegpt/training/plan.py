@@ -5,10 +5,9 @@ resume, since a run is exactly repeatable only under the same choices.
 """
 
 import math
-import statistics
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,75 +23,17 @@ from primegpt.model.size import (
     parameter_count,
     training_memory,
 )
-from primegpt.training.assemble import assemble
 from primegpt.training.distributed import ALONE, World
-from primegpt.training.optimizers import Optimizers
+from primegpt.training.heap import keep_in_huge_pages
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
-from primegpt.training.trainer import compute_gradients, is_out_of_memory, update
+from primegpt.training.recipe import DEFAULT_MINUTES
+from primegpt.training.timing import step_times, why_not_compiled
 
-DEFAULT_MINUTES = 3.0
-RECORD = 256  # tokens that a record with an answer may need
 EVALUATIONS = 10
 EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
 SAMPLES = 4
-PROBE_SECONDS = 0.4  # of steps timed for each candidate
 
 NOT_COMPILED = "not compiled: "
-
-Kernel = Literal["sdpa", "explicit"]
-
-
-def recipe(
-    text_bytes: int | None, device: str, minutes: float | None, preset: str = "prime", *, records: bool = False
-) -> dict[str, Any]:
-    """The zero-config layer: what to train on `text_bytes` of text in `minutes` on `device`, nothing else known.
-
-    Records with an answer have to fit into a context, so they get a longer one and longer pieces of text.
-
-    Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
-    time there is, not with the text: on a CPU, minutes are what is scarce. Measured in docs/experiments.md.
-    """
-    size = _network(device, minutes or DEFAULT_MINUTES)
-    if records and (short := RECORD // size["model"]["block_size"]) > 1:
-        size["model"]["block_size"] = RECORD
-        size["train"]["batch_size"] //= short
-    return {
-        "model": {"preset": preset, **size["model"]},
-        "tokenizer": {"kind": "bpe", "vocab_size": 2048} if records else tokenizer_for(text_bytes),
-        "train": size["train"],
-    }
-
-
-def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
-    """The tokenizer of the zero-config layer. The size of a stream is not known; it is taken to be small."""
-    text_bytes = text_bytes or 1_000_000
-    if text_bytes < 3_000_000:
-        return {"kind": "char"}
-    vocab_size = 2048 if text_bytes < 20_000_000 else 8192 if text_bytes < 500_000_000 else 16384
-    return {"kind": "bpe", "vocab_size": vocab_size}
-
-
-def _network(device: str, minutes: float) -> dict[str, dict[str, Any]]:
-    """Width, depth, context and batch by the compute there is."""
-    if device == "cuda":
-        return {
-            "model": {"n_layer": 12, "n_head": 6, "n_embd": 768, "block_size": 512},
-            "train": {"batch_size": 64},
-        }
-    if minutes < 1:
-        return {
-            "model": {"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 64},
-            "train": {"batch_size": 32},
-        }
-    if minutes < 8:
-        return {
-            "model": {"n_layer": 4, "n_head": 3, "n_embd": 192, "block_size": 128},
-            "train": {"batch_size": 16},
-        }
-    return {
-        "model": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256},
-        "train": {"batch_size": 16},
-    }
 
 
 def prepare_device(config: Config, world: World = ALONE) -> Config:
@@ -102,6 +43,8 @@ def prepare_device(config: Config, world: World = ALONE) -> Config:
     fair = max(1, available_threads() // world.local_size)
     threads = min(train.threads or fair, fair) if world.local_size > 1 else train.threads or fair
     torch.set_num_threads(threads)
+    if device == "cpu":
+        keep_in_huge_pages()
     torch.set_flush_denormal(True)  # numbers below 1e-38 cost a hundred times as much and mean nothing here
     precision = choose_precision(train.precision, device)
     config = config.with_values(train={"device": device, "threads": threads, "precision": precision})
@@ -127,8 +70,8 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
     if train.compile and (reason := why_not_compiled(config, batches, world)):
         config = config.with_values(train={"compile": False})
         notes.append(f"{NOT_COMPILED}{reason}")
-    times = measure_steps(config, batches, world)
-    kernel = min(times, key=lambda name: times[name])
+    times, remembered = step_times(config, batches, world)
+    kernel, when = min(times, key=lambda name: times[name]), ", measured before" if remembered else ""
     step_seconds = times[kernel]
 
     tokens_per_step = batches.tokens_per_step
@@ -159,7 +102,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
         "training_seconds": training_seconds,
         "expected_seconds": training_seconds or steps * step_seconds * (1 + EVALUATION_SHARE + 0.04),
         "expected_memory_mb": training_memory(config.with_values(train={"attention": kernel})).total / 1e6,
-        "notes": notes + [f"attention {name}: {1000 * seconds:.1f} ms a step" for name, seconds in times.items()],
+        "notes": notes + [f"attention {name}: {1000 * seconds:.1f} ms a step{when}" for name, seconds in times.items()],
     }
     planned = config.with_values(
         train=values,
@@ -201,44 +144,6 @@ def affordable_targets(config: Config, budget: float, seconds_per_token: float) 
     affordable = EVALUATION_SHARE * budget / (2 * (EVALUATIONS + 1)) / seconds_per_token
     batch = config.train.batch_size * (config.train.sequence_length or config.model.block_size)
     return batch * max(1, round(affordable / batch))
-
-
-def measure_steps(config: Config, batches: Batches, world: World = ALONE) -> dict[Kernel, float]:
-    """Seconds of one optimizer step for each attention implementation that is in question."""
-    wanted = config.train.attention
-    candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
-    if wanted == "auto" and config.train.device == "cuda":
-        candidates = ("sdpa",)
-    return {
-        kernel: measure_step(config.with_values(train={"attention": kernel}), batches, world) for kernel in candidates
-    }
-
-
-def why_not_compiled(config: Config, batches: Batches, world: World = ALONE) -> str | None:
-    """Why `torch.compile` cannot be used here, in one line; None if it can. Takes as long as compiling does."""
-    try:
-        measure_step(config.with_values(train={"attention": "sdpa"}), batches, world, seconds=0.0)
-    except Exception as error:  # whatever a compiler, or the lack of one, may raise
-        if is_out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return None
-
-
-def measure_step(config: Config, batches: Batches, world: World = ALONE, seconds: float = PROBE_SECONDS) -> float:
-    """Median seconds of one optimizer step of a throw-away model, two warm-ups aside; of the slowest rank."""
-    model = world.shard(assemble(config)).train()
-    precision = Precision(config.train.precision, config.train.device)
-    optimizers = Optimizers(model, config.train, precision.dtype)
-    times: list[float] = []
-    while len(times) < 3 or (sum(times[1:]) < seconds and len(times) < 100):
-        start = time.perf_counter()
-        step, seed = len(times), config.train.seed
-        compute_gradients(model, batches.micro_batches(step), precision, seed, step, world=world)
-        world.sum_gradients(model)
-        update(model, optimizers, precision, config.train.grad_clip)
-        times.append(world.max(time.perf_counter() - start))
-    return statistics.median(times[2:])
 
 
 def table(config: Config, corpus: Corpus) -> list[tuple[str, str]]:
