@@ -177,6 +177,11 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table without values: on the meta device drawing them would import torch's compiler, for a second."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 @dataclass
 class View:
     """What every block needs to know of where the tokens stand; computed once a forward pass."""
@@ -214,8 +219,8 @@ class GPT(nn.Module):
         assert config.vocab_size, "vocab_size comes from the tokenizer"
         self.config = config
         with torch.device("meta"):  # shapes first, values by `initialise` alone
-            self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
-            self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
+            self.wte = embedding(config.padded_vocab_size, config.n_embd)
+            self.wpe = embedding(config.block_size, config.n_embd) if config.position == "learned" else None
             self.drop = nn.Dropout(config.dropout)
             self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
             self.ln_f = norm(config, config.n_embd)
@@ -223,7 +228,7 @@ class GPT(nn.Module):
             self.lm_head: nn.Module | None = (
                 None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
             )
-        self.to_empty(device="cpu")
+        self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # `to_empty`, which would import sympy for it
         # Not a buffer: `model.bfloat16()` must not round the angles.
         self.rotary = rotary_table(config) if config.position == "rope" else None
         initialise(self, seed)
