@@ -238,14 +238,14 @@ def extend(trainer: Trainer, budget: TrainConfig, say: Say) -> None:
     state, plan = trainer.state, trainer.config.plan
     if budget.minutes:
         steps = state.step + max(1, int(60 * budget.minutes * (1 - planning.EVALUATION_SHARE) / plan.step_seconds))
-        trainer.extend(steps, 60 * budget.minutes)
+        state.extend(steps, 60 * budget.minutes)
     elif steps := planning.steps_for_counted_budget(budget, trainer.batches):
         if steps <= state.step:
             raise ConfigError(
                 f"{trainer.folder.path} is at step {state.step} already, and the budget ends at step {steps}",
                 "budgets other than minutes are counted from the first step: give a larger one",
             )
-        trainer.extend(steps)
+        state.extend(steps)
     else:
         return
     say(f"extended to step {trainer.state.max_steps}")

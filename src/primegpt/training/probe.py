@@ -19,7 +19,7 @@ from primegpt.model.size import flops_per_token, training_memory
 from primegpt.training.assemble import assemble
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, matmul_rate
-from primegpt.training.trainer import compute_gradients, update
+from primegpt.training.step import compute_gradients, update
 
 LAYERS = 3  # of the deeper of the two models
 TOKENS = 1024  # that are timed at most on a CPU; a GPU has too little to do with less than a whole micro-batch
