@@ -47,7 +47,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "steps": steps,
         "training_tokens": config.plan.train_tokens or None,
         "training_memory_bytes": training_memory(config).total,
-        "generation_memory_bytes": inference_memory(config.model, 1, config.model.block_size).total,
+        "generation_memory_bytes": inference_memory(config).total,
         "device": train.device,
         "precision": train.precision,
         "step_seconds": seconds,

@@ -21,6 +21,11 @@ MAX_LOGITS = 1 << 27  # as in loss.py (which imports torch): how many logits exi
 MUON_STEP_BYTES = 12
 
 
+SMALL_WEIGHTS = 64 * 2**20  # bytes that the caches hold: there a smaller number format gains nothing in decoding
+
+INT8_INPUT_BYTES = 256  # as in quantize.py: 16 pieces of each input's weights, with 8 bytes of scales and 8 of index
+
+
 @dataclass(frozen=True)
 class Parameters:
     """How many numbers a model learns, by where they are. A tied head is counted once, in `embedding`."""
@@ -60,9 +65,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class InferenceMemory:
-    """Bytes of generation, by what they hold; `total` includes the allocator's overhead."""
+    """Bytes of generation, by what they hold; `total` is the peak from loading on, with the allocator's overhead."""
 
-    weights: int
+    weights: int  # in fp32, as they were learnt
+    weight_copies: int  # in the layout and the number format that decode fastest
     kv_cache: int
     activations: int  # of the widest moment of a prefill of the whole length
     logits: int
@@ -204,21 +210,32 @@ def block_activations(config: Config) -> dict[str, int]:
     }
 
 
-def inference_memory(config: ModelConfig, batch_size: int, length: int, bytes_per_value: int = 4) -> InferenceMemory:
-    """The peak of generating `batch_size` texts with a KV cache of `length` tokens each, in bytes.
+def inference_memory(config: Config, batch_size: int = 1, length: int | None = None) -> InferenceMemory:
+    """The peak of opening a run and writing `batch_size` texts of `length` tokens (a block when None), in bytes.
 
-    `bytes_per_value` is the width of weights, cache and activations: 4 for fp32, 2 for bf16. Attention is taken to be
-    fused. Raises ConfigError while `vocab_size` is unset.
+    Counts the weights beside their copy for decoding in `generate.precision` (quantize.py), on `train.device`, fused
+    attention and steps that are not compiled. `auto` counts as what it becomes on hardware with bf16 units, unless
+    the plan has found none. On Linux CPUs this is within 15% of how far resident memory grows; GPUs are unmeasured.
+    Raises ConfigError while `vocab_size` is unset.
     """
-    q, kv = _head_widths(config)
-    hidden = (2 if config.mlp == "gelu" else 3) * config.mlp_size
-    widest = 3 * config.n_embd + max(hidden, 2 * q + 2 * kv)
-    weights = bytes_per_value * parameter_count(config)
-    cache = bytes_per_value * batch_size * length * config.n_layer * 2 * kv
-    activations = bytes_per_value * batch_size * length * widest
-    logits = bytes_per_value * batch_size * config.padded_vocab_size
-    total = weights + cache + activations + logits + round(ALLOCATOR_OVERHEAD * (cache + activations))
-    return InferenceMemory(weights, cache, activations, logits, total)
+    model, on_cpu = config.model, config.train.device in ("auto", "cpu")
+    precision = _decoding_precision(config)
+    value = 2 if precision == "bf16" else 4
+    q, kv = _head_widths(model)
+    tokens = batch_size * (length or model.block_size)
+    hidden = (2 if model.mlp == "gelu" else 3) * model.mlp_size
+    widest = 3 * model.n_embd + max(hidden, 2 * q + 2 * kv)
+    weights = 4 * parameter_count(model)
+    cache = value * tokens * model.n_layer * 2 * kv
+    activations = value * tokens * widest
+    logits = value * batch_size * model.padded_vocab_size
+    copies, while_copying = _decoding_copies(model, precision, on_cpu)
+
+    prefill = 2 * cache + activations  # the prompts fill a cache of their own, which is then copied
+    writing = weights + copies + prefill + logits + round(ALLOCATOR_OVERHEAD * prefill)
+    loading = 2 * weights + 4 * _head_parameters(model) if on_cpu else 0  # the file's, the model's, and one moving
+    total = max(loading, weights + copies + while_copying, writing)
+    return InferenceMemory(weights, copies, cache, activations, logits, total)
 
 
 def human_count(count: float) -> str:
@@ -247,6 +264,30 @@ def _human(count: float, digits: int, units: tuple[str, ...]) -> str:
             return f"{float(text):g}{unit}"
         count /= 1000
     return f"{float(f'{count:.{digits}g}'):g}{units[-1]}"
+
+
+def _decoding_precision(config: Config) -> str:
+    """`generate.precision`; for `auto` without measuring anything."""
+    if config.generate.precision != "auto":
+        return config.generate.precision
+    large = 4 * parameter_count(config.model) > SMALL_WEIGHTS
+    return "bf16" if large and config.train.precision != "fp32" else "fp32"
+
+
+def _decoding_copies(config: ModelConfig, precision: str, on_cpu: bool) -> tuple[int, int]:
+    """Bytes of the weights' copy for decoding, and what making it needs for a while besides."""
+    matrices, parameters = matmul_parameters(config), parameter_count(config)
+    if not on_cpu:
+        return (2 * parameters if precision == "bf16" else 0), 0
+    if precision == "fp32":  # packed; what is no matrix is shared
+        return 4 * matrices, 0
+    head = _head_parameters(config)
+    if precision == "int8":  # a scale, an offset and an index for each piece of a row; floats are laid out anew before
+        shapes = attention_shapes(config) + mlp_shapes(config)
+        inputs = config.n_layer * sum(width for width, _ in shapes) + config.n_embd
+        return matrices + INT8_INPUT_BYTES * inputs, 4 * head
+    plain = matrices - (head if config.tie_embeddings else 0)  # replaced by packed ones when all are there
+    return 2 * (matrices + parameters - plain), 2 * plain
 
 
 def _head_widths(config: ModelConfig) -> tuple[int, int]:

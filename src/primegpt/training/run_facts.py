@@ -43,7 +43,7 @@ def model_rows(run: History) -> Rows:
     rows.append(("memory for training", human_bytes(training_memory(config).total)))
     if peak:
         rows.append(("peak memory of the process", human_bytes(1e6 * peak)))
-    rows.append(("memory for generating", human_bytes(inference_memory(model, 1, model.block_size).total)))
+    rows.append(("memory for generating", human_bytes(inference_memory(config).total)))
     return rows
 
 
