@@ -39,6 +39,16 @@ class Config(Section):
     generate: GenerateConfig = GenerateConfig()
     plan: PlanRecord = PlanRecord()
 
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a training window."""
+        return self.train.sequence_length or self.model.block_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.train.batch_size * self.train.gradient_accumulation_steps * self.sequence_length
+
     def problems(self) -> Iterator[str]:
         """What is wrong between fields of all sections."""
         yield from self.model.problems()

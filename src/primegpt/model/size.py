@@ -159,7 +159,7 @@ def training_memory(config: Config) -> Memory:
     less, because their norms are fused. Raises ConfigError while `vocab_size` is unset.
     """
     model, train = config.model, config.train
-    tokens = train.batch_size * _sequence_length(config)
+    tokens = train.batch_size * config.sequence_length
     gradients = 4 * learning_parameter_count(config)
     weights = 4 * (parameter_count(model) + lora_parameter_count(config))
     optimizer = optimizer_bytes(config)
@@ -313,10 +313,6 @@ def _norm_parameters(config: ModelConfig) -> int:
     return (2 * config.n_layer + 1) * vectors * config.n_embd + config.n_layer * heads
 
 
-def _sequence_length(config: Config) -> int:
-    return config.train.sequence_length or config.model.block_size
-
-
 def _value_bytes(config: Config) -> int:
     """Bytes of a number in a matrix product."""
     return 4 if config.train.precision == "fp32" else 2
@@ -364,14 +360,14 @@ def _score_bytes(config: Config) -> int:
     if _fused(config):
         return 0
     copies = 3 if config.model.dropout else 1
-    return config.model.n_head * _sequence_length(config) * copies * _attention_bytes(config)
+    return config.model.n_head * config.sequence_length * copies * _attention_bytes(config)
 
 
 def _mask_bytes(config: Config) -> int:
     """Which of T keys a token sees; fused attention alone keeps it, and it is one for the whole batch, and then
     negligible, unless documents are isolated."""
     kept = config.data.isolate_documents and config.train.attention != "explicit"
-    return _sequence_length(config) * _value_bytes(config) if kept else 0
+    return config.sequence_length * _value_bytes(config) if kept else 0
 
 
 def _mlp_bytes(config: Config) -> int:
@@ -396,7 +392,7 @@ def _backward_bytes(config: Config) -> int:
     mlp = _value_bytes(config) * config.model.mlp_size
     if _fused(config):
         return mlp
-    return max(mlp, 2 * _attention_bytes(config) * config.model.n_head * _sequence_length(config) - 2 * mlp)
+    return max(mlp, 2 * _attention_bytes(config) * config.model.n_head * config.sequence_length - 2 * mlp)
 
 
 def _step_bytes(config: Config) -> int:

@@ -21,8 +21,7 @@ Rows = list[tuple[str, str]]
 def model_rows(run: History) -> Rows:
     config, model = run.config, run.config.model
     count = parameter_breakdown(model)
-    length = config.train.sequence_length or model.block_size
-    flops = flops_per_token(model, length)
+    flops = flops_per_token(model, config.sequence_length)
     seen, peak = run.last("tokens") or 0, max((value or 0.0 for _, value in run.points("memory_mb")), default=0.0)
     parts = {"attention": count.attention, "MLPs": count.mlp, "embeddings": count.embedding, "head": count.head}
     rows = [
@@ -76,10 +75,9 @@ def tokenizer_rows(run: History) -> Rows:
 
 def plan_rows(run: History) -> Rows:
     train, plan, stopping = run.config.train, run.config.plan, run.early_stopping
-    length = train.sequence_length or run.config.model.block_size
     rows = []
     if run.data:
-        windows = f"{train.batch_size} windows of {length:,} tokens"
+        windows = f"{train.batch_size} windows of {run.config.sequence_length:,} tokens"
         if train.gradient_accumulation_steps > 1:
             windows += f", {train.gradient_accumulation_steps} times"
         rows.append(("step", windows))
