@@ -6,15 +6,8 @@ from typing import Any
 
 from primegpt.api.runs import load_config
 from primegpt.config import Config, read_toml, resolve
-from primegpt.model.size import (
-    flops_per_token,
-    human_bytes,
-    human_count,
-    human_seconds,
-    inference_memory,
-    parameter_breakdown,
-    training_memory,
-)
+from primegpt.model.memory import inference_memory, training_memory
+from primegpt.model.size import flops_per_token, human_bytes, human_count, human_seconds, parameter_breakdown
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.training import plan as planning
 from primegpt.training.forecast import Forecast, forecasts

@@ -14,9 +14,9 @@ from primegpt.generation.decoder import Completion
 from primegpt.generation.generator import Generator
 from primegpt.model.compiled import compiled_for_decoding
 from primegpt.model.gpt import GPT
+from primegpt.model.memory import SMALL_WEIGHTS
 from primegpt.model.pages import use_huge_pages
 from primegpt.model.quantize import Precision, for_decoding
-from primegpt.model.size import SMALL_WEIGHTS
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer

@@ -14,13 +14,8 @@ from typing import Literal
 from primegpt.config import Config
 from primegpt.data.feed import for_ranks
 from primegpt.errors import ConfigError, nearest
-from primegpt.model.size import (
-    ALLOCATOR_OVERHEAD,
-    block_matrix_parameters,
-    flops_per_token,
-    parameter_count,
-    training_memory,
-)
+from primegpt.model.memory import ALLOCATOR_OVERHEAD, training_memory
+from primegpt.model.size import block_matrix_parameters, flops_per_token, parameter_count
 
 UTILISATION = 0.4  # of a GPU's stated rate: what well-tuned training of this kind reaches
 PER_MACHINE = 8  # GPUs

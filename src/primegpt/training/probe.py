@@ -15,7 +15,8 @@ import torch
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch
-from primegpt.model.size import flops_per_token, training_memory
+from primegpt.model.memory import training_memory
+from primegpt.model.size import flops_per_token
 from primegpt.training.assemble import assemble
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, matmul_rate

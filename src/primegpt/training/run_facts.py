@@ -3,15 +3,14 @@
 from typing import Any
 
 from primegpt.config import Config
+from primegpt.model.memory import inference_memory, training_memory
 from primegpt.model.size import (
     flops_per_token,
     human_bytes,
     human_count,
     human_seconds,
-    inference_memory,
     lora_parameter_count,
     parameter_breakdown,
-    training_memory,
 )
 from primegpt.training.history import History, number
 
