@@ -22,6 +22,7 @@ from primegpt.config import Config, resolve
 from primegpt.model import loss, memory, size
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
+from primegpt.model.lora import add_lora
 from primegpt.model.quantize import for_decoding
 from primegpt.run.folder import RunFolder
 from primegpt.training.optimizers import Optimizers
@@ -32,6 +33,8 @@ from primegpt.training.optimizers import Optimizers
 def saved_bytes(config: Config) -> int:
     """Bytes of every storage that autograd keeps of one forward pass, weights aside."""
     model, train = GPT(config.model).use_attention(kernel_of(config)), config.train
+    if config.lora.rank:
+        add_lora(model, config.lora)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -114,6 +117,16 @@ def test_masks_of_isolated_documents_are_kept(attention: str, isolate_documents:
     train = {"batch_size": 8, "attention": attention, "precision": "bf16"}
     config = resolve({"model": model, "train": train, "data": {"isolate_documents": isolate_documents}})
     assert kept_bytes(config) == pytest.approx(saved_bytes(config), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "prime"])
+def test_adapters_keep_about_what_all_weights_would(name: str, precision: str) -> None:
+    """The gradient goes through all layers, and each adapter needs the input of its own."""
+    model = {"preset": name, "n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 64, "vocab_size": 64}
+    train = {"batch_size": 8, "attention": "sdpa", "precision": precision}
+    config = resolve({"model": model, "train": train, "lora": {"rank": 8}})
+    assert kept_bytes(config) == pytest.approx(saved_bytes(config), rel=0.09)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

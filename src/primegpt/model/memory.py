@@ -65,7 +65,8 @@ def training_memory(config: Config) -> Memory:
     Counts eager execution, fp32 weights and gradients, and a micro-batch of full windows; `auto` counts as what it
     becomes on hardware with bf16 units: bf16, and fused attention. On Linux CPUs this is within 25% of how far resident
     memory grows (tests/model/test_memory.py, run as a script, prints the table); GPUs are unmeasured and keep somewhat
-    less, because their norms are fused. Raises ConfigError while `vocab_size` is unset.
+    less, because their norms are fused. Adapters keep what all weights would, as those on all layers do; those on
+    attn.c_attn alone keep a fifth to a third less. Raises ConfigError while `vocab_size` is unset.
     """
     model, train = config.model, config.train
     tokens = train.batch_size * config.sequence_length
