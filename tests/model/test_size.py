@@ -1,28 +1,19 @@
-"""Parameters, FLOPs and memory against the model itself, torch's FLOP counter, autograd's records and the process.
+"""Parameters and FLOPs against the model itself and torch's FLOP counter."""
 
-`python tests/model/test_size.py` prints the table of measured and forecast memory.
-"""
-
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from primegpt.config import Config, ModelConfig, resolve
+from primegpt.config import ModelConfig, resolve
 from primegpt.errors import ConfigError
-from primegpt.model import loss, size
-from primegpt.model.cache import KVCache
+from primegpt.model import size
 from primegpt.model.gpt import GPT
-from primegpt.training.optimizers import Optimizers
 
 
 @st.composite
@@ -112,246 +103,12 @@ def test_flops_are_those_that_torch_counts(config: ModelConfig, B: int) -> None:
     assert forward.get_total_flops() + backward.get_total_flops() == B * T * size.flops_per_token(config, T)
 
 
-# ---- what a training step holds
-
-
-def saved_bytes(config: Config) -> int:
-    """Bytes of every storage that autograd keeps of one forward pass, weights aside."""
-    model, train = GPT(config.model).use_attention(kernel_of(config)), config.train
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(train.precision):
-        model(**inputs_of(config))
-    return sum(count for address, count in saved.items() if address not in weights)
-
-
-def kept_bytes(config: Config) -> int:
-    """The same by forecast: activations, what autocast made of the weights, and the logits' log-probabilities."""
-    memory, length = size.training_memory(config), config.train.sequence_length or config.model.block_size
-    log_probabilities = 4 * config.train.batch_size * length * config.model.vocab_size
-    return memory.activations + memory.weight_copies + log_probabilities
-
-
-def kernel_of(config: Config) -> Any:
-    return config.train.attention
-
-
-def autocast(precision: str) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-
-def inputs_of(config: Config) -> dict[str, torch.Tensor]:
-    """A random batch, of two documents a row when these are isolated."""
-    shape = (config.train.batch_size, config.train.sequence_length or config.model.block_size)
-    ids, targets = torch.randint(config.model.vocab_size, (2, *shape))
-    if not config.data.isolate_documents:
-        return {"ids": ids, "targets": targets}
-    half = shape[1] // 2
-    position = torch.arange(shape[1])
-    return {
-        "ids": ids,
-        "targets": targets,
-        "segments": (position >= half).long().expand(shape),
-        "positions": (position % half).expand(shape),
-    }
-
-
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_activations_are_those_that_autograd_keeps(data: st.DataObject) -> None:
-    """Within 3%: per-row statistics and the batch's one mask are left out of the forecast."""
-    draw = data.draw
-    model = {
-        "n_layer": draw(st.integers(1, 2)),
-        "n_head": 4,
-        "n_kv_head": draw(st.sampled_from([2, 4])),
-        "n_embd": 256,
-        "head_dim": draw(st.sampled_from([None, 96])),
-        "block_size": 64,
-        "vocab_size": 64,
-        "dropout": draw(st.sampled_from([0.0, 0.1])),
-        "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        "norm_gain": draw(st.booleans()),
-        "position": draw(st.sampled_from(["learned", "rope"])),
-        "mlp": draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
-        "qk_norm": draw(st.booleans()),
-        "tie_embeddings": draw(st.booleans()),
-    }
-    train = {
-        "batch_size": 8,
-        "attention": draw(st.sampled_from(["sdpa", "explicit"])),
-        "precision": draw(st.sampled_from(["bf16", "fp32"])),
-    }
-    config = resolve({"model": model, "train": train, "data": {"isolate_documents": draw(st.booleans())}})
-    assert kept_bytes(config) == pytest.approx(saved_bytes(config), rel=0.03)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
-@pytest.mark.parametrize("isolate_documents", [False, True])
-def test_masks_of_isolated_documents_are_kept(attention: str, isolate_documents: bool) -> None:
-    """In a narrow model with a long context the mask, one a row and layer, is not small."""
-    model = {"n_layer": 2, "n_head": 1, "n_embd": 32, "block_size": 512, "vocab_size": 64}
-    train = {"batch_size": 8, "attention": attention, "precision": "bf16"}
-    config = resolve({"model": model, "train": train, "data": {"isolate_documents": isolate_documents}})
-    assert kept_bytes(config) == pytest.approx(saved_bytes(config), rel=0.05)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("name", ["gpt2", "prime"])
-def test_optimizer_state(name: str, optimizer: str) -> None:
-    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 100, "block_size": 16}
-    config = resolve({"model": {"preset": name, **sizes}, "train": {"optimizer": optimizer}})
-    model = GPT(config.model)
-    optimizers = Optimizers(model, config.train)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizers.step()
-    state = {key: tensor.nbytes for key, tensor in optimizers.state().items() if not key.endswith("/step")}
-    assert size.optimizer_bytes(config) == sum(state.values())
-
-
-def test_the_limit_on_logits_is_that_of_the_loss() -> None:
-    assert size.MAX_LOGITS == loss.MAX_LOGITS
-
-
-def test_accumulation_and_checkpointing_move_the_peak_as_they_should() -> None:
-    base = resolve({"model": {"vocab_size": 65}, "train": {"batch_size": 16, "sequence_length": 256}})
-    plain = size.training_memory(base)
-    accumulated = size.training_memory(base.with_values(train={"gradient_accumulation_steps": 2}))
-    recomputed = size.training_memory(base.with_values(train={"activation_checkpointing": True}))
-    assert accumulated.total == pytest.approx(plain.total + 1.2 * plain.gradients, abs=2)
-    assert recomputed.activations < plain.activations / 4
-    assert recomputed.total < plain.total
-
-
-def test_small_steps_peak_when_all_gradients_are_there() -> None:
-    """With hardly an activation, a step holds weights, gradients and two moments at once."""
-    config = resolve({"model": {"vocab_size": 65}, "train": {"batch_size": 1, "sequence_length": 2}})
-    assert size.training_memory(config).total == pytest.approx(1.2 * 16 * size.parameter_count(config.model), rel=0.01)
-
-
-@settings(max_examples=20, deadline=None)
-@given(model_configs(), st.integers(1, 4), st.integers(1, 50), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_the_cache_is_as_large_as_forecast(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> None:
-    cache = KVCache(config, rows, length, dtype)
-    forecast = size.inference_memory(config, rows, length, dtype.itemsize)
-    assert forecast.kv_cache == cache.k.nbytes + cache.v.nbytes
-    assert forecast.weights == size.parameter_count(config) * dtype.itemsize
-    assert forecast.total >= forecast.weights + forecast.kv_cache + forecast.activations + forecast.logits
-
-
-# ---- the process itself
-
-
-def case(preset: str, batch_size: int, sequence_length: int, *, model: dict[str, Any], **train: Any) -> dict[str, Any]:
-    """One run to measure: configuration layers that survive JSON."""
-    train = {"precision": "bf16", "attention": "sdpa", "optimizer": "adamw"} | train
-    train |= {"batch_size": batch_size, "sequence_length": sequence_length}
-    return {"model": {"preset": preset, "block_size": sequence_length} | model, "train": train}
-
-
-BPE_4096, CHARACTERS = {"vocab_size": 4096}, {"vocab_size": 65, "n_layer": 6, "n_head": 6, "n_embd": 384}
-QWEN3 = {"vocab_size": 4096, "n_kv_head": 4}
-LOGITS = {"vocab_size": 50257, "n_layer": 4, "n_head": 8, "n_embd": 256}
-CASES = {
-    "gpt2, sdpa": case("gpt2", 4, 512, model=BPE_4096),
-    "gpt2, explicit": case("gpt2", 4, 512, model=BPE_4096, attention="explicit"),
-    "gpt2, explicit, dropout": case("gpt2", 4, 512, model=BPE_4096 | {"dropout": 0.1}, attention="explicit"),
-    "gpt2, sdpa, dropout": case("gpt2", 4, 512, model=BPE_4096 | {"dropout": 0.1}),
-    "gpt2, fp32": case("gpt2", 2, 512, model=BPE_4096, precision="fp32"),
-    "gpt2, two micro-batches": case("gpt2", 2, 512, model=BPE_4096, gradient_accumulation_steps=2),
-    "gpt2 124M": case("gpt2", 2, 512, model={"vocab_size": 50257}),
-    "qwen3, sdpa": case("qwen3", 4, 512, model=QWEN3),
-    "qwen3, explicit": case("qwen3", 4, 512, model=QWEN3, attention="explicit"),
-    "prime, muon": case("prime", 4, 512, model=BPE_4096 | {"n_head": 6}, optimizer="muon"),
-    "characters, sdpa": case("gpt2", 64, 256, model=CHARACTERS),
-    "characters, explicit": case("gpt2", 64, 256, model=CHARACTERS, attention="explicit"),
-    "characters, dropout": case("gpt2", 64, 256, model=CHARACTERS | {"dropout": 0.2}, attention="explicit"),
-    "logits": case("gpt2", 4, 512, model=LOGITS),
-    "logits, in slices": case("gpt2", 16, 512, model=LOGITS),
-    "logits, soft cap": case("gpt2", 4, 512, model=LOGITS | {"logit_softcap": 15.0}),
-}
-RELIABILITY = [
-    "gpt2, explicit, dropout",
-    "gpt2, sdpa, dropout",
-    "gpt2, two micro-batches",
-    "qwen3, sdpa",
-    "prime, muon",
-    "characters, sdpa",
-    "logits, in slices",
-]
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-
-
-def memory_status(key: str) -> int:
-    """A line of /proc/self/status in bytes. VmHWM is this process's own peak; ru_maxrss may be its parent's."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def train_and_measure(config: Config) -> int:
-    """How far resident memory grows in three training steps, in bytes. For a process of its own."""
-    torch.set_num_threads(2)
-    warm_up()
-    before = memory_status("VmRSS")
-    model = GPT(config.model).use_attention(kernel_of(config))
-    optimizers = Optimizers(model, config.train, torch.bfloat16 if config.train.precision == "bf16" else torch.float32)
-    for _ in range(3):
-        for _ in range(config.train.gradient_accumulation_steps):
-            with autocast(config.train.precision):
-                total, count = model(**inputs_of(config))
-            (total / count).backward()
-            del total
-        optimizers.step()
-        optimizers.zero_grad()
-    return memory_status("VmHWM") - before
-
-
-def warm_up() -> None:
-    """Load what torch loads at first use, which is not the model's to answer for."""
-    linear = torch.nn.Linear(64, 64)
-    with autocast("bf16"):
-        linear(torch.randn(64, 64)).sum().backward()
-    torch.optim.AdamW(linear.parameters(), fused=True).step()
-
-
-def measure(name: str) -> tuple[int, int]:
-    """Measured and forecast growth of one case, in bytes; skips where memory does not suffice."""
-    forecast = size.training_memory(resolve(CASES[name])).total
-    if psutil.virtual_memory().available < 1.5 * forecast:
-        pytest.skip(f"needs {size.human_bytes(1.5 * forecast)} of free memory")
-    command = [sys.executable, "-W", "ignore", __file__, json.dumps(CASES[name])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
-    return int(done.stdout), forecast
-
-
-@on_linux
-def test_a_measured_training_step() -> None:
-    """1.5 GB, of which the logits are most."""
-    measured, forecast = measure("logits")
-    assert forecast == pytest.approx(measured, rel=0.25)
-
-
-@on_linux
-@pytest.mark.reliability
-@pytest.mark.parametrize("name", RELIABILITY)
-def test_measured_training_steps(name: str) -> None:
-    measured, forecast = measure(name)
-    assert forecast == pytest.approx(measured, rel=0.25)
-
-
 # ---- the rest
 
 
 def test_no_torch_is_imported() -> None:
     """`primegpt info` answers at once."""
-    program = "import sys, primegpt.model.size; sys.exit('torch' in sys.modules)"
+    program = "import sys, primegpt.model.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -380,18 +137,3 @@ def test_human_count(count: float, text: str) -> None:
 )
 def test_human_bytes(count: float, text: str) -> None:
     assert size.human_bytes(count) == text
-
-
-def table() -> Iterator[str]:
-    for name in CASES:
-        measured, forecast = measure(name)
-        sizes = f"measured {measured / 1e6:6,.0f} MB, forecast {forecast / 1e6:6,.0f} MB"
-        yield f"{name:<26} {sizes}, {forecast / measured - 1:+.0%}"
-
-
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(train_and_measure(resolve(json.loads(sys.argv[1]))))
-    else:
-        for row in table():
-            print(row, flush=True)

@@ -10,7 +10,7 @@ from primegpt.model.gpt import GPT
 from primegpt.tokenizers.char import CharTokenizer
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
-from primegpt.training.trainer import compute_gradients, update
+from primegpt.training.step import compute_gradients, update
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]  # a peer's warnings are its own

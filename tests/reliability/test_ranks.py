@@ -25,7 +25,7 @@ from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
-from primegpt.training.trainer import compute_gradients
+from primegpt.training.step import compute_gradients
 
 pytestmark = [
     pytest.mark.reliability,
@@ -155,7 +155,7 @@ from primegpt.model.gpt import GPT
 from primegpt.training.distributed import join
 from primegpt.training.precision import Precision
 from primegpt.training.sharded import whole
-from primegpt.training.trainer import compute_gradients
+from primegpt.training.step import compute_gradients
 from safetensors.torch import save_file
 
 config = configuration(sys.argv[1])

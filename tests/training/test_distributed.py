@@ -14,7 +14,7 @@ from primegpt.training.distributed import ALONE, Group, World, join
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.sharded import whole
-from primegpt.training.trainer import compute_gradients, update
+from primegpt.training.step import compute_gradients, update
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 

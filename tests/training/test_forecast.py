@@ -7,7 +7,8 @@ import pytest
 from primegpt.cli.main import run
 from primegpt.config import Config, resolve
 from primegpt.errors import ConfigError
-from primegpt.model.size import flops_per_token, parameter_count, training_memory
+from primegpt.model.memory import training_memory
+from primegpt.model.size import flops_per_token, parameter_count
 from primegpt.training.forecast import forecasts
 
 

@@ -15,7 +15,7 @@ import torch
 from primegpt.config import Config, resolve
 from primegpt.data.batches import Batch
 from primegpt.training import probe, timing
-from primegpt.training.probe import Probe, extrapolated, part_of, step_seconds, tokens_per_step
+from primegpt.training.probe import Probe, extrapolated, part_of, step_seconds
 
 CASES: dict[str, dict[str, Any]] = {
     "0.8M: 4 x 128, 12 x 64": {
@@ -74,7 +74,7 @@ def test_rows_that_are_not_measured_cost_as_much_as_those_that_are(monkeypatch):
     config = configuration("0.8M: 4 x 128, 12 x 64")
     config = config.with_values(train={"batch_size": 64, "gradient_accumulation_steps": 8})
     part = part_of(config.with_values(model={"n_embd": 16}), 1)
-    small = Probe(part, tokens_per_step(config) / tokens_per_step(part))
+    small = Probe(part, config.tokens_per_step / part.tokens_per_step)
     assert (small.batch.ids.shape, len(small.model.h)) == ((16, 64), 1)
     monkeypatch.setattr(probe.time, "perf_counter", lambda: next(times))
     assert small.step_seconds() == pytest.approx(2.0 * 512 / 16 + 3.0)

@@ -22,13 +22,14 @@ from primegpt.model.gpt import GPT
 from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
-from primegpt.training import trainer as training_loop
+from primegpt.training import checkpoints
 from primegpt.training.distributed import World
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
 from primegpt.training.saving import save_shares
-from primegpt.training.trainer import EvaluationSet, Trainer, compute_gradients
+from primegpt.training.step import compute_gradients
+from primegpt.training.trainer import EvaluationSet, Trainer
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -585,16 +586,16 @@ def test_steps_go_on_while_a_checkpoint_is_written(shards, tmp_path, monkeypatch
         run.step()
     weights = {name: weight.clone() for name, weight in run.model.weights().items()}
     run.folder.append_metrics({"step": 3, "lr": 0.0})
-    monkeypatch.setattr(training_loop, "save_shares", held_up)
+    monkeypatch.setattr(checkpoints, "save_shares", held_up)
     run.save()
     run.step()
     run.step()
-    assert run.saved_step is None
+    assert run.checkpoints.saved_step is None
     assert load_newest(run.folder.checkpoints_dir, pytest.fail) is None
     go_on.set()
-    run.finish_saving()
+    run.checkpoints.finish()
     checkpoint = load_newest(run.folder.checkpoints_dir, pytest.fail)
-    assert (checkpoint.step, run.saved_step, run.folder.pointed("last")) == (3, 3, 3)
+    assert (checkpoint.step, run.checkpoints.saved_step, run.folder.pointed("last")) == (3, 3, 3)
     assert checkpoint.state["train"]["step"] == 3
     assert all(checkpoint.tensors["model"][name].equal(weight) for name, weight in weights.items())
     assert not all(run.model.weights()[name].equal(weight) for name, weight in weights.items())

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from primegpt.api.configuring import configure
 from primegpt.api.facts import assumed_vocabulary
 from primegpt.api.runs import Say, to_stderr
-from primegpt.api.training import configure, context_of
 from primegpt.config import Config, Layer, read_toml, resolve
 from primegpt.data import fetch
 from primegpt.data.audit import AuditReport
@@ -78,7 +78,7 @@ def prepare_data(
     apart from what is not. Raises UsageError as `train` does.
     """
     config = configure([str(source) for source in sources], Layer(settings or {}))
-    corpus = prepare(config.data, config.tokenizer, context=context_of(config), report=say)
+    corpus = prepare(config.data, config.tokenizer, context=config.sequence_length, report=say)
     facts: dict[str, Any] = {
         "folder": str(corpus.folder),
         "documents": corpus.n_documents,

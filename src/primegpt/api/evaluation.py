@@ -95,7 +95,7 @@ def loss_of_text(
     On `source` each document is read by itself, opened by the end-of-text id. The run's own validation text (None) is
     read as training judges it, as one stream.
     """
-    length = run.config.train.sequence_length or run.config.model.block_size
+    length = run.config.sequence_length
     batch_size = batch_size or max(1, BATCH_TOKENS // length)
     if stride is not None and not 1 <= stride <= length:
         raise UsageError(f"--stride {stride} is outside 1 to {length}", "a window must not skip a token")
@@ -152,8 +152,7 @@ def own_corpus(run: Run, say: Say = to_stderr) -> Corpus:
     if not run.folder.data_path.exists():
         raise DataError(f"{run.folder.path} does not say what text it was trained on", "name one with --text")
     record = json.loads(run.folder.data_path.read_text(encoding="utf-8"))
-    length = run.config.train.sequence_length or run.config.model.block_size
-    return reopen(record, run.config.data, run.tokenizer, context=length, report=say)
+    return reopen(record, run.config.data, run.tokenizer, context=run.config.sequence_length, report=say)
 
 
 def _documents(corpus: Corpus, isolate: bool) -> Iterator[np.ndarray]:

@@ -6,15 +6,8 @@ from typing import Any
 
 from primegpt.api.runs import load_config
 from primegpt.config import Config, read_toml, resolve
-from primegpt.model.size import (
-    flops_per_token,
-    human_bytes,
-    human_count,
-    human_seconds,
-    inference_memory,
-    parameter_breakdown,
-    training_memory,
-)
+from primegpt.model.memory import inference_memory, training_memory
+from primegpt.model.size import flops_per_token, human_bytes, human_count, human_seconds, parameter_breakdown
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.training import plan as planning
 from primegpt.training.forecast import Forecast, forecasts
@@ -29,9 +22,8 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     path, config = described(target)
     vocabulary = config.model.vocab_size
     config = planning.prepare_device(config)
-    train, length = config.train, config.train.sequence_length or config.model.block_size
-    tokens_per_step = train.batch_size * train.gradient_accumulation_steps * length
-    flops = flops_per_token(config.model, length)
+    train, tokens_per_step = config.train, config.tokens_per_step
+    flops = flops_per_token(config.model, config.sequence_length)
     steps = train.max_steps or (train.tokens and -(-train.tokens // tokens_per_step))
     seconds = config.plan.step_seconds or step_seconds(config)
     expected = config.plan.expected_seconds or (60 * train.minutes if train.minutes else (steps or 0) * seconds)
@@ -47,7 +39,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "steps": steps,
         "training_tokens": config.plan.train_tokens or None,
         "training_memory_bytes": training_memory(config).total,
-        "generation_memory_bytes": inference_memory(config.model, 1, config.model.block_size).total,
+        "generation_memory_bytes": inference_memory(config).total,
         "device": train.device,
         "precision": train.precision,
         "step_seconds": seconds,

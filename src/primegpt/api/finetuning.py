@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.api.bases import Base, open_base
+from primegpt.api.configuring import texts_to_read, with_minutes, written_recipe
 from primegpt.api.runs import Run, Say, to_stderr
-from primegpt.api.training import begin, texts_to_read, with_minutes, written_recipe
+from primegpt.api.training import begin
 from primegpt.config import Config, DataConfig, Layer, resolve
 from primegpt.data.template import vocabulary
 from primegpt.errors import ConfigError

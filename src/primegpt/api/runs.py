@@ -14,6 +14,7 @@ from primegpt.generation.decoder import Completion
 from primegpt.generation.generator import Generator
 from primegpt.model.compiled import compiled_for_decoding
 from primegpt.model.gpt import GPT
+from primegpt.model.memory import SMALL_WEIGHTS
 from primegpt.model.pages import use_huge_pages
 from primegpt.model.quantize import Precision, for_decoding
 from primegpt.run.folder import RunFolder, latest_run
@@ -23,7 +24,6 @@ from primegpt.training.precision import choose_device, choose_precision
 
 Say = Callable[[str], None]
 Prompt = str | Sequence[int]
-SMALL = 64 * 2**20  # bytes of weights that the caches hold: there a smaller number format gains nothing
 
 
 def to_stderr(text: str) -> None:
@@ -168,7 +168,7 @@ def decoding_precision(wanted: str, model: GPT) -> Precision:
         return cast(Precision, wanted)
     weights = sum(4 * p.numel() for p in model.parameters())
     device = model.wte.weight.device.type
-    return "bf16" if weights > SMALL and choose_precision("auto", device) == "bf16" else "fp32"
+    return "bf16" if weights > SMALL_WEIGHTS and choose_precision("auto", device) == "bf16" else "fp32"
 
 
 def load_config(folder: RunFolder) -> Config:

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,19 @@ import torch
 from torch import Tensor
 
 from primegpt.api.bases import Base, forgetting
+from primegpt.api.configuring import configure, run_name, with_minutes
 from primegpt.api.interop import write_peft_adapter
 from primegpt.api.runs import Run, Say, load, load_config, silent, to_stderr
-from primegpt.config import Config, Layer, TrainConfig, preset_name, read_toml, resolve, write_toml
+from primegpt.api.trainers import trainer_for
+from primegpt.config import Config, Layer, TrainConfig, resolve, write_toml
 from primegpt.data.audit import audit_corpus
-from primegpt.data.batches import IGNORED
 from primegpt.data.corpus import Corpus
-from primegpt.data.examples import question
-from primegpt.data.feed import fixed_batches, for_ranks, training_batches
+from primegpt.data.feed import fixed_batches, for_ranks
 from primegpt.data.prepare import prepare, reopen
-from primegpt.data.shards import Shards
 from primegpt.data.sources import source_bytes
-from primegpt.data.template import template_for
 from primegpt.errors import ConfigError, DataError, MismatchError, RunFolderError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss
-from primegpt.generation.generator import Generator
-from primegpt.model.gpt import GPT
-from primegpt.model.size import flops_per_token, parameter_count
+from primegpt.model.size import parameter_count
 from primegpt.model.vocabulary import grown
 from primegpt.run.atomic import write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import load_newest
@@ -35,16 +31,14 @@ from primegpt.run.folder import RunFolder, WatchedRun, next_run_path
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
-from primegpt.training.assemble import assemble, without_compilation
+from primegpt.training.assemble import assemble
 from primegpt.training.distributed import World, join
 from primegpt.training.loss_plot import plot_losses
-from primegpt.training.metrics import Speed
-from primegpt.training.precision import Precision, choose_device
+from primegpt.training.precision import Precision
 from primegpt.training.progress import NoDisplay, display
 from primegpt.training.recipe import DEFAULT_MINUTES
-from primegpt.training.recipe import recipe as zero_config
 from primegpt.training.tensorboard import mirrored, require_tensorboard
-from primegpt.training.trainer import EvaluationSet, Observer, Trainer
+from primegpt.training.trainer import Observer, Trainer
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
@@ -103,7 +97,7 @@ def begin(
                 config.data,
                 config.tokenizer,
                 tokenizer=base.tokenizer if base else None,
-                context=context_of(config),
+                context=config.sequence_length,
                 report=say,
             )
         )
@@ -167,7 +161,7 @@ def resume(
         world.refuse_differences(settings_of(config) | {"torch": torch.__version__, "path": str(path)})
         config = planning.prepare_device(config, world)
         corpus = world.leaders_first(
-            lambda: reopen(record, config.data, tokenizer, context=context_of(config), report=say)
+            lambda: reopen(record, config.data, tokenizer, context=config.sequence_length, report=say)
         )
         world.refuse_differences(fingerprints(corpus))
         stack.enter_context(mirrored(folder, config.train.tensorboard and world.rank == 0))
@@ -195,7 +189,7 @@ def _fit(
     model = world.shard(assemble(config, base_weights(folder, config)))
     with ExitStack() as stack:
         watcher = (observer or stack.enter_context(display())) if world.rank == 0 else NoDisplay()
-        trainer = _trainer(folder, config, corpus, model, watcher, world)
+        trainer = trainer_for(folder, config, corpus, model, watcher, world)
         with world.together():
             checkpoint = load_newest(folder.checkpoints_dir, say) if resuming else None
         world.refuse_differences({"the newest checkpoint": checkpoint.step if checkpoint else None})
@@ -229,8 +223,9 @@ def base_weights(folder: RunFolder, config: Config) -> dict[str, Tensor] | None:
     """What a fine-tuned run starts from, with rows for the ids that it adds; None for a run from scratch."""
     if not folder.base_dir.exists():
         return None
-    base = load(folder.base_dir, device="cpu")
-    return grown(base.model.weights(), base.config.model, config.model)
+    base = RunFolder.open(folder.base_dir)
+    saved = base.load_checkpoint("best", to_stderr, {"model"})
+    return grown(saved.tensors["model"], load_config(base).model, config.model)
 
 
 def extend(trainer: Trainer, budget: TrainConfig, say: Say) -> None:
@@ -238,47 +233,17 @@ def extend(trainer: Trainer, budget: TrainConfig, say: Say) -> None:
     state, plan = trainer.state, trainer.config.plan
     if budget.minutes:
         steps = state.step + max(1, int(60 * budget.minutes * (1 - planning.EVALUATION_SHARE) / plan.step_seconds))
-        trainer.extend(steps, 60 * budget.minutes)
+        state.extend(steps, 60 * budget.minutes)
     elif steps := planning.steps_for_counted_budget(budget, trainer.batches):
         if steps <= state.step:
             raise ConfigError(
                 f"{trainer.folder.path} is at step {state.step} already, and the budget ends at step {steps}",
                 "budgets other than minutes are counted from the first step: give a larger one",
             )
-        trainer.extend(steps)
+        state.extend(steps)
     else:
         return
     say(f"extended to step {trainer.state.max_steps}")
-
-
-def _trainer(
-    folder: RunFolder, config: Config, corpus: Corpus, model: GPT, observer: Observer, world: World
-) -> Trainer:
-    train = config.train
-    generator = Generator(model, corpus.tokenizer)
-    prompts = sample_prompts(config, corpus)
-
-    def sample(_: GPT) -> str:
-        with without_compilation() if train.compile else nullcontext():
-            completions = generator.generate(prompts, config.generate)
-        shown = [prompt if isinstance(prompt, str) else corpus.tokenizer.decode(prompt) for prompt in prompts]
-        return "\n\n".join(prompt + samples[0].text for prompt, samples in zip(shown, completions, strict=True))
-
-    return Trainer(
-        config,
-        model,
-        training_batches(config, corpus, world.rank, world.size),
-        train_set=evaluation_set(corpus.train, corpus.tokenizer, config),
-        val_set=evaluation_set(corpus.val, corpus.tokenizer, config),
-        folder=folder,
-        precision=Precision(train.precision, train.device),
-        observer=observer,
-        sample=sample,
-        fingerprints={"tokenizer": corpus.tokenizer.fingerprint, "data": corpus.train.fingerprint},
-        conditions=planning.conditions(config, world),
-        speed=Speed(flops_per_token(config.model, context_of(config)), config.plan.peak_flops * world.size),
-        world=world,
-    )
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -291,19 +256,6 @@ def fingerprints(corpus: Corpus) -> dict[str, str]:
     """What identifies the text and the tokenizer."""
     shards = {"the training text": corpus.train.fingerprint, "the held-out text": corpus.val.fingerprint}
     return {**shards, "the tokenizer": corpus.tokenizer.fingerprint}
-
-
-def context_of(config: Config) -> int:
-    """Tokens of a training window."""
-    return config.train.sequence_length or config.model.block_size
-
-
-def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config) -> EvaluationSet:
-    """About `data.val_tokens` targets of a split, evenly spread over it, in memory."""
-    batches = list(fixed_batches(config, shards, config.data.val_tokens))
-    asked = (batch.targets[batch.targets != IGNORED] for batch in batches)
-    text_bytes = sum(len(tokenizer.decode_bytes(ids.tolist(), skip_special_tokens=True)) for ids in asked)
-    return EvaluationSet(batches, text_bytes)
 
 
 def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
@@ -334,66 +286,9 @@ def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
     return result
 
 
-def sample_prompts(config: Config, corpus: Corpus) -> list[str | list[int]]:
-    """What the samples continue: the prompts of the configuration, else beginnings of held-out text."""
-    tokenizer, own = corpus.tokenizer, config.train.sample_prompts
-    if template := template_for(config.data, tokenizer):
-        return [template.prompt_ids(tokenizer, prompt) for prompt in own] or [
-            question(corpus.val, record) for record in range(min(2, corpus.val.n_documents))
-        ]
-    if own:
-        return list(own)
-    if corpus.n_documents == 1:
-        head = tokenizer.decode(corpus.val.slice(1, min(200, len(corpus.val))), skip_special_tokens=True)
-        lines = [line for line in head.splitlines()[1:] if line.strip()] or [head]
-        return [lines[0][:40] + "\n"]
-    starts = corpus.val.document_starts[:2]
-    texts = [tokenizer.decode(corpus.val.slice(s + 1, min(s + 65, len(corpus.val)))) for s in map(int, starts)]
-    return [text.splitlines()[0] + "\n" for text in texts if text.strip()] or [""]
-
-
-def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
-    """The configuration that `sources` and command-line `flags` ask for; a bare text gets the zero-config recipe."""
-    if recipe := written_recipe(sources):
-        return resolve(recipe, flags)
-    texts = texts_to_read(sources, flags)
-    train = flags.values.get("train", {})
-    device = choose_device(train.get("device", "auto"))
-    data = resolve(flags, texts).data  # also refuses bad flags before the text is looked at
-    size = source_bytes(data.sources, songs=data.songs)
-    preset = preset_name({"model": {"preset": "prime"}}, flags)
-    recipe = zero_config(size, device, train.get("minutes"), preset, records=data.template != "text")
-    return resolve(flags, texts, recipe=recipe)
-
-
-def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
-    """What `sources` ask for if they are one configuration, or one .toml file of it; None for texts."""
-    if len(sources) == 1 and isinstance(sources[0], Config):
-        return Layer(sources[0].model_dump(exclude_unset=True))
-    files = [str(source) for source in sources if str(source).endswith(".toml")]
-    if files and len(sources) > 1:
-        raise ConfigError(f"{files[0]} stands beside other sources", "name texts in its [data] sources instead")
-    return read_toml(files[0]) if files else None
-
-
-def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:
-    """The texts named as sources and by --data.sources. Raises ConfigError if there is none."""
-    texts = [*map(str, sources), *flags.values.get("data", {}).get("sources", ())]
-    if not texts:
-        raise ConfigError("no text to train on", "name a file, a folder, or `songbook`")
-    return Layer({"data": {"sources": texts}})
-
-
-def with_minutes(settings: Mapping[str, Mapping[str, Any]], minutes: float | None) -> dict[str, Any]:
-    merged = {section: dict(values) for section, values in settings.items()}
-    if minutes is not None:
-        merged.setdefault("train", {})["minutes"] = minutes
-    return merged
-
-
 def require_text(config: Config) -> None:
     """Refuse a text that cannot fill one window, before anything is written: a token is at least a byte."""
-    length = config.train.sequence_length or config.model.block_size
+    length = config.sequence_length
     size = source_bytes(config.data.sources, songs=config.data.songs)
     if size is not None and size <= length:
         raise DataError(
@@ -416,9 +311,3 @@ def fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
             "leave model.vocab_size out: it is the tokenizer's",
         )
     return config.with_values(model={"vocab_size": tokenizer.vocab_size}, tokenizer={"kind": tokenizer.kind})
-
-
-def run_name(config: Config) -> str:
-    """The name of a run folder: its first source's, without what a file system or a shell could stumble over."""
-    stem = Path(config.data.sources[0]).stem if config.data.sources else "run"
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in stem).strip("-.") or "run"

@@ -49,7 +49,7 @@ def chat(
     """
     from primegpt import api
 
-    opened = api.load(run, checkpoint=int(checkpoint) if checkpoint.isdigit() else checkpoint)
+    opened = api.load(run, checkpoint=checkpoint)
     settings: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,

@@ -65,7 +65,7 @@ def evaluate(
         limit=limit,
         stride=stride,
         batch_size=batch_size,
-        checkpoint=int(checkpoint) if checkpoint.isdigit() else checkpoint,
+        checkpoint=checkpoint,
     )
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

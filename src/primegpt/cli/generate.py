@@ -98,7 +98,7 @@ def generate(
     }
     if num_samples < 1:
         raise UsageError(f"--num-samples {num_samples}: ask for at least one")
-    opened = api.load(run, checkpoint=int(checkpoint) if checkpoint.isdigit() else checkpoint)
+    opened = api.load(run, checkpoint=checkpoint)
     asked = [opened.prompt(text, genre, emotion) for text in texts]
     for text in texts:
         for remark in opened.remarks(text):

@@ -51,5 +51,4 @@ def export(
     """
     from primegpt import api
 
-    which = int(checkpoint) if checkpoint.isdigit() else checkpoint
-    print(api.export(run, out, to=to, dtype=dtype, checkpoint=which))
+    print(api.export(run, out, to=to, dtype=dtype, checkpoint=checkpoint))

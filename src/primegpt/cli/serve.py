@@ -53,5 +53,5 @@ def serve(
         slots=slots,
         queue=queue,
         precision=precision,
-        checkpoint=int(checkpoint) if checkpoint.isdigit() else checkpoint,
+        checkpoint=checkpoint,
     )

@@ -141,9 +141,8 @@ def finetune(
     from primegpt import api
 
     given = given_settings(settings, minutes=minutes, tokens=tokens, epochs=epochs)
-    which = int(checkpoint) if checkpoint.isdigit() else checkpoint
     run = api.finetune(
-        base, *sources, lora=lora, out=out, overwrite=overwrite, checkpoint=which, settings=given, started=started
+        base, *sources, lora=lora, out=out, overwrite=overwrite, checkpoint=checkpoint, settings=given, started=started
     )
     print(f"next       primegpt generate {run.folder.path}")
 

@@ -1,7 +1,7 @@
-"""What a model costs, from its configuration alone: parameters, FLOPs and memory, without building it.
+"""How large a model is, from its configuration alone: parameters and FLOPs, without building it.
 
-Nothing here imports torch, so that `primegpt info` and the plan answer at once. Sizes of a token's share are in the
-letters of gpt.py: T time, C channels (n_embd), H query heads, K key/value heads, D head width, V vocabulary.
+Nothing here imports torch, so that `primegpt info` and the plan answer at once. Letters are those of gpt.py: T time,
+H query heads, K key/value heads, D head width.
 """
 
 from collections.abc import Iterable
@@ -9,16 +9,6 @@ from dataclasses import dataclass
 
 from primegpt.config import Config, ModelConfig
 from primegpt.errors import ConfigError
-
-# Holes between tensors of unlike sizes: resident memory peaks this share above what is alive (glibc, measured:
-# 11 to 31%). The largest tensors, those of the logits, are mapped one by one and leave no holes.
-ALLOCATOR_OVERHEAD = 0.2
-
-MAX_LOGITS = 1 << 27  # as in loss.py (which imports torch): how many logits exist at once
-
-# Muon's update holds, for each entry of the matrices inside blocks, its direction before and after it is made
-# orthogonal, and the batch of equal shapes at work, which is about two thirds of them in fp32 twice.
-MUON_STEP_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -41,34 +31,6 @@ class Parameters:
         return self.attention + self.mlp + self.norms
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one training step, by what they hold, and their peak.
-
-    `total` is less than the sum may be: gradients come into being while activations go. It includes the allocator's
-    overhead, but not what the process held before there was a model (Python, torch, a CUDA context, the data).
-    """
-
-    weights: int
-    weight_copies: int  # 16-bit ones, made and cached by autocast
-    gradients: int
-    optimizer: int
-    activations: int  # what autograd keeps from the forward pass for the backward pass
-    logits: int  # with their log-probabilities and gradients
-    total: int
-
-
-@dataclass(frozen=True)
-class InferenceMemory:
-    """Bytes of generation, by what they hold; `total` includes the allocator's overhead."""
-
-    weights: int
-    kv_cache: int
-    activations: int  # of the widest moment of a prefill of the whole length
-    logits: int
-    total: int
-
-
 def parameter_count(config: ModelConfig) -> int:
     """Number of learnt parameters: `sum(p.numel() for p in GPT(config).parameters())`.
 
@@ -79,7 +41,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 def parameter_breakdown(config: ModelConfig) -> Parameters:
     """The parameters by kind. Raises ConfigError while `vocab_size` is unset."""
-    vocabulary = _head_parameters(config)
+    vocabulary = head_parameters(config)
     positions = config.block_size * config.n_embd if config.position == "learned" else 0
     return Parameters(
         embedding=vocabulary + positions,
@@ -92,7 +54,7 @@ def parameter_breakdown(config: ModelConfig) -> Parameters:
 
 def attention_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     """(inputs, outputs) of a block's attention matrices: the fused QKV projection and the one back."""
-    q, kv = _head_widths(config)
+    q, kv = head_widths(config)
     return [(config.n_embd, q + 2 * kv), (q, config.n_embd)]
 
 
@@ -125,7 +87,7 @@ def matmul_parameters(config: ModelConfig) -> int:
 
     Looking up an embedding multiplies nothing.
     """
-    return block_matrix_parameters(config) + _head_parameters(config)
+    return block_matrix_parameters(config) + head_parameters(config)
 
 
 def forward_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
@@ -142,83 +104,6 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> int:
     causal, and what activation checkpointing computes again is not counted.
     """
     return 3 * forward_flops_per_token(config, sequence_length)
-
-
-def training_memory(config: Config) -> Memory:
-    """The peak of one optimizer step of `config.model` under `config.train`, in bytes.
-
-    Counts eager execution, fp32 weights and gradients, and a micro-batch of full windows; `auto` counts as what it
-    becomes on hardware with bf16 units: bf16, and fused attention. On Linux CPUs this is within 25% of how far resident
-    memory grows (tests/model/test_size.py, run as a script, prints the table); GPUs are unmeasured and keep somewhat
-    less, because their norms are fused. Raises ConfigError while `vocab_size` is unset.
-    """
-    model, train = config.model, config.train
-    tokens = train.batch_size * _sequence_length(config)
-    gradients = 4 * learning_parameter_count(config)
-    weights = 4 * (parameter_count(model) + lora_parameter_count(config))
-    optimizer = optimizer_bytes(config)
-    copies = 2 * matmul_parameters(model) if _value_bytes(config) == 2 else 0
-    logits = min(tokens, _logit_rows(model)) * _logit_bytes(model)
-
-    block = tokens * sum(block_activations(config).values())
-    kept, recomputed = model.n_layer * block, 0
-    if train.activation_checkpointing:  # only the residual stream is kept, and one block at a time computed again
-        kept, recomputed = model.n_layer * tokens * 4 * model.n_embd, block
-    kept += tokens * _end_activations(config)
-    working = recomputed + tokens * _backward_bytes(config)
-
-    backward_starts = copies + kept + max(logits, working)
-    if train.gradient_accumulation_steps > 1:  # those of the micro-batches before
-        backward_starts += gradients
-    step_ends = gradients + max(working, _step_bytes(config))
-    alive = weights + optimizer + max(backward_starts, step_ends)
-    total = alive + round(ALLOCATOR_OVERHEAD * (alive - logits))
-    return Memory(weights, copies, gradients, optimizer, kept + recomputed, logits, total)
-
-
-def optimizer_bytes(config: Config) -> int:
-    """Optimizer state: two fp32 moments a parameter (AdamW); Muon has one for the matrices inside blocks."""
-    if config.train.optimizer != "muon":
-        return 8 * learning_parameter_count(config)
-    in_blocks = lora_parameter_count(config) if config.lora.rank else block_matrix_parameters(config.model)
-    return 8 * learning_parameter_count(config) - 4 * in_blocks
-
-
-def block_activations(config: Config) -> dict[str, int]:
-    """Bytes per token that autograd keeps of one block until its backward pass, by what they are.
-
-    A matrix product keeps its input in the compute type (`value` bytes: 2 under autocast), a norm its input in fp32,
-    an activation function its input or output. Per-row statistics (a few bytes) are left out.
-    """
-    model, value = config.model, _value_bytes(config)
-    q, _ = _head_widths(model)
-    return {
-        "norms": 2 * _norm_bytes(config),
-        "qk_norm": _qk_norm_bytes(config),
-        "qkv": _qkv_bytes(config),
-        "scores": _score_bytes(config),
-        "mask": _mask_bytes(config),
-        "attention_output": value * q,
-        "mlp": _mlp_bytes(config),
-        "dropout": 2 * value * model.n_embd if model.dropout else 0,  # the masks of both branches
-    }
-
-
-def inference_memory(config: ModelConfig, batch_size: int, length: int, bytes_per_value: int = 4) -> InferenceMemory:
-    """The peak of generating `batch_size` texts with a KV cache of `length` tokens each, in bytes.
-
-    `bytes_per_value` is the width of weights, cache and activations: 4 for fp32, 2 for bf16. Attention is taken to be
-    fused. Raises ConfigError while `vocab_size` is unset.
-    """
-    q, kv = _head_widths(config)
-    hidden = (2 if config.mlp == "gelu" else 3) * config.mlp_size
-    widest = 3 * config.n_embd + max(hidden, 2 * q + 2 * kv)
-    weights = bytes_per_value * parameter_count(config)
-    cache = bytes_per_value * batch_size * length * config.n_layer * 2 * kv
-    activations = bytes_per_value * batch_size * length * widest
-    logits = bytes_per_value * batch_size * config.padded_vocab_size
-    total = weights + cache + activations + logits + round(ALLOCATOR_OVERHEAD * (cache + activations))
-    return InferenceMemory(weights, cache, activations, logits, total)
 
 
 def human_count(count: float) -> str:
@@ -249,12 +134,12 @@ def _human(count: float, digits: int, units: tuple[str, ...]) -> str:
     return f"{float(f'{count:.{digits}g}'):g}{units[-1]}"
 
 
-def _head_widths(config: ModelConfig) -> tuple[int, int]:
+def head_widths(config: ModelConfig) -> tuple[int, int]:
     """H D and K D: the width of all queries, and of all keys."""
     return config.n_head * config.head_size, config.kv_heads * config.head_size
 
 
-def _head_parameters(config: ModelConfig) -> int:
+def head_parameters(config: ModelConfig) -> int:
     if not config.vocab_size:
         raise ConfigError("model.vocab_size is not set", "it comes from the tokenizer: train or name one, or set it")
     return config.padded_vocab_size * config.n_embd
@@ -270,104 +155,3 @@ def _norm_parameters(config: ModelConfig) -> int:
     vectors = 2 if config.norm == "layernorm" and config.bias else 1  # gain and bias, or gain
     heads = 2 * config.head_size if config.qk_norm else 0
     return (2 * config.n_layer + 1) * vectors * config.n_embd + config.n_layer * heads
-
-
-def _sequence_length(config: Config) -> int:
-    return config.train.sequence_length or config.model.block_size
-
-
-def _value_bytes(config: Config) -> int:
-    """Bytes of a number in a matrix product."""
-    return 4 if config.train.precision == "fp32" else 2
-
-
-def _fused(config: Config) -> bool:
-    """Whether attention runs without keeping its T x T weights. The CPU's fused kernel has no dropout."""
-    dropout_kept = config.model.dropout > 0 and config.train.device in ("auto", "cpu")
-    return config.train.attention != "explicit" and not dropout_kept
-
-
-def _attention_bytes(config: Config) -> int:
-    """Bytes of a number in unfused attention: what sdpa falls back to computes in fp32."""
-    return _value_bytes(config) if config.train.attention == "explicit" else 4
-
-
-def _norm_bytes(config: Config) -> int:
-    """A layer norm's input, or an RMS norm's output before the gain, in fp32; and the next product's input.
-
-    These are one and the same where neither a gain nor autocast makes another.
-    """
-    value = _value_bytes(config)
-    same = config.model.norm == "rmsnorm" and not config.model.norm_gain and value == 4
-    return config.model.n_embd * (4 if same else 4 + value)
-
-
-def _qk_norm_bytes(config: Config) -> int:
-    """Queries and keys behind their norms, unless fused attention takes them as they are and so keeps them anyway."""
-    model = config.model
-    taken = _fused(config) and not model.norm_gain and model.position != "rope"
-    return _value_bytes(config) * sum(_head_widths(model)) if model.qk_norm and not taken else 0
-
-
-def _qkv_bytes(config: Config) -> int:
-    """Fused: the projection, of which v is a view, and new queries and keys. Else three contiguous copies."""
-    q, kv = _head_widths(config.model)
-    if not _fused(config):
-        return _attention_bytes(config) * 3 * q
-    changed = config.model.qk_norm or config.model.position == "rope"
-    return _value_bytes(config) * (q + 2 * kv + (q + kv if changed else 0))
-
-
-def _score_bytes(config: Config) -> int:
-    """The T attention weights of each head; with dropout also its mask, and what it has left over."""
-    if _fused(config):
-        return 0
-    copies = 3 if config.model.dropout else 1
-    return config.model.n_head * _sequence_length(config) * copies * _attention_bytes(config)
-
-
-def _mask_bytes(config: Config) -> int:
-    """Which of T keys a token sees; fused attention alone keeps it, and it is one for the whole batch, and then
-    negligible, unless documents are isolated."""
-    kept = config.data.isolate_documents and config.train.attention != "explicit"
-    return _sequence_length(config) * _value_bytes(config) if kept else 0
-
-
-def _mlp_bytes(config: Config) -> int:
-    """The hidden layer before and after its nonlinearity; SwiGLU has a second one, and two products' inputs."""
-    model, value = config.model, _value_bytes(config)
-    if model.mlp != "swiglu":
-        return value * 2 * model.mlp_size
-    cast_again = value * model.n_embd if value == 2 else 0  # autocast makes a copy for each product
-    return value * 4 * model.mlp_size + cast_again
-
-
-def _end_activations(config: Config) -> int:
-    """What is kept outside blocks, per token: the last norm's, and the mask of the embedding's dropout."""
-    return _norm_bytes(config) + (4 * config.model.n_embd if config.model.dropout else 0)
-
-
-def _backward_bytes(config: Config) -> int:
-    """The most that the backward pass of one block adds for a while, per token.
-
-    That is the gradient of the MLP's hidden layer, or, once that layer is gone, two gradients of the scores.
-    """
-    mlp = _value_bytes(config) * config.model.mlp_size
-    if _fused(config):
-        return mlp
-    return max(mlp, 2 * _attention_bytes(config) * config.model.n_head * _sequence_length(config) - 2 * mlp)
-
-
-def _step_bytes(config: Config) -> int:
-    """What the optimizer needs for a while besides its state; AdamW, which is fused, nothing."""
-    return MUON_STEP_BYTES * block_matrix_parameters(config.model) if config.train.optimizer == "muon" else 0
-
-
-def _logit_rows(config: ModelConfig) -> int:
-    """Tokens whose logits exist at once."""
-    return max(1, MAX_LOGITS // config.padded_vocab_size)
-
-
-def _logit_bytes(config: ModelConfig) -> int:
-    """Log-probabilities and two gradients in fp32; a soft cap keeps its tanh as well."""
-    return (16 if config.logit_softcap else 12) * config.vocab_size

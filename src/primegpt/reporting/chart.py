@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from primegpt.reporting.markup import escaped
 
@@ -55,49 +56,21 @@ def chart(
     `x` and `y` name the axes, `log` makes y logarithmic (for values above 0), `zero` lets it begin at 0, `wide` takes
     the whole width. `verticals` and `horizontals` are dashed lines with a label, such as (500, "best").
     """
-    series = [drawn for drawn in map(_cleaned, series) if drawn.points]
-    if log:
-        series = [drawn for drawn in series if all(value is None or value > 0 for _, value in drawn.points)]
+    series = _drawable(series, log)
     if not series:
         return ""
-    series = [_colored(drawn, number) for number, drawn in enumerate(series)]
-    xs = [at for drawn in series for at, _ in drawn.points]
-    ys = [value for drawn in series for _, value in drawn.points if value is not None]
-    ys += [edge for drawn in series for _, *edges in drawn.intervals for edge in edges]
-    ys += [value for value, _ in horizontals] + ([0.0] if zero else [])
-    across = Axis.spanning(min(xs), max(xs))
-    up = Axis.spanning(min(ys), max(ys), log=log, rounded=True)
-    summary = "; ".join(map(_in_words, series))
-    facts = {
-        "x": x,
-        "domain": [across.low, across.high, up.low, up.high],
-        "log": log,
-        "series": [
-            {"name": drawn.name, "color": drawn.color, "points": [[_number(a), _number(b)] for a, b in drawn.points]}
-            for drawn in series
-        ],
-    }
-    legend = "".join(f'<li class="{_kind(drawn)}">{escaped(drawn.name)}</li>' for drawn in series)
-    marks = [
-        f'<span class="mark" style="left:{_percent(across.share(at))}">{escaped(label)}</span>'
-        for at, label in verticals
-        if across.low <= at <= across.high
-    ]
-    marks += [
-        f'<span class="level" style="bottom:{_percent(up.share(at))}">{escaped(label)}</span>'
-        for at, label in horizontals
-    ]
+    levels = [value for value, _ in horizontals] + ([0.0] if zero else [])
+    across, up = _axes(series, log, levels)
+    facts, summary = _facts(series, x, across, up), "; ".join(map(_in_words, series))
     unit = f" <span>{escaped(y)}</span>" if y else ""
-    shape = "chart wide" if wide else "chart"
-    legend = f'<ul class="legend">{legend}</ul>' if len(series) > 1 else ""
     return (
-        f'<figure class="{shape}" data-chart="{escaped(json.dumps(facts))}" tabindex="0">'
-        f"<figcaption><b>{escaped(title)}</b>{unit}</figcaption>{legend}"
+        f'<figure class="{"chart wide" if wide else "chart"}" data-chart="{escaped(json.dumps(facts))}" tabindex="0">'
+        f"<figcaption><b>{escaped(title)}</b>{unit}</figcaption>{_legend(series)}"
         f'<div class="plot"><div class="area">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img"><title>{escaped(summary)}</title>'
         f"{_grid(across, up)}{_rules(across, up, verticals, horizontals)}"
         f"{''.join(_line(drawn, across, up) for drawn in series)}</svg>"
-        f"{''.join(marks)}</div>"
+        f"{_rule_labels(across, up, verticals, horizontals)}</div>"
         f"{''.join(_label('y', 'bottom', up, tick) for tick in up.ticks)}"
         f"{''.join(_label('x', 'left', across, tick) for tick in across.ticks)}"
         f'<span class="axis">{escaped(x)}</span></div></figure>'
@@ -183,6 +156,14 @@ def _height(point: Point) -> float:
     return point[1] or 0.0
 
 
+def _drawable(series: Iterable[Series], log: bool) -> list[Series]:
+    """Those of `series` that have a point, and on a logarithmic axis no value that has no place there."""
+    found = [drawn for drawn in map(_cleaned, series) if drawn.points]
+    if log:
+        found = [drawn for drawn in found if all(value is None or value > 0 for _, value in drawn.points)]
+    return [_colored(drawn, number) for number, drawn in enumerate(found)]
+
+
 def _cleaned(series: Series) -> Series:
     """`series` with gaps where a value is no finite number, and thinned."""
     points: list[Point] = [
@@ -199,6 +180,33 @@ def _colored(series: Series, number: int) -> Series:
 
 def _kind(series: Series) -> str:
     return f"c{series.color} faint" if series.faint else f"c{series.color}"
+
+
+def _axes(series: Sequence[Series], log: bool, levels: Sequence[float]) -> tuple[Axis, Axis]:
+    """The axes of x and y, which hold all points and whiskers, and `levels` of y."""
+    xs = [at for drawn in series for at, _ in drawn.points]
+    ys = [value for drawn in series for _, value in drawn.points if value is not None]
+    ys += [edge for drawn in series for _, *edges in drawn.intervals for edge in edges]
+    ys += levels
+    return Axis.spanning(min(xs), max(xs)), Axis.spanning(min(ys), max(ys), log=log, rounded=True)
+
+
+def _facts(series: Sequence[Series], x: str, across: Axis, up: Axis) -> dict[str, Any]:
+    """What page.js needs to show the values under the pointer."""
+    return {
+        "x": x,
+        "domain": [across.low, across.high, up.low, up.high],
+        "log": up.log,
+        "series": [
+            {"name": drawn.name, "color": drawn.color, "points": [[_number(a), _number(b)] for a, b in drawn.points]}
+            for drawn in series
+        ],
+    }
+
+
+def _legend(series: Sequence[Series]) -> str:
+    names = "".join(f'<li class="{_kind(drawn)}">{escaped(drawn.name)}</li>' for drawn in series)
+    return f'<ul class="legend">{names}</ul>' if len(series) > 1 else ""
 
 
 def _line(series: Series, across: Axis, up: Axis) -> str:
@@ -246,6 +254,21 @@ def _rules(
     lines = [f"M{_right(across, at)} 0V{SIZE}" for at, _ in verticals if across.low <= at <= across.high]
     lines += [f"M0 {_down(up, at)}H{SIZE}" for at, _ in horizontals]
     return f'<path class="rule" d="{"".join(lines)}"/>' if lines else ""
+
+
+def _rule_labels(
+    across: Axis, up: Axis, verticals: Sequence[tuple[float, str]], horizontals: Sequence[tuple[float, str]]
+) -> str:
+    marks = [
+        f'<span class="mark" style="left:{_percent(across.share(at))}">{escaped(label)}</span>'
+        for at, label in verticals
+        if across.low <= at <= across.high
+    ]
+    levels = [
+        f'<span class="level" style="bottom:{_percent(up.share(at))}">{escaped(label)}</span>'
+        for at, label in horizontals
+    ]
+    return "".join(marks + levels)
 
 
 def _label(kind: str, edge: str, axis: Axis, tick: float) -> str:

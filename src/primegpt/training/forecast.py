@@ -14,13 +14,8 @@ from typing import Literal
 from primegpt.config import Config
 from primegpt.data.feed import for_ranks
 from primegpt.errors import ConfigError, nearest
-from primegpt.model.size import (
-    ALLOCATOR_OVERHEAD,
-    block_matrix_parameters,
-    flops_per_token,
-    parameter_count,
-    training_memory,
-)
+from primegpt.model.memory import ALLOCATOR_OVERHEAD, training_memory
+from primegpt.model.size import block_matrix_parameters, flops_per_token, parameter_count
 
 UTILISATION = 0.4  # of a GPU's stated rate: what well-tuned training of this kind reaches
 PER_MACHINE = 8  # GPUs
@@ -76,10 +71,10 @@ def forecasts(config: Config, gpus: int, kind: str) -> list[Forecast]:
 
 
 def _forecast(config: Config, gpus: int, gpu: GPU, parallel: Literal["ddp", "fsdp"], recompute: bool) -> Forecast:
-    train, length = config.train, config.train.sequence_length or config.model.block_size
+    train = config.train
     config = config.with_values(train={"activation_checkpointing": recompute})
-    tokens = train.batch_size * train.gradient_accumulation_steps * length  # of a step, all GPUs
-    arithmetic = tokens / gpus * flops_per_token(config.model, length) * (RECOMPUTING if recompute else 1.0)
+    tokens, passes = config.tokens_per_step, RECOMPUTING if recompute else 1.0
+    arithmetic = passes * tokens / gpus * flops_per_token(config.model, config.sequence_length)
     computing = arithmetic / (UTILISATION * gpu.flops)
     sending = _bytes_sent(config, gpus, parallel) / (gpu.link if gpus <= PER_MACHINE else BETWEEN_MACHINES)
     updated = parameter_count(config.model) / (gpus if parallel == "fsdp" else 1)

@@ -15,14 +15,8 @@ from primegpt.config import Config, TrainConfig, resolve
 from primegpt.data.corpus import Corpus
 from primegpt.data.feed import Batches, training_batches
 from primegpt.data.mixture import Mixture
-from primegpt.model.size import (
-    human_bytes,
-    human_count,
-    human_seconds,
-    lora_parameter_count,
-    parameter_count,
-    training_memory,
-)
+from primegpt.model.memory import training_memory
+from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
 from primegpt.training.distributed import ALONE, World
 from primegpt.training.heap import keep_in_huge_pages
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate

@@ -15,11 +15,12 @@ import torch
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch
-from primegpt.model.size import flops_per_token, training_memory
+from primegpt.model.memory import training_memory
+from primegpt.model.size import flops_per_token
 from primegpt.training.assemble import assemble
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision, matmul_rate
-from primegpt.training.trainer import compute_gradients, update
+from primegpt.training.step import compute_gradients, update
 
 LAYERS = 3  # of the deeper of the two models
 TOKENS = 1024  # that are timed at most on a CPU; a GPU has too little to do with less than a whole micro-batch
@@ -33,7 +34,7 @@ def step_seconds(config: Config) -> float:
 
     Builds one and LAYERS layers and takes as long as some steps of these with TOKENS tokens do.
     """
-    train, length = config.train, config.train.sequence_length or config.model.block_size
+    train, length = config.train, config.sequence_length
     if train.attention == "auto":
         kernels = ("sdpa", "explicit") if train.device == "cpu" and length <= SHORT else ("sdpa",)
         return min(step_seconds(config.with_values(train={"attention": kernel})) for kernel in kernels)
@@ -41,8 +42,8 @@ def step_seconds(config: Config) -> float:
     parts = [part_of(config, depth) for depth in depths]
     if training_memory(parts[-1]).total > (torch.cuda.mem_get_info()[0] if train.device == "cuda" else MEMORY):
         rate = matmul_rate(train.device, Precision(train.precision, train.device).dtype)
-        return tokens_per_step(config) * flops_per_token(config.model, length) / (0.5 * rate)
-    probes = [Probe(part, tokens_per_step(config) / tokens_per_step(part)) for part in parts]
+        return config.tokens_per_step * flops_per_token(config.model, length) / (0.5 * rate)
+    probes = [Probe(part, config.tokens_per_step / part.tokens_per_step) for part in parts]
     started, turns = time.monotonic(), []
     while len(turns) < 2 or (len(turns) < 5 and time.monotonic() - started < SECONDS):
         turns.append([probe.step_seconds() for probe in probes])  # in turns, since the pace of a machine varies
@@ -51,17 +52,12 @@ def step_seconds(config: Config) -> float:
 
 def part_of(config: Config, layers: int) -> Config:
     """`config` with so many layers, and a step of few rows."""
-    train, length = config.train, config.train.sequence_length or config.model.block_size
+    train, length = config.train, config.sequence_length
     rows = train.batch_size
     if train.device == "cpu":
         rows, length = max(1, min(rows, TOKENS // length)), min(length, TOKENS)
     step = {"batch_size": rows, "sequence_length": length, "gradient_accumulation_steps": 1, "compile": False}
     return config.with_values(model={"n_layer": layers}, train=step)
-
-
-def tokens_per_step(config: Config) -> int:
-    train, length = config.train, config.train.sequence_length or config.model.block_size
-    return train.batch_size * train.gradient_accumulation_steps * length
 
 
 def extrapolated(depths: Sequence[int], seconds: Sequence[float], layers: int) -> float:

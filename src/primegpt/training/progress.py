@@ -5,7 +5,7 @@ import time
 from typing import Any, TextIO
 
 from primegpt.model.size import human_seconds
-from primegpt.training.trainer import TrainState
+from primegpt.training.state import TrainState
 
 
 class PlainDisplay:

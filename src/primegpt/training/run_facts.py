@@ -3,15 +3,14 @@
 from typing import Any
 
 from primegpt.config import Config
+from primegpt.model.memory import inference_memory, training_memory
 from primegpt.model.size import (
     flops_per_token,
     human_bytes,
     human_count,
     human_seconds,
-    inference_memory,
     lora_parameter_count,
     parameter_breakdown,
-    training_memory,
 )
 from primegpt.training.history import History, number
 
@@ -21,8 +20,7 @@ Rows = list[tuple[str, str]]
 def model_rows(run: History) -> Rows:
     config, model = run.config, run.config.model
     count = parameter_breakdown(model)
-    length = config.train.sequence_length or model.block_size
-    flops = flops_per_token(model, length)
+    flops = flops_per_token(model, config.sequence_length)
     seen, peak = run.last("tokens") or 0, max((value or 0.0 for _, value in run.points("memory_mb")), default=0.0)
     parts = {"attention": count.attention, "MLPs": count.mlp, "embeddings": count.embedding, "head": count.head}
     rows = [
@@ -43,7 +41,7 @@ def model_rows(run: History) -> Rows:
     rows.append(("memory for training", human_bytes(training_memory(config).total)))
     if peak:
         rows.append(("peak memory of the process", human_bytes(1e6 * peak)))
-    rows.append(("memory for generating", human_bytes(inference_memory(model, 1, model.block_size).total)))
+    rows.append(("memory for generating", human_bytes(inference_memory(config).total)))
     return rows
 
 
@@ -76,10 +74,9 @@ def tokenizer_rows(run: History) -> Rows:
 
 def plan_rows(run: History) -> Rows:
     train, plan, stopping = run.config.train, run.config.plan, run.early_stopping
-    length = train.sequence_length or run.config.model.block_size
     rows = []
     if run.data:
-        windows = f"{train.batch_size} windows of {length:,} tokens"
+        windows = f"{train.batch_size} windows of {run.config.sequence_length:,} tokens"
         if train.gradient_accumulation_steps > 1:
             windows += f", {train.gradient_accumulation_steps} times"
         rows.append(("step", windows))

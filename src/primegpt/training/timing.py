@@ -23,7 +23,7 @@ from primegpt.training.assemble import assemble
 from primegpt.training.distributed import ALONE, World
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
-from primegpt.training.trainer import compute_gradients, is_out_of_memory, update
+from primegpt.training.step import compute_gradients, is_out_of_memory, update
 
 PROBE_SECONDS = 0.4  # of steps timed for each candidate
 

@@ -6,16 +6,11 @@ functions of (seed, step). A run that was killed and resumed therefore computes 
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from primegpt.config import Config
 from primegpt.data.batches import Batch
@@ -33,43 +28,19 @@ from primegpt.run.checkpoint import (
     step_name,
 )
 from primegpt.run.folder import RunFolder
-from primegpt.seeds import derive_seed
+from primegpt.training.checkpoints import Checkpoints
 from primegpt.training.distributed import ALONE, World
 from primegpt.training.early_stopping import EarlyStopping
 from primegpt.training.interrupts import Interrupted, Interrupts
 from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
-from primegpt.training.saving import copied, in_background, save_shares
-from primegpt.training.schedule import Stretch, after_warmup, learning_rate_factor, progress
-from primegpt.training.sharded import like, local, whole
+from primegpt.training.sharded import like, local
+from primegpt.training.state import TrainState
+from primegpt.training.step import compute_gradients, is_out_of_memory, update
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
 PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
-PACE_TOLERANCE = 0.05  # of the steps left: below this the plan stands
-
-
-@dataclass
-class TrainState:
-    """All that changes while training, model and optimizers aside; saved in every checkpoint's state.json."""
-
-    step: int = 0
-    """Completed optimizer steps."""
-    max_steps: int = 0
-    """Steps in all, as things stand."""
-    tokens: int = 0
-    """Supervised targets seen."""
-    seconds: float = 0.0
-    """Time spent, over all sessions."""
-    loss_sum: float = 0.0
-    """Summed loss since the last line of metrics.jsonl ..."""
-    loss_tokens: int = 0
-    """... over so many targets."""
-    skipped_updates: int = 0
-    """Steps whose fp16 gradients overflowed."""
-    events: list[dict[str, Any]] = field(default_factory=list)
-    """What happened to the plan: out-of-memory back-offs, a schedule fitted to its deadline."""
-    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
 
 class Observer(Protocol):
@@ -87,52 +58,6 @@ class EvaluationSet:
 
     batches: Sequence[Batch]
     text_bytes: float
-
-
-def compute_gradients(
-    model: GPT,
-    micro_batches: Sequence[Batch],
-    precision: Precision,
-    seed: int,
-    step: int,
-    poll: Callable[[], None] = lambda: None,
-    world: World = ALONE,
-) -> tuple[Tensor, int]:
-    """Add the gradient of one optimizer step's loss to `.grad`; return the summed loss and the supervised targets.
-
-    loss = Σ cross-entropy over supervised targets / number of supervised targets, both over all micro-batches of all
-    ranks: the count is known before the first backward pass, so that how the batch is split changes nothing but
-    rounding. The loss that is returned is this rank's.
-    """
-    supervised = int(world.sum(sum(batch.supervised for batch in micro_batches)))
-    total = torch.zeros((), device=precision.device)
-    for batch in micro_batches:
-        poll()
-        world.expect_last(model, batch is micro_batches[-1])
-        torch.manual_seed(derive_seed(seed, "dropout", step, batch.first_example))
-        batch = batch.to(precision.device)
-        with precision.autocast():
-            loss, _ = model(batch.ids, positions=batch.positions, segments=batch.segments, targets=batch.targets)
-        if supervised:
-            precision.backward(loss / supervised)
-        total += loss.detach()
-    return total, supervised
-
-
-def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: float) -> float:
-    """Clip the gradient to norm `grad_clip` and move the weights; return the norm before clipping.
-
-    A norm that is not finite means that nothing was moved.
-    """
-    for member in optimizers.members:
-        precision.scaler.unscale_(member)
-    norm = whole(clip_grad_norm_(model.parameters(), grad_clip or math.inf, foreach=True)).item()
-    if math.isfinite(norm):
-        optimizers.step()
-    if precision.scaler.is_enabled():
-        precision.scaler.update()
-    optimizers.zero_grad()
-    return norm
 
 
 class Trainer:
@@ -167,10 +92,9 @@ class Trainer:
         self.interrupts = Interrupts(grace=None if world.size == 1 else RANK_GRACE)
         self.grad_norm = 0.0
         self.restored_from: Checkpoint | None = None
-        self.saved_step: int | None = None  # the newest step known to be on disk, whole
-        self.saving: Callable[[], None] | None = None  # what remains to be done for a newer one ...
-        self.saving_step = 0  # ... of this step
-        self.saving_world = world.aside() if config.train.async_checkpoint else world
+        self.checkpoints = Checkpoints(
+            folder, world, keep=config.train.keep_checkpoints, behind=config.train.async_checkpoint
+        )
 
     # ---- The loop ----------------------------------------------------------------------------------------------------
 
@@ -185,16 +109,16 @@ class Trainer:
                     self.finish_interrupted_step(self.restored_from)
                 else:
                     self.after_step()
-                while not self.finished:
+                while not self.state.finished:
                     self.step()
                     self.after_step()
-                self.finish_saving()
+                self.checkpoints.finish()
                 self.poll()  # a signal that came behind the last step
             except Interrupted as stop:
                 self.leave(stop)
             except DiskError as error:
                 with suppress(PrimegptError):
-                    self.finish_saving()
+                    self.checkpoints.finish()
                 raise DiskError(f"{error.what}; {last_good(self.folder.checkpoints_dir)}", error.remedy) from error
         return self.state
 
@@ -203,7 +127,7 @@ class Trainer:
         state, train = self.state, self.config.train
         self.poll()
         started = time.monotonic()
-        self.optimizers.set_learning_rate(self.learning_rate_factor)
+        self.optimizers.set_learning_rate(state.learning_rate_factor(train))
         micro_batches = self.batches.micro_batches(state.step)
         loss, supervised = self.gradients(micro_batches)
         if not math.isfinite(loss):
@@ -224,36 +148,13 @@ class Trainer:
         """Log, save, evaluate, sample: whatever is due at this step, in this order."""
         step, train = self.state.step, self.config.train
         self.log()
-        evaluating = self.due(train.eval_interval)
-        if evaluating or (step and self.due(train.checkpoint_interval)):
+        evaluating = self.state.due(train.eval_interval)
+        if evaluating or (step and self.state.due(train.checkpoint_interval)):
             self.save()
         if evaluating:
             self.evaluate()
-        if self.due(train.sample_interval):
+        if self.state.due(train.sample_interval):
             self.sample()
-
-    def due(self, interval: int | None) -> bool:
-        return interval is not None and (self.state.step % interval == 0 or self.finished)
-
-    @property
-    def finished(self) -> bool:
-        return self.state.step >= self.state.max_steps or self.state.early_stopping.should_stop
-
-    @property
-    def stretches(self) -> list[Stretch]:
-        events = (event for event in self.state.events if "max_steps" in event)
-        return [Stretch(event["step"], event["max_steps"], event.get("anew", False)) for event in events]
-
-    @property
-    def learning_rate_factor(self) -> float:
-        """The share of each peak learning rate for the next update."""
-        train = self.config.train
-        begun = max((stretch.step for stretch in self.stretches if stretch.anew), default=0)
-        steps = self.state.step, begun + train.warmup_steps
-        done = after_warmup(*(progress(step, train.max_steps or 1, self.stretches) for step in steps))
-        falls_to_zero = train.schedule in ("linear", "wsd")
-        floor = (0.0 if falls_to_zero else 0.1) if train.min_lr is None else train.min_lr / train.learning_rate
-        return learning_rate_factor(self.state.step - begun, done, train.schedule, train.warmup_steps, floor)
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
         """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out.
@@ -286,7 +187,7 @@ class Trainer:
         """Every `log_interval` steps a line of metrics.jsonl: the mean loss since the last one."""
         state, line = self.state, None
         state.seconds = time.monotonic() - self.session_start
-        if state.step and self.due(self.config.train.log_interval) and state.loss_tokens:
+        if state.step and state.due(self.config.train.log_interval) and state.loss_tokens:
             state.seconds = self.world.max(state.seconds)
             line = train_line(
                 step=state.step,
@@ -301,15 +202,11 @@ class Trainer:
             self.folder.append_metrics(line)
             state.loss_sum, state.loss_tokens = 0.0, 0
             self.speed.reset()
-            self.meet_deadline()
+            self.check_pace()
         self.observer.on_step(state, line)
 
     def save(self) -> None:
-        """A checkpoint of the present step, then fewer old ones. An update that ruined the weights is not saved.
-
-        With `async_checkpoint` all but a copy of the tensors happens behind the next steps.
-        """
-        self.finish_saving()
+        """A checkpoint of the present step. An update that ruined the weights is not saved."""
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
@@ -317,9 +214,6 @@ class Trainer:
         finite = all(local(tensor).sum().isfinite() for named in tensors.values() for tensor in named.values())
         if self.world.max(not finite):
             self.stop_at_non_finite("weights")
-        shares = {stem: self.world.share_of_tensors(named) for stem, named in tensors.items()}
-        if self.config.train.async_checkpoint:
-            shares = {stem: copied(named) for stem, named in shares.items()}
         state = {
             "train": asdict(self.state),
             "scaler": self.precision.scaler.state_dict(),
@@ -327,29 +221,7 @@ class Trainer:
             "fingerprints": self.fingerprints,
             "conditions": self.conditions,
         }
-        self.saving_step = self.state.step
-        self.saving = partial(self.write, self.saving_step, shares, state)
-        if self.config.train.async_checkpoint:
-            self.saving = in_background(self.saving)
-        else:
-            self.finish_saving()
-
-    def write(self, step: int, shares: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Put a checkpoint on the disk; perhaps in a thread, and so with nothing that the steps change."""
-        with self.saving_world.together():
-            self.folder.sync_metrics()  # so that no checkpoint is newer than the lines that led to it
-        save_shares(self.saving_world, self.folder.checkpoints_dir, step, shares, state)
-
-    def finish_saving(self) -> None:
-        """Wait until the checkpoint that was begun is on the disk; then `last` names it, and older ones may go."""
-        if not self.saving:
-            return
-        finish, self.saving = self.saving, None
-        finish()
-        self.saved_step = self.saving_step
-        self.folder.point("last", self.saving_step)
-        keep = self.config.train.keep_checkpoints
-        self.folder.prune(keep if isinstance(keep, int) else 3, keep_milestones=keep == "milestones")
+        self.checkpoints.save(self.state.step, tensors, state)
 
     def evaluate(self) -> None:
         """Loss on the fixed sets; committed beside the checkpoint just saved, then counted for early stopping."""
@@ -361,7 +233,7 @@ class Trainer:
             train=self.loss_on(self.train_set),
             val=self.loss_on(self.val_set),
         )
-        self.finish_saving()
+        self.checkpoints.finish()
         if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
             self.folder.discard(state.step)
             self.stop_at_non_finite("loss on the fixed sets")
@@ -402,37 +274,14 @@ class Trainer:
     def sample_path(self) -> Path:
         return self.folder.samples_dir / f"{step_name(self.state.step)}.txt"
 
-    def meet_deadline(self) -> None:
-        """Fit the rest of the schedule to the time that is left, when the pace is not the planned one.
-
-        A machine's speed changes while it trains (other programs, heat). The run then ends later or earlier in steps,
-        but on time and with its learning rate all the way down.
-        """
-        state, budget = self.state, self.deadline
-        seconds, steps = state.seconds - self.pace[0], state.step - self.pace[1]
-        if not budget or not steps or seconds < budget / PACE_CHECKS:
-            return
-        self.pace = state.seconds, state.step
-        affordable = state.step + max(1, int((budget - state.seconds) * steps / seconds))
-        if abs(affordable - state.max_steps) > PACE_TOLERANCE * (state.max_steps - state.step) + 1:
-            state.events.append({"step": state.step, "max_steps": affordable})
-            state.max_steps = affordable
-
-    @property
-    def deadline(self) -> float:
-        """Seconds of training, over all sessions, after which it should be over; 0 when the budget is not of time."""
-        ends = [event["training_seconds"] for event in self.state.events if "training_seconds" in event]
-        return ends[-1] if ends else self.config.plan.training_seconds
-
-    def extend(self, max_steps: int, seconds: float | None = None) -> None:
-        """Go on to step `max_steps`, in `seconds` of training if that is the budget; the schedule is planned anew.
-
-        Where it was over already, it begins again from its peak; else what is left of it is stretched.
-        """
+    def check_pace(self) -> None:
+        """Now and then hold a time budget against the pace of the steps since the last time."""
         state = self.state
-        event = {"step": state.step, "max_steps": max_steps, "anew": self.finished}
-        state.events.append(event | {"training_seconds": state.seconds + seconds if seconds else 0.0})
-        state.max_steps, state.early_stopping.waited = max_steps, 0
+        deadline = state.deadline(self.config.plan.training_seconds)
+        seconds, steps = state.seconds - self.pace[0], state.step - self.pace[1]
+        if deadline and steps and seconds >= deadline / PACE_CHECKS:
+            self.pace = state.seconds, state.step
+            state.meet_deadline(deadline, seconds / steps)
 
     # ---- Stopping and going on ---------------------------------------------------------------------------------------
 
@@ -449,15 +298,15 @@ class Trainer:
     def leave(self, stop: Interrupted) -> None:
         """Save the last completed step, its partial successor discarded, and pass the interruption on."""
         self.optimizers.zero_grad()
-        self.finish_saving()
-        if self.saved_step != self.state.step:  # an interrupted evaluation was preceded by a save
+        self.checkpoints.finish()
+        if self.checkpoints.saved_step != self.state.step:  # an interrupted evaluation was preceded by a save
             self.save()
-            self.finish_saving()
+            self.checkpoints.finish()
         resume = f"continue with: primegpt train --resume {self.folder.path}"
         raise Interrupted(stop.number, f"stopped at step {self.state.step}, saved", resume)
 
     def stop_at_non_finite(self, what: str) -> None:
-        self.finish_saving()
+        self.checkpoints.finish()
         raise NonFiniteError(
             f"the {what} became NaN or infinite at step {self.state.step}; {last_good(self.folder.checkpoints_dir)}",
             "lower train.learning_rate, or look for a fault in the data",
@@ -465,9 +314,7 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`: its state, the evaluation that belongs to it, and no later line of metrics."""
-        saved = dict(checkpoint.state["train"])
-        stopping = saved.pop("early_stopping")
-        self.state = TrainState(**saved, early_stopping=EarlyStopping(**stopping))
+        self.state = TrainState.saved(checkpoint.state["train"])
         best = self.state.early_stopping.best_step
         if best is not None and (self.folder.checkpoints_dir / step_name(best)).exists():  # not one that is now undone
             self.folder.point("best", best)
@@ -483,7 +330,7 @@ class Trainer:
             if "batch_size" in event and self.batches.batch_size > event["batch_size"]:
                 self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
-        self.restored_from, self.saved_step = checkpoint, checkpoint.step
+        self.restored_from, self.checkpoints.saved_step = checkpoint, checkpoint.step
         self.folder.point("last", checkpoint.step)  # a newer one was damaged, or the kill came just before this
 
     def _precedes(self, line: dict[str, Any]) -> bool:
@@ -494,12 +341,7 @@ class Trainer:
         """What was due at the checkpoint's step and may not have happened: its evaluation and its samples."""
         if committed := read_evaluation(checkpoint.path, self.observer.on_message):
             self.take_in(committed)
-        elif self.due(self.config.train.eval_interval):
+        elif self.state.due(self.config.train.eval_interval):
             self.evaluate()
-        if self.due(self.config.train.sample_interval) and self.world.max(not self.sample_path.exists()):
+        if self.state.due(self.config.train.sample_interval) and self.world.max(not self.sample_path.exists()):
             self.sample()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception of its own for it; the CPU allocator says so in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
