@@ -36,7 +36,8 @@ def test_a_second_plan_measures_nothing(measured: list[Config]) -> None:
     both = {"sdpa": 1.0, "explicit": 2.0}
     assert timing.step_times(configuration(), None) == (both, False)
     assert timing.step_times(configuration(seed=2, learning_rate=0.1), None) == (both, True)
-    assert len(measured) == 2 and len(files()) == 1
+    assert len(measured) == 2
+    assert len(files()) == 1
 
 
 @pytest.mark.parametrize(
