@@ -24,6 +24,8 @@ from primegpt.training.recipe import DEFAULT_MINUTES
 from primegpt.training.timing import step_times, why_not_compiled
 
 EVALUATIONS = 10
+EVALUATION_SECONDS = 3.0  # a time budget has at most one evaluation in so many seconds ...
+SAMPLE_SECONDS = 12.0  # ... and one sample
 EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
 SAMPLES = 4
 
@@ -74,14 +76,14 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
     steps = steps_for_counted_budget(train, batches)
     training_seconds = 0.0
     if minutes is not None:
-        closing = eval_seconds_per_token * corpus.val_targets + 3.0  # the full evaluation, the plot, the last samples
+        closing = eval_seconds_per_token * corpus.val_targets + 2.0  # the full evaluation, the plot, the last samples
         measuring = time.monotonic() - started  # compiling is the most of it
         training_seconds = max(1.0, 60 * minutes - elapsed - measuring - closing)
         steps = max(1, int(training_seconds * (1 - EVALUATION_SHARE - 0.04) / step_seconds))
     assert steps is not None
 
     budget = training_seconds or steps * step_seconds
-    values: dict[str, Any] = intervals(config, steps)
+    values: dict[str, Any] = intervals(config, steps, training_seconds)
     values |= {"max_steps": steps, "minutes": None, "tokens": None, "epochs": None, "attention": kernel}
     small = 4 * parameter_count(config.model) < 50e6
     values["keep_checkpoints"] = train.keep_checkpoints or ("milestones" if small else 3)
@@ -121,13 +123,15 @@ def steps_for_counted_budget(train: TrainConfig, batches: Batches) -> int | None
     return train.max_steps
 
 
-def intervals(config: Config, steps: int) -> dict[str, int]:
-    """How often to log, evaluate, sample and save, where the user has not said."""
+def intervals(config: Config, steps: int, seconds: float = 0.0) -> dict[str, int]:
+    """How often to log, evaluate, sample and save, where the user has not said; `seconds` of a time budget, if any."""
     train = config.train
-    evaluation = train.eval_interval or max(1, math.ceil(steps / EVALUATIONS))
+    evaluations = min(EVALUATIONS, seconds // EVALUATION_SECONDS) if seconds else EVALUATIONS
+    samples = min(SAMPLES, seconds // SAMPLE_SECONDS) if seconds else SAMPLES
+    evaluation = train.eval_interval or math.ceil(steps / max(1, evaluations))
     return {
         "eval_interval": evaluation,
-        "sample_interval": train.sample_interval or max(1, math.ceil(steps / SAMPLES)),
+        "sample_interval": train.sample_interval or math.ceil(steps / max(1, samples)),
         "checkpoint_interval": train.checkpoint_interval or evaluation,
         "log_interval": train.log_interval or max(1, math.ceil(steps / 500)),
     }
