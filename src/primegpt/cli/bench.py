@@ -95,6 +95,50 @@ def train(
 
 
 @app.command
+def race(
+    source: str | None = None,
+    *,
+    nanogpt: Path | None = None,
+    minutes: float = 0.2,
+    iterations: int = 2000,
+    turns: int = 1,
+    threads: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Whole commands from a text to a model: how long they take, and the loss on the last tenth of the text.
+
+    Parameters
+    ----------
+    source
+        A text file; the built-in songbook when not given.
+    nanogpt
+        A checkout of nanoGPT; a copy of it is used, with its README's settings for CPUs.
+    minutes
+        What ours is given.
+    iterations
+        What nanoGPT is given.
+    turns
+        How often each contestant runs.
+    threads
+        CPU threads of every contestant; as many as the process may use when not given.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench.race import bench_race
+
+    found = bench_race(
+        source,
+        nanogpt=nanogpt,
+        minutes=minutes,
+        iterations=iterations,
+        turns=turns,
+        threads=threads,
+        say=_to_stderr,
+    )
+    _print(found, as_json)
+
+
+@app.command
 def decode(
     run: Path | None = None,
     *,

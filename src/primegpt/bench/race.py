@@ -1,0 +1,132 @@
+"""From a text to a model of some quality: the whole commands, ours and nanoGPT's, with the clock on from their start.
+
+Both models are judged by the same evaluator: every character of the last tenth of the text once, in windows of
+nanoGPT's context side by side. Its checkpoint is a pickle, which its own process turns into plain tensors.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from primegpt.bench.compare import Comparison, Measure, Runs, compare_measures
+from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, output_of
+from primegpt.bench.train import SHAPES, prepared_checkout, text_of
+from primegpt.config import resolve
+from primegpt.data.batches import Batch
+from primegpt.errors import UsageError
+from primegpt.evaluation.perplexity import evaluate_loss, sliding_windows
+from primegpt.model.gpt import GPT
+from primegpt.run.folder import RunFolder
+
+SHAPE = SHAPES["small"]  # nanoGPT's README, "I only have a macbook"
+AS_TENSORS = """
+import torch
+from safetensors.torch import save_file
+weights = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=False)["model"]
+own = {name.removeprefix("transformer."): w.contiguous() for name, w in weights.items() if name != "lm_head.weight"}
+save_file(own, "weights.safetensors")
+"""
+
+
+def bench_race(
+    source: str | None = None,
+    *,
+    nanogpt: Path | None = None,
+    minutes: float = 0.2,
+    iterations: int = 2000,
+    turns: int = 1,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Comparison]:
+    """Seconds of `primegpt train --minutes` and of `iterations` of nanoGPT's train.py, and the loss that each bought.
+
+    Ours starts with an empty cache, so that it prepares the text and measures its steps; nanoGPT's `prepare.py` has run
+    before. Raises UsageError for what is not there.
+    """
+    if nanogpt and not (nanogpt / "train.py").is_file():
+        raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
+    if minutes <= 0 or iterations < 1:
+        raise UsageError("--minutes and --iterations: more than nothing is needed")
+    threads = asked_threads(threads)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        text = folder / "input.txt"
+        text.write_text(text_of(source), encoding="utf-8")
+        checkout = prepared_checkout(nanogpt, folder / "nanoGPT", text) if nanogpt else "no checkout given (--nanogpt)"
+        if isinstance(checkout, str):
+            say(f"nanoGPT is absent: {checkout}")
+        contestants: dict[str, Runs | str] = {
+            f"primegpt train --minutes {minutes:g}": our_command(text, folder, minutes, threads),
+            f"nanoGPT, {iterations:,} iterations": checkout
+            if isinstance(checkout, str)
+            else nanogpt_command(text, checkout, iterations, threads),
+        }
+        measures = [
+            Measure("The whole command", "s", less_is_better=True),
+            Measure("Loss on the last tenth of the text", "nats per character", less_is_better=True),
+        ]
+        return compare_measures(measures, contestants, turns=turns, say=say)
+
+
+def our_command(text: Path, folder: Path, minutes: float, threads: int) -> Runs:
+    """Nothing said but the time and the context, which is nanoGPT's."""
+    out = folder / "ours"
+    flags = ["--minutes", str(minutes), "--model.block_size", str(SHAPE.block_size), "--tokenizer.kind", "char"]
+    command = [*PRIMEGPT, "train", str(text), *flags, "--out", str(out), "--overwrite"]
+
+    def turn() -> tuple[float, float]:
+        with tempfile.TemporaryDirectory() as empty:
+            start = time.perf_counter()
+            output_of(command, threads=threads, variables={"PRIMEGPT_CACHE": empty})
+            seconds = time.perf_counter() - start
+        losses = [row["final/val/loss"] for row in RunFolder.open(out).read_metrics() if "final/val/loss" in row]
+        return seconds, losses[-1]
+
+    return turn
+
+
+def nanogpt_command(text: Path, checkout: Path, iterations: int, threads: int) -> Runs:
+    """Its README's command for CPUs."""
+    settings = {
+        **asdict(SHAPE),
+        "device": "cpu",
+        "compile": False,
+        "eval_iters": 20,
+        "log_interval": 1,
+        "max_iters": iterations,
+        "lr_decay_iters": iterations,
+        "dropout": 0.0,
+        "eval_interval": min(250, iterations),
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    command = [PYTHON, "train.py", "config/train_shakespeare_char.py", *flags]
+
+    def turn() -> tuple[float, float]:
+        start = time.perf_counter()
+        output_of(command, threads=threads, folder=checkout)
+        seconds = time.perf_counter() - start
+        output_of([PYTHON, "-c", AS_TENSORS], folder=checkout)
+        return seconds, nanogpt_loss(text.read_text(encoding="utf-8"), checkout / "weights.safetensors")
+
+    return turn
+
+
+def nanogpt_loss(text: str, weights: Path) -> float:
+    """Nats per character of nanoGPT's `weights` on the last tenth of `text`, in our model of the same function."""
+    characters = sorted(set(text))  # its vocabulary
+    sizes = {name: size for name, size in asdict(SHAPE).items() if name != "batch_size"}
+    config = resolve({"model": {"preset": "gpt2", "bias": False, "vocab_size": len(characters), **sizes}})
+    model = GPT(config.model).load_weights(load_file(weights))
+    return evaluate_loss(model, last_tenth(text, characters)).loss
+
+
+def last_tenth(text: str, characters: list[str]) -> Iterator[Batch]:
+    """The text that nanoGPT holds out, as ids, in windows side by side."""
+    ids = {character: i for i, character in enumerate(characters)}
+    held_out = np.array([ids[character] for character in text[int(0.9 * len(text)) :]])
+    return sliding_windows([held_out], length=SHAPE.block_size, batch_size=64)
