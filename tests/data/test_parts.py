@@ -129,7 +129,7 @@ def test_one_process_without_a_part_finishes_what_machines_have_begun(home, monk
     monkeypatch.setattr(build, "_write_block", spy(build._write_block, written))
     found = prepare(*request(home), cache=home / "parts", report=lines.append)
     assert content(found.folder) == expected
-    assert written == [0, 1, 2]
+    assert written == [0, 1, 2, 3, 9]  # of 14
     assert sum(line.startswith("going on with the preparation that was begun") for line in lines) == 1
 
 
@@ -222,6 +222,7 @@ def test_an_entry_that_another_process_finished_meanwhile_is_taken(home, monkeyp
     found = part(home, 1, 2)
     assert isinstance(found, Corpus)
     assert content(found.folder) == content(prepare(*request(home), cache=home / "whole").folder)
+    assert [path for path in found.folder.parent.iterdir() if path.is_dir()] == [found.folder]
 
 
 # ---- refused

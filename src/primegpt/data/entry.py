@@ -94,6 +94,10 @@ class Entry:
         _tidy(self.folder)
         return True
 
+    def discard(self) -> None:
+        """Remove what was begun: another process has made the entry."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
     def _seal(self, records: Sequence[Record], tokenizer: Tokenizer) -> None:
         for split in SPLITS:
             seal(

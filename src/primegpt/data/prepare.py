@@ -164,18 +164,23 @@ def _prepare(
         else:
             with locked_part(folder, part):
                 agree(entry.unfinished, config.sources, settings_of(surveyed.fingerprint, tokenizer, config, context))
+                if not blocks.range(part):
+                    report(f"part {part} has nothing to do: the text is too small for so many, {blocks.count} would do")
                 mine = entry.build(blocks.range(part))
             with locked(folder, report):
-                if not cached(folder, _silent) and not entry.complete(mine):
+                if cached(folder, _silent):
+                    entry.discard()
+                elif not entry.complete(mine):
                     return Unfinished(entry.unfinished, missing_parts(entry.unfinished, blocks, part.count))
     except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
         raise
     except OSError as error:
-        if not cached(folder, _silent):  # or another process has finished it, and taken the unfinished one away
+        if not cached(folder, _silent):
             raise PrimegptError(
                 f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
                 "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
             ) from error
+        entry.discard()  # another process has finished it, and taken the unfinished one away
     corpus = cached(folder, report, given)
     assert corpus, f"{folder} was just written"
     return corpus
