@@ -138,7 +138,7 @@ def test_what_is_no_part_is_one_line(place, capsys, shard):
     assert run(["data", "prepare", "copied.txt", f"--shard={shard}"], 0.0) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"primegpt: --shard {shard}".rstrip() + ":")
+    assert captured.err.startswith(f"primegpt: --shard {shard}:")
     assert captured.err.count("\n") == 1
 
 

@@ -23,13 +23,13 @@ from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
 from primegpt.training import checkpoints
-from primegpt.training.distributed import World
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
 from primegpt.training.saving import save_shares
 from primegpt.training.step import compute_gradients
 from primegpt.training.trainer import EvaluationSet, Trainer
+from primegpt.training.world import World
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -133,8 +133,10 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split, preset):
 def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path, write_shards):
     """Batch 8, 8 x 1 and 4 x 2 of records of all lengths: each micro-batch is padded to its own longest."""
     draw = np.random.default_rng(0)
-    lengths = [(draw.integers(1, 5), draw.integers(1, 4)) for _ in range(40)]
-    documents = [(draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered) for asked, answered in lengths]
+    documents = []
+    for _ in range(40):
+        asked, answered = draw.integers(1, 5), draw.integers(1, 4)
+        documents.append((draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered))
     config, gradients = resolve({"model": SIZES}), []
     with write_shards(tmp_path / "records", documents, roles=True) as records:
         for size in (8, 1, 2):
