@@ -124,7 +124,7 @@ def test_prepare_in_parts(place, capsys):
     shutil.rmtree(whole["folder"])
     assert run([*arguments, "--shard", "1/2", "--preview", "1"], 0.0) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[1:] == ["part                 1 of 2", "missing              2/2"]
+    assert captured.out.splitlines()[1:] == ["part                 1/2", "missing              2/2"]
     assert "part 1 of 2 has nothing to do: the text is too small for so many, 1 would do" in captured.err
     assert run([*arguments, "--shard", "2/2", "--json"], 0.0) == 0
     assert json.loads(capsys.readouterr().out) == whole

@@ -199,6 +199,18 @@ def test_a_block_that_was_damaged_on_its_way_is_missing_again(home, damage):
     assert content(part(home, 1, 2).folder) == expected
 
 
+@pytest.mark.parametrize("junk", [b"", b"[]", b"5", b"{}", None])
+def test_a_block_whose_record_was_damaged_is_missing_again(home, junk):
+    unfinished = part(home, 1, 2)
+    path = unfinished.folder / "blocks" / "00001.json"
+    path.write_bytes(path.read_bytes().replace(b'"n_tokens": ', b'"n_tokens": 1') if junk is None else junk)
+    (unfinished.folder / "request.json").write_bytes(junk or b"{}")
+    found = part(home, 2, 2)
+    assert isinstance(found, Unfinished)
+    assert found.missing == [Part(1, 2)]
+    assert isinstance(part(home, 1, 2), Corpus)
+
+
 def test_the_same_part_twice_at_once_is_refused(home):
     unfinished = part(home, 1, 2)
     lock = unfinished.folder.with_name(unfinished.folder.name.removesuffix(".partial") + ".1-of-2.lock")
@@ -240,6 +252,7 @@ def test_a_part_of_other_text_or_settings_is_refused_and_does_no_harm(home, sett
     part(home, 1, 3)
     with pytest.raises(MismatchError, match=f"another part of .*many.jsonl {difference}; give all parts the same"):
         part(home, 2, 3, **settings)
+    assert len([path for path in (home / "parts" / "data").iterdir() if path.is_dir()]) == 1
     part(home, 2, 3)
     assert isinstance(part(home, 3, 3), Corpus)
     assert isinstance(part(home, 1, 2, **settings), Unfinished)  # nobody waits any more

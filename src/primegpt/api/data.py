@@ -84,8 +84,8 @@ def prepare_data(
     config = configure([str(source) for source in sources], Layer(settings or {}))
     corpus = prepare_part(config.data, config.tokenizer, part, context=config.sequence_length, report=say)
     if isinstance(corpus, Unfinished):
-        missing = ", ".join(f"{each.index}/{each.count}" for each in corpus.missing)
-        return Prepared({"folder": str(corpus.folder), "part": str(part), "missing": missing}, [])
+        missing = [f"{each.index}/{each.count}" for each in corpus.missing]
+        return Prepared({"folder": str(corpus.folder), "part": shard, "missing": missing}, [])
     facts: dict[str, Any] = {
         "folder": str(corpus.folder),
         "documents": corpus.n_documents,

@@ -88,6 +88,8 @@ def prepare(
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} ×{count:,}" for name, count in list(value.items())[:10]) or "none"
+    if isinstance(value, list):
+        return ", ".join(value)
     if isinstance(value, float):
         return f"{value:.1%}"
     return f"{value:,}" if isinstance(value, int) else str(value)

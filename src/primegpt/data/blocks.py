@@ -11,12 +11,13 @@ however often one of them was killed, and in whatever order they came.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from primegpt.data.shard_writer import Stretch
-from primegpt.data.shards import check_hash
+from primegpt.data.shards import check_hash, fingerprint_of
 from primegpt.errors import ConfigError, DataError, MismatchError
 from primegpt.run.atomic import write_json_atomic
 
@@ -78,12 +79,16 @@ class Blocks(NamedTuple):
 
 
 class Record(TypedDict):
-    """What is known of a finished block, in plain JSON; all but `key` and `tokenizer` by split, or of records."""
+    """What is known of a finished block, in plain JSON."""
 
     key: str
+    """The corpus that it belongs to."""
     tokenizer: str
+    """The fingerprint."""
     stretches: dict[str, Stretch]
+    """By split."""
     text_bytes: dict[str, int]
+    """Size of the text that is to be learnt, by split."""
     tally: dict[str, Any]
 
 
@@ -91,7 +96,7 @@ def record_block(unfinished: Path, number: int, record: Record) -> None:
     """Note that all files of a block are on the disk."""
     path = _record_path(unfinished, number)
     path.parent.mkdir(exist_ok=True)
-    write_json_atomic(path, record)
+    write_json_atomic(path, {**record, "fingerprint": fingerprint_of(record)})
 
 
 def finished_block(unfinished: Path, number: int, key: str, tokenizer: str, *, verify: bool = False) -> Record | None:
@@ -100,13 +105,10 @@ def finished_block(unfinished: Path, number: int, key: str, tokenizer: str, *, v
     Raises MismatchError if it was made for another corpus or by another tokenizer.
     """
     path = _record_path(unfinished, number)
-    try:
-        record: Record = json.loads(path.read_bytes())
-        found = record["key"], record["tokenizer"]
-        stretches = {split: record["stretches"][split] for split in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError):
+    record = _read_record(path)
+    if not record:
         return None
-    for name, theirs, ours in zip(("corpus", "tokenizer"), found, (key, tokenizer), strict=True):
+    for name, theirs, ours in (("corpus", record["key"], key), ("tokenizer", record["tokenizer"], tokenizer)):
         if theirs != ours:
             raise MismatchError(
                 f"{path} was made for {name} {theirs}, not {ours}",
@@ -114,13 +116,27 @@ def finished_block(unfinished: Path, number: int, key: str, tokenizer: str, *, v
             )
     try:
         if verify:
-            for split, stretch in stretches.items():
+            for split, stretch in record["stretches"].items():
                 for name, entry in stretch["files"].items():
                     check_hash(unfinished / split / name, entry["sha256"])
     except (DataError, OSError):
         path.unlink(missing_ok=True)
         return None
     return record
+
+
+def _read_record(path: Path) -> Record | None:
+    """A record as it was written; a damaged one is removed."""
+    try:
+        saved = json.loads(path.read_bytes())
+        if saved["fingerprint"] == fingerprint_of(saved):
+            return saved
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
 
 
 def missing_parts(unfinished: Path, blocks: Blocks, count: int) -> list[Part]:
@@ -144,8 +160,8 @@ def agree(unfinished: Path, sources: Iterable[str], settings: Mapping[str, Any])
             continue
         theirs, ours = other["settings"], own["settings"]
         name = next((name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)), "settings")
-        if not list(unfinished.glob("blocks/*")):
-            (unfinished / REQUEST).unlink(missing_ok=True)  # or the others would be refused because of this one
+        if not (unfinished / "blocks").exists():
+            shutil.rmtree(unfinished, ignore_errors=True)  # or the others would be refused because of this one
         raise MismatchError(
             f"another part of {', '.join(own['sources'])} has {name} {theirs.get(name)}, this one {ours.get(name)}",
             f"give all parts the same text and settings; if that one was given up, delete {path.parent}",

@@ -175,18 +175,17 @@ def in_a_line(rows: list[Row]) -> Batch:
 
 def _pieces(assigned: Iterable[Assigned], tokenizer: Tokenizer, surveyed: Survey, blocks: Blocks) -> Iterator[Piece]:
     """The documents in groups of about PIECE characters; a long text is cut where that does not change its ids."""
-    piece, size = Piece(0, []), 0
-    for position, (split, number, part) in _placed(assigned, tokenizer, surveyed):
-        block = blocks.at(position)
-        if piece.assigned and (size >= PIECE or block != piece.block):
-            yield piece
-            piece, size = Piece(block, []), 0
-        elif not piece.assigned:
-            piece = Piece(block, [])
-        piece.assigned.append((split, number, part))
+    piece, size, block = list[Assigned](), 0, 0
+    for position, each in _placed(assigned, tokenizer, surveyed):
+        begins_in, part = blocks.at(position), each[2]
+        if piece and (size >= PIECE or begins_in != block):
+            yield Piece(block, piece)
+            piece, size = [], 0
+        block = begins_in
+        piece.append(each)
         size += len(part.text) + sum(len(str(value)) for value in part.fields.values()) + 1
-    if piece.assigned:
-        yield piece
+    if piece:
+        yield Piece(block, piece)
 
 
 def _wanted(pieces: Iterable[Piece], wanted: Collection[int]) -> Iterator[Piece]:
@@ -197,10 +196,10 @@ def _wanted(pieces: Iterable[Piece], wanted: Collection[int]) -> Iterator[Piece]
 
 def _placed(assigned: Iterable[Assigned], tokenizer: Tokenizer, surveyed: Survey) -> Iterator[tuple[int, Assigned]]:
     """Each document, or part of a long one, and how many bytes of the text stand before it."""
-    current, begins = 0, 0
+    begins = 0
     for number, parts in groupby(assigned, lambda each: each[1]):
-        begins += sum(surveyed.sizes[current:number])
-        current, position, before = number, begins, ""
+        begins += surveyed.sizes[number - 1] if number else 0
+        position, before = begins, ""
         for split, _, document in parts:
             for part in _parts(document, tokenizer):
                 position += utf8_size(before)
