@@ -89,6 +89,21 @@ def test_parts_are_byte_for_byte_what_one_preparation_makes(home, name, count):
     assert sorted(path.suffix for path in found.folder.parent.iterdir() if path.is_dir()) == [""]
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+def test_blocks_change_no_id_and_no_place_of_a_document(home, monkeypatch, name):
+    cut = prepare(*request(home, name), cache=home / "cut")
+    monkeypatch.setattr(blocks_module, "BLOCK", 10**9)
+    whole = prepare(*request(home, name), cache=home / "whole")
+    assert len(list(whole.folder.glob("train/tokens-*"))) == 1
+    assert (cut.tally, cut.train_documents) == (whole.tally, whole.train_documents)
+    for found, expected in ((cut.train, whole.train), (cut.val, whole.val)):
+        assert found.slice(0, len(found)).tolist() == expected.slice(0, len(expected)).tolist()
+        assert found.document_starts.tolist() == expected.document_starts.tolist()
+        assert (found.text_bytes, found.supervised_tokens) == (expected.text_bytes, expected.supervised_tokens)
+        if found.has_roles:
+            assert found.roles(0, len(found)).tolist() == expected.roles(0, len(expected)).tolist()
+
+
 def test_the_order_of_starting_does_not_matter(home):
     expected = content(prepare(*request(home), cache=home / "whole").folder)
     for number, order in enumerate(itertools.permutations((1, 2, 3))):
@@ -221,14 +236,18 @@ def test_the_same_part_twice_at_once_is_refused(home):
     assert isinstance(part(home, 1, 2), Corpus)
 
 
-def test_an_entry_that_another_process_finished_meanwhile_is_taken(home, monkeypatch):
+@pytest.mark.parametrize("in_time", [True, False])
+def test_an_entry_that_another_process_finished_meanwhile_is_taken(home, monkeypatch, in_time):
     """Somebody prepares all of it beside a part, is faster, and takes the unfinished folder away."""
     record = build.record_block
 
     def overtaken(*arguments):
         monkeypatch.setattr(build, "record_block", record)
+        if in_time:
+            record(*arguments)
         prepare(*request(home), cache=home / "parts")
-        record(*arguments)
+        if not in_time:
+            record(*arguments)
 
     monkeypatch.setattr(build, "record_block", overtaken)
     found = part(home, 1, 2)

@@ -175,12 +175,11 @@ def _prepare(
     except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
         raise
     except OSError as error:
-        if not cached(folder, _silent):
+        if not cached(folder, _silent):  # or another process has finished it, and taken the unfinished one away
             raise PrimegptError(
                 f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
                 "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
             ) from error
-        entry.discard()  # another process has finished it, and taken the unfinished one away
     corpus = cached(folder, report, given)
     assert corpus, f"{folder} was just written"
     return corpus
