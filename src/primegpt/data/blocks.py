@@ -1,8 +1,8 @@
 """How a text is shared out among processes and machines, and what each of them leaves for the others to find.
 
-The text is cut into blocks by its size alone: block k is what begins in its bytes [k * size, (k + 1) * size). A block
-becomes one file of tokens a split, whoever writes it, and so the shards are the same however many shared the work,
-however often one of them was killed, and in whatever order they came.
+The text is cut into equal blocks by its size alone: block k is what begins in its bytes [k * size, (k + 1) * size). A
+block becomes one file of tokens a split, whoever writes it, and so the shards are the same however many shared the
+work, however often one of them was killed, and in whatever order they came.
 
     KEY.partial/
       tokenizer/  train/  val/     as in the finished entry
@@ -22,7 +22,7 @@ from primegpt.errors import ConfigError, DataError, MismatchError
 from primegpt.run.atomic import write_json_atomic
 
 # Where blocks begin decides the files of an entry: whoever changes these two raises corpus.SPLITTING.
-BLOCK = 64_000_000  # bytes of text, at least
+BLOCK = 64_000_000  # bytes of text, at most, unless there would be too many
 MOST = (
     128  # blocks of a text, however large: each is an open file or more of every split, and systems allow about 1,000
 )
@@ -55,7 +55,7 @@ def parse_part(text: str) -> Part:
 
 
 class Blocks(NamedTuple):
-    """The blocks of a text of `n_bytes`."""
+    """The `count` blocks of a text of `n_bytes`, each of `size` bytes but for the last."""
 
     n_bytes: int
     size: int
@@ -63,8 +63,8 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, n_bytes: int) -> "Blocks":
-        size = max(BLOCK, -(-n_bytes // MOST))
-        return cls(n_bytes, size, max(1, -(-n_bytes // size)))
+        count = min(MOST, max(1, -(-n_bytes // BLOCK)))
+        return cls(n_bytes, max(1, -(-n_bytes // count)), count)
 
     def at(self, position: int) -> int:
         """The block of what begins behind `position` bytes."""
