@@ -4,12 +4,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
 from primegpt.config import resolve, write_toml
+from primegpt.data.shard_writer import StretchWriter, seal
+from primegpt.data.shards import Shards
 from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
@@ -62,6 +65,32 @@ def random_model() -> Callable[..., GPT]:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_shards() -> Callable[..., Shards]:
+    """Write documents, rows of ids or pairs of ids and roles, as shards with at most `shard_tokens` in a file."""
+
+    def write(folder, documents, dtype="uint16", *, shard_tokens=1000, roles=False, **facts) -> Shards:
+        stretches, writer = [], None
+        with ExitStack() as stack:
+            for ids, marks in documents if roles else [(document, None) for document in documents]:
+                at = 0
+                while at < max(1, len(ids)):
+                    if writer is None or writer.n_tokens == shard_tokens:
+                        stretches += [writer.finish()] if writer else []
+                        writer = stack.enter_context(StretchWriter(folder, len(stretches), dtype, roles=roles))
+                    piece = slice(at, at + shard_tokens - writer.n_tokens)
+                    roles_here = None if marks is None else marks[piece]
+                    writer.write(ids[piece], roles_here, starts=() if at else (0,))
+                    at += max(1, len(ids[piece]))
+            assert writer
+            stretches.append(writer.finish())
+        given = {"tokenizer_fingerprint": "tok", "source_fingerprint": "src", "split": "train", "text_bytes": 7} | facts
+        seal(folder, stretches, dtype=dtype, roles=roles, **given)
+        return Shards.open(folder)
+
+    return write
 
 
 @pytest.fixture

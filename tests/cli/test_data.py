@@ -1,6 +1,7 @@
 """`primegpt data` from the command line, and the warnings that `primegpt train` gives before it spends time."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,36 @@ def test_prepare_shows_what_is_supervised(place, capsys):
     assert 0.5 < facts["supervised_share"] < 0.9
     assert facts["headers"] == {"[chorus]": 12}
     assert [each["context"] for each in facts["previews"]] == ["<prompt><genre_rock>a song\n<song>"] * 2
+
+
+def test_prepare_in_parts(place, capsys):
+    """Two calls, as on two machines, leave what one would, and train finds it."""
+    assert run(["tokenizer", "train", "copied.txt", "--kind", "bpe", "--vocab-size", "270", "--out", "tok"], 0.0) == 0
+    arguments = ["data", "prepare", "copied.txt", "--tokenizer.path", "tok"]
+    capsys.readouterr()
+    assert run([*arguments, "--shard", "2/2", "--json"], 0.0) == 0  # of so small a text the second part is all
+    whole = json.loads(capsys.readouterr().out)
+    shutil.rmtree(whole["folder"])
+    assert run([*arguments, "--shard", "1/2", "--preview", "1"], 0.0) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1:] == ["part                 1/2", "missing              2/2"]
+    assert "part 1 of 2 has nothing to do: the text is too small for so many, 1 would do" in captured.err
+    assert run([*arguments, "--shard", "2/2", "--json"], 0.0) == 0
+    assert json.loads(capsys.readouterr().out) == whole
+    assert run(["train", "copied.txt", "--tokenizer.path", "tok", *TINY], 0.0) == 0
+    assert "tokenizing" not in capsys.readouterr().err
+    assert json.loads(Path("run/data.json").read_text(encoding="utf-8"))["folder"] == whole["folder"]
+
+
+@pytest.mark.parametrize("shard", ["", "0/2", "3/2", "2", "a/b", "-1/2"])
+def test_what_is_no_part_is_one_line(place, capsys, shard):
+    assert run(["data", "prepare", "copied.txt", f"--shard={shard}"], 0.0) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"primegpt: --shard {shard}:")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_part_that_would_learn_a_tokenizer_is_one_line(place, capsys):
+    assert run(["data", "prepare", "copied.txt", "--shard", "1/2"], 0.0) == 2
+    assert "primegpt: part 1 of 2 cannot train a char tokenizer, which all parts need" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primegpt.data.batches import IGNORED, TrainingWindows, validation_batches
-from primegpt.data.shards import Shards, ShardWriter
+from primegpt.data.shards import Shards
 from primegpt.errors import DataError
 
 
@@ -23,17 +23,13 @@ def no_waiting_for_the_disk():
 
 
 @pytest.fixture(scope="module")
-def stream(tmp_path_factory):
+def stream(tmp_path_factory, write_shards):
     """Opens documents of the given lengths as shards whose token at position p is p, so that tokens are places."""
 
     def open_stream(*lengths: int, shard_tokens: int = 1000) -> Shards:
-        ends = np.cumsum(lengths)
-        folder = tmp_path_factory.mktemp("stream")
-        with ShardWriter(folder, "uint16", shard_tokens) as writer:
-            for length, end in zip(lengths, ends, strict=True):
-                writer.write(np.arange(end - length, end))
-            writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=1)
-        return Shards.open(folder)
+        pairs = zip(lengths, np.cumsum(lengths), strict=True)
+        documents = [np.arange(end - length, end) for length, end in pairs]
+        return write_shards(tmp_path_factory.mktemp("stream"), documents, shard_tokens=shard_tokens)
 
     return open_stream
 

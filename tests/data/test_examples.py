@@ -8,21 +8,17 @@ import torch
 
 from primegpt.data.batches import IGNORED
 from primegpt.data.examples import TrainingExamples, question, read, validation_examples
-from primegpt.data.shards import Shards, ShardWriter
 from primegpt.errors import DataError
 
 N = 50
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path, write_shards):
     """Record n: id n, two droppable ids 900, one of context, then 1 + n % 7 supervised ones."""
-    with ShardWriter(tmp_path / "train", "uint16", 64, roles=True) as writer:
-        for n in range(N):
-            answer = 1 + n % 7
-            writer.write([n, 900, 900, 901, *[500 + n] * answer], [0, 2, 2, 0, *[1] * answer])
-        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=7)
-    return Shards.open(tmp_path / "train")
+    answers = [1 + n % 7 for n in range(N)]
+    records = [([n, 900, 900, 901, *[500 + n] * k], [0, 2, 2, 0, *[1] * k]) for n, k in enumerate(answers)]
+    return write_shards(tmp_path / "train", records, shard_tokens=64, roles=True)
 
 
 def batches(shards, batch_size=4, accumulation=2, **options):

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primegpt.config import DataConfig, TokenizerConfig
-from primegpt.data import build, formats
+from primegpt.data import build, entry, formats
 from primegpt.data import corpus as corpus_module
-from primegpt.data import prepare as prepare_module
 from primegpt.data.corpus import Corpus
+from primegpt.data.entry import Entry
 from primegpt.data.prepare import prepare, reopen
 from primegpt.data.shards import Shards
 from primegpt.data.sources import Document
@@ -176,7 +176,7 @@ def entries(home: Path) -> list[Path]:
 def test_equal_requests_share_one_entry_and_do_the_work_once(home, monkeypatch):
     first = prepare(sources(home), BPE)
     monkeypatch.setattr(store, "train", None)
-    monkeypatch.setattr(prepare_module, "_build", None)
+    monkeypatch.setattr(Entry, "build", None)
     (home / "text.txt").rename(home / "moved.md")
     again = prepare(sources(home, "moved.md", stride=3, isolate_documents=True, val_tokens=7), BPE)
     assert again.record() == first.record()
@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_not_done_again(home, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "build", no_space)
+        patch.setattr(entry, "build", no_space)
         with pytest.raises(PrimegptError, match="No space left on device; make room") as caught:
             prepare(sources(home), BPE)
     assert caught.value.exit_code == 1

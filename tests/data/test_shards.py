@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primegpt.data.shards import Shards, ShardWriter
+from primegpt.data.shard_writer import StretchWriter, seal
+from primegpt.data.shards import Shards
 from primegpt.errors import DataError, MismatchError, UsageError
 
 
-def write(folder: Path, documents, dtype: str = "uint16", shard_tokens: int = 100, **close) -> Shards:
-    facts = {"tokenizer_fingerprint": "tok", "source_fingerprint": "src", "split": "train", "text_bytes": 7}
-    with ShardWriter(folder, dtype, shard_tokens) as writer:
-        for ids in documents:
-            writer.write(ids)
-        writer.close(**(facts | close))
-    return Shards.open(folder)
+@pytest.fixture(scope="module")
+def write(write_shards):
+    return partial(write_shards, shard_tokens=100)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +33,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(0, 65_535), min_size=1, max_size=12), 
 
 @settings(deadline=None)
 @given(documents=DOCUMENTS, shard_tokens=st.integers(1, 20), data=st.data())
-def test_equal_to_one_array_however_it_is_cut(tmp_path_factory, documents, shard_tokens, data):
+def test_equal_to_one_array_however_it_is_cut(tmp_path_factory, documents, shard_tokens, data, write):
     stream = np.concatenate(documents)
     with write(tmp_path_factory.mktemp("shards"), documents, shard_tokens=shard_tokens) as shards:
         files = sorted(shards.folder.glob("tokens-*.bin"))
@@ -52,7 +50,7 @@ def test_equal_to_one_array_however_it_is_cut(tmp_path_factory, documents, shard
         shards.verify()
 
 
-def test_manifest_says_what_belongs_together(tmp_path):
+def test_manifest_says_what_belongs_together(tmp_path, write):
     with write(tmp_path, [[1, 2], [3]], split="val", text_bytes=42) as shards:
         assert (shards.split, shards.text_bytes) == ("val", 42)
         assert (shards.tokenizer_fingerprint, shards.source_fingerprint) == ("tok", "src")
@@ -61,7 +59,7 @@ def test_manifest_says_what_belongs_together(tmp_path):
         assert manifest["files"]["tokens-00000.bin"]["bytes"] == 6
 
 
-def test_fingerprint_follows_content_and_nothing_else(tmp_path):
+def test_fingerprint_follows_content_and_nothing_else(tmp_path, write):
     def fingerprint(name, *args, **close):
         with write(tmp_path / name, *args, **close) as shards:
             return shards.fingerprint
@@ -77,7 +75,7 @@ def test_fingerprint_follows_content_and_nothing_else(tmp_path):
     assert len({base, *others}) == 5
 
 
-def test_dtype_at_the_boundary(tmp_path):
+def test_dtype_at_the_boundary(tmp_path, write):
     with write(tmp_path / "16", [[0, 65_535]]) as shards:
         assert shards.slice(0, 2).tolist() == [0, 65_535]
     with write(tmp_path / "32", [[0, 65_536, 2**32 - 1]], "uint32") as shards:
@@ -87,7 +85,7 @@ def test_dtype_at_the_boundary(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "dtype"), [([65_536], "uint16"), ([-1], "uint16"), ([2**32], "uint32"), ([-1], "uint32")]
 )
-def test_an_id_that_does_not_fit_is_refused_rather_than_wrapped(tmp_path, ids, dtype):
+def test_an_id_that_does_not_fit_is_refused_rather_than_wrapped(tmp_path, ids, dtype, write):
     with pytest.raises(ValueError, match=f"token id {ids[0]} is outside"):
         write(tmp_path, [[1], ids], dtype)
     with pytest.raises(DataError, match="no finished shards"):
@@ -95,35 +93,43 @@ def test_an_id_that_does_not_fit_is_refused_rather_than_wrapped(tmp_path, ids, d
 
 
 @pytest.mark.parametrize("ids", [[], np.empty(0, int), [[1, 2]], [1.5]])
-def test_only_rows_of_integers_are_documents(tmp_path, ids):
+def test_only_rows_of_integers_are_documents(tmp_path, ids, write):
     with pytest.raises(ValueError, match="row of integer ids"):
         write(tmp_path, [ids])
 
 
 def test_only_two_dtypes_are_stored(tmp_path):
     with pytest.raises(ValueError, match="uint16 or uint32, not int64"):
-        ShardWriter(tmp_path, np.int64)
+        StretchWriter(tmp_path, 0, np.int64)
 
 
-def test_without_close_nothing_opens(tmp_path):
-    with ShardWriter(tmp_path, "uint16") as writer:
+def test_what_is_not_finished_leaves_nothing(tmp_path):
+    with StretchWriter(tmp_path, 0, "uint16") as writer:
         writer.write([1, 2, 3])
-    with pytest.raises(DataError, match="no finished shards"):
-        Shards.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_files_are_on_the_disk_before_they_get_their_names_and_the_manifest_comes_last(tmp_path, monkeypatch):
+def test_a_stream_of_no_tokens_is_refused(tmp_path):
+    facts = {"tokenizer_fingerprint": "tok", "source_fingerprint": "src", "split": "train", "text_bytes": 7}
+    with StretchWriter(tmp_path, 0, "uint16") as writer:
+        nothing = writer.finish()
+    with pytest.raises(ValueError, match="no document was written"):
+        seal(tmp_path, [nothing], dtype="uint16", **facts)
+
+
+def test_files_are_on_the_disk_before_they_get_their_names_and_the_manifest_comes_last(tmp_path, monkeypatch, write):
     """After a power cut a folder with a manifest must be whole: bytes first, then names, then the manifest."""
     events = []
     replace = Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: events.append("synced"))
     monkeypatch.setattr(Path, "replace", lambda path, to: (events.append(Path(to).name), replace(path, to)))
     write(tmp_path, [range(150)]).close()
-    names = ["tokens-00000.bin", "documents.bin", "tokens-00001.bin", "manifest.json"]
+    stretches = [f"{kind}-0000{number}.bin" for number in (0, 1) for kind in ("starts", "tokens")]
+    names = [*stretches, "documents.bin", "manifest.json"]
     assert events == [event for name in names for event in ("synced", name)]
 
 
-def test_another_tokenizer_is_refused_with_both_fingerprints(tmp_path):
+def test_another_tokenizer_is_refused_with_both_fingerprints(tmp_path, write):
     write(tmp_path, [[1]]).close()
     Shards.open(tmp_path, "tok").close()
     with pytest.raises(MismatchError, match=r"by tokenizer tok, not by mine"):
@@ -158,7 +164,7 @@ def _replace(name: str, old: bytes, new: bytes):
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), r"manifest\.json is damaged"),
     ],
 )
-def test_damage_is_one_line_on_opening(tmp_path, damage, message):
+def test_damage_is_one_line_on_opening(tmp_path, damage, message, write):
     write(tmp_path, [range(250)], text_bytes=7).close()
     damage(tmp_path)
     with pytest.raises(UsageError, match=message) as caught:
@@ -167,7 +173,7 @@ def test_damage_is_one_line_on_opening(tmp_path, damage, message):
 
 
 @pytest.mark.parametrize("name", ["tokens-00000.bin", "tokens-00002.bin", "documents.bin"])
-def test_one_flipped_bit_is_found_by_verify(tmp_path, name):
+def test_one_flipped_bit_is_found_by_verify(tmp_path, name, write):
     write(tmp_path, [range(250)]).close()
     data = bytearray((tmp_path / name).read_bytes())
     data[3] ^= 16
@@ -176,7 +182,7 @@ def test_one_flipped_bit_is_found_by_verify(tmp_path, name):
         shards.verify()
 
 
-def test_an_unreadable_file_is_one_line_too(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_one_line_too(tmp_path, monkeypatch, write):
     shards = write(tmp_path, [range(250)])
 
     def denied(path, *_, **__):
@@ -191,7 +197,7 @@ def test_an_unreadable_file_is_one_line_too(tmp_path, monkeypatch):
         Shards.open(tmp_path)
 
 
-def test_the_mapping_is_read_only_and_reads_are_copies(tmp_path):
+def test_the_mapping_is_read_only_and_reads_are_copies(tmp_path, write):
     with write(tmp_path, [range(250)]) as shards:
         copy = shards.slice(90, 110)
         copy[:] = 0
@@ -202,7 +208,7 @@ def test_the_mapping_is_read_only_and_reads_are_copies(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files in /proc")
-def test_close_returns_every_file_handle(tmp_path):
+def test_close_returns_every_file_handle(tmp_path, write):
     def handles() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -217,27 +223,20 @@ def test_close_returns_every_file_handle(tmp_path):
     assert (handles(), mapped()) == (before, 0)
 
 
-@pytest.mark.parametrize("moments", [(1,), (3, 4), (2, 5)])
-def test_a_writer_goes_on_where_another_was_killed(tmp_path, moments):
-    """Whatever was written behind the last checkpoint, a finished shard included, is as if it had never been."""
+def test_stretches_written_in_any_order_are_the_stream_that_one_writer_makes(tmp_path, write):
     documents = [(np.arange(n, 38 * n + 37), np.full(37 * (n + 1), n % 3)) for n in range(7)]
+    expected = write(tmp_path / "a", documents, roles=True, shard_tokens=10_000)
+    stretches = {}
+    for number in (2, 0, 1):
+        with StretchWriter(tmp_path / "b", number, "uint16", roles=True) as writer:
+            for ids, roles in documents[3 * number : 3 * number + 3]:
+                writer.write(ids, roles)
+            stretches[number] = json.loads(json.dumps(writer.finish()))
     facts = {"tokenizer_fingerprint": "tok", "source_fingerprint": "src", "split": "train", "text_bytes": 7}
-
-    def write_all(folder, crashes):
-        saved, done = None, 0
-        for moment in (*crashes, None):
-            with ShardWriter(folder, "uint16", 100, roles=True, resume=saved) as writer:
-                for number, (ids, roles) in enumerate(documents[done:], done):
-                    writer.write(ids, roles)
-                    if number == moment:
-                        saved, done = json.loads(json.dumps(writer.checkpoint())), number + 1
-                    if moment is not None and number == moment + 2:
-                        break  # killed
-                else:
-                    writer.close(**facts)
-        return Shards.open(folder).verify()
-
-    expected, resumed = write_all(tmp_path / "a", ()), write_all(tmp_path / "b", moments)
-    assert resumed.manifest == expected.manifest
-    assert resumed.roles(0, len(resumed)).tolist() == [int(role) for _, roles in documents for role in roles]
-    assert resumed.supervised_tokens == sum(len(ids) for number, (ids, _) in enumerate(documents) if number % 3 == 1)
+    seal(tmp_path / "b", [stretches[number] for number in range(3)], dtype="uint16", roles=True, **facts)
+    found = Shards.open(tmp_path / "b").verify()
+    assert len(list(found.folder.glob("tokens-*"))) == 3
+    assert found.document_starts.tolist() == expected.document_starts.tolist()
+    assert found.slice(0, len(found)).tolist() == expected.slice(0, len(expected)).tolist()
+    assert found.roles(0, len(found)).tolist() == [int(role) for _, roles in documents for role in roles]
+    assert found.supervised_tokens == sum(len(ids) for number, (ids, _) in enumerate(documents) if number % 3 == 1)

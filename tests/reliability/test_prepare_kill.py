@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from primegpt.data.corpus import cache_folder
+from primegpt.tokenizers import store
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(1500)]
 
@@ -18,12 +19,14 @@ SCRIPT = """if True:
     import sys
     from pathlib import Path
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import build
-    from primegpt.data.prepare import prepare
-    build.CHECKPOINT_SECONDS, build.PIECE = 0.05, 50_000
-    data = DataConfig(sources=(sys.argv[1],))
-    corpus = prepare(data, TokenizerConfig(kind="bpe", vocab_size=600), cache=Path(sys.argv[2]), report=print)
-    print(corpus.train.verify().fingerprint, corpus.val.verify().fingerprint)"""
+    from primegpt.data import blocks, build
+    from primegpt.data.prepare import Unfinished, prepare_part
+    blocks.BLOCK, build.PIECE = 500_000, 50_000
+    source, cache, part = sys.argv[1:]
+    data, tokenizer = DataConfig(sources=(source,)), TokenizerConfig(path=source + ".tokenizer")
+    corpus = prepare_part(data, tokenizer, blocks.parse_part(part), cache=Path(cache), report=print)
+    if not isinstance(corpus, Unfinished):
+        print(corpus.train.verify().fingerprint, corpus.val.verify().fingerprint)"""
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +39,12 @@ def corpus(tmp_path_factory) -> Path:
         for _ in range(4000):
             text = " ".join(draw.choices(words, k=draw.randint(1, 1500)))
             file.write(json.dumps({"text": text}) + "\n")
+    store.save(store.train("bpe", [" ".join(words)], 600), f"{path}.tokenizer")
     return path
 
 
-def start(corpus: Path, cache: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, corpus, cache], stdout=subprocess.PIPE, text=True)
+def start(corpus: Path, cache: Path, part: str = "1/1") -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, corpus, cache, part], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
@@ -71,23 +75,44 @@ def test_ten_random_kills(corpus, tmp_path):
 
 
 def wait_for_shards(process: subprocess.Popen, cache: Path) -> None:
-    """Until the first checkpoint, or the end."""
-    while process.poll() is None and not list(cache.glob("data/*.partial/progress.json")):
+    """Until the first block is finished, or all is."""
+    while process.poll() is None and not list(cache.glob("data/*.partial/blocks/*.json")):
         time.sleep(0.002)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_parts_that_are_killed_and_started_again(corpus, tmp_path):
+    """Three parts at once, each killed at random until it is through: the bytes of one preparation."""
+    expected = start(corpus, tmp_path / "whole").communicate()[0].splitlines()[-1]
+    draw, waiting, kills = random.Random(time.time_ns()), [1, 2, 3], 0
+    while waiting:
+        processes = {index: start(corpus, tmp_path / "parts", f"{index}/3") for index in waiting}
+        wait_for_shards(processes[waiting[0]], tmp_path / "parts")
+        time.sleep(draw.random())
+        for process in processes.values():
+            if kills < 9:
+                process.kill()
+            process.communicate()
+        kills += sum(process.returncode != 0 for process in processes.values())
+        waiting = [index for index, process in processes.items() if process.returncode]
+    assert kills >= 3
+    assert start(corpus, tmp_path / "parts").communicate()[0].splitlines()[-1] == expected
+    entries = [path for path in cache_folder(tmp_path / "parts").iterdir() if path.is_dir()]
+    assert [path.suffix for path in entries] == [""]
+
+
 def test_what_was_finished_is_not_encoded_again(corpus, tmp_path, monkeypatch):
-    """The pieces of the second start, counted, are those behind the last checkpoint of the first."""
+    """The pieces of the second start, counted, are those behind the last block that the first one finished."""
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import build
+    from primegpt.data import blocks, build
     from primegpt.data.prepare import prepare
 
     monkeypatch.setattr(build, "PIECE", 200_000)
-    monkeypatch.setattr(build, "CHECKPOINT_SECONDS", 0.0)
-    encode, encoded, stop_at = build._Encoder.encode, [], 30
+    monkeypatch.setattr(blocks, "BLOCK", 1_000_000)
+    encode, encoded, stop_at = build._Encoder.encode, [], 50
 
     def counting(self, piece):
-        encoded.append(len(piece))
+        encoded.append(piece.block)
         if len(encoded) == stop_at:
             raise KeyboardInterrupt
         return encode(self, piece)
@@ -96,13 +121,12 @@ def test_what_was_finished_is_not_encoded_again(corpus, tmp_path, monkeypatch):
     arguments = DataConfig(sources=(str(corpus),)), TokenizerConfig(kind="char")
     with pytest.raises(KeyboardInterrupt):
         prepare(*arguments, cache=tmp_path)
-    (progress,) = tmp_path.glob("data/*.partial/progress.json")
-    done = json.loads(progress.read_bytes())["pieces"]
+    done = len(list(tmp_path.glob("data/*.partial/blocks/*.json")))
     stop_at = 0
     encoded.clear()
-    resumed, n_resumed = prepare(*arguments, cache=tmp_path), len(encoded)
+    resumed, of_resumed = prepare(*arguments, cache=tmp_path), sorted(encoded)
     encoded.clear()
-    whole, n_whole = prepare(*arguments, cache=tmp_path / "fresh"), len(encoded)
-    assert 15 <= done < 30
-    assert n_resumed == n_whole - done
+    whole, of_whole = prepare(*arguments, cache=tmp_path / "fresh"), sorted(encoded)
+    assert 4 <= done <= 8
+    assert of_resumed == [block for block in of_whole if block >= done]
     assert resumed.train.fingerprint == whole.train.fingerprint

@@ -21,9 +21,9 @@ SCRIPT = """if True:
     import sys
     from pathlib import Path
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import build, formats, split
+    from primegpt.data import blocks, build, formats, split
     from primegpt.data.prepare import prepare
-    split.IN_MEMORY, formats.PART, build.PIECE = 2_000_000, 500_000, 200_000
+    split.IN_MEMORY, formats.PART, build.PIECE, blocks.BLOCK = 2_000_000, 500_000, 200_000, 1_000_000
     corpus = prepare(DataConfig(sources=(sys.argv[1],)), TokenizerConfig(path=sys.argv[2]), cache=Path(sys.argv[3]))
     print(len(corpus.train))
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from primegpt.errors import CheckpointError
 from primegpt.run import atomic
+from primegpt.run import checkpoint as checkpoint_module
 from primegpt.run.checkpoint import (
     commit_evaluation,
     list_checkpoints,
@@ -44,8 +45,8 @@ def save(folder: Path, step: int, **state: Any) -> Path:
     return save_checkpoint(folder, step, tensors_of(step), {**STATE, "step": step, **state})
 
 
-def assert_holds(path: Path, seed: int) -> None:
-    loaded, expected = load_checkpoint(path).tensors, tensors_of(seed)
+def assert_holds(path: Path, seed: int, **how: bool) -> None:
+    loaded, expected = load_checkpoint(path, **how).tensors, tensors_of(seed)
     assert loaded.keys() == expected.keys()
     for stem, named in expected.items():
         assert loaded[stem].keys() == named.keys()
@@ -337,6 +338,22 @@ def test_only_what_is_read_has_to_be_whole(tmp_path: Path, warn: Warnings) -> No
     loaded = load_newest(tmp_path, warn, ["model"])
     assert loaded is not None
     assert (loaded.step, warn) == (2, [])
+
+
+def test_read_lazily_it_is_verified_before_anything_is_used(tmp_path: Path, warn: Warnings, monkeypatch) -> None:
+    """What is read at once is the state; of the tensors each when it is asked for, from files that were hashed."""
+    read, verified = [], checkpoint_module.read_verified
+    monkeypatch.setattr(checkpoint_module, "read_verified", lambda *a: (read.append(a[1]), verified(*a))[1])
+    for step in (1, 2):
+        save(tmp_path, step)
+    assert_holds(tmp_path / "step-000002", 2, lazily=True)
+    flip(tmp_path / "step-000002" / "optimizer.safetensors")
+    found = load_newest(tmp_path, warn, lazily=True)
+    assert found is not None
+    assert found.step == 1
+    assert "optimizer.safetensors is damaged" in warn[0]
+    assert found.tensors["optimizer"]["step"] == 3
+    assert set(read) == {"state.json"}
 
 
 def test_when_none_is_whole_nothing_starts_afresh(tmp_path: Path, warn: Warnings) -> None:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from primegpt.errors import CheckpointError
 from primegpt.run import tensors
-from primegpt.run.tensors import deserialize, serialize
+from primegpt.run.tensors import OnDisk, deserialize, serialize
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.bool]
@@ -75,6 +76,21 @@ def test_a_header_too_large_is_refused_before_it_is_read() -> None:
         deserialize(struct.pack("<Q", tensors.MAX_HEADER_BYTES + 1) + b"{}")
 
 
+def test_files_on_the_disk_are_read_a_tensor_at_a_time(tmp_path) -> None:
+    parts = [{"a": torch.randn(3, 4), "b": torch.tensor(2)}, {"c": torch.randn(5).bfloat16()}]
+    for number, part in enumerate(parts):
+        (tmp_path / str(number)).write_bytes(encode(part))
+    found = OnDisk(tmp_path / str(number) for number in range(2))
+    assert_same(dict(found), parts[0] | parts[1])
+    assert len(found) == 3
+    assert found["a"].data_ptr() != found["a"].data_ptr()  # nothing is kept
+    with pytest.raises(KeyError):
+        found["d"]
+    (tmp_path / "1").unlink()
+    with pytest.raises(CheckpointError, match="tensor 'c' cannot be read"):
+        found["c"]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -85,6 +101,9 @@ def test_a_header_too_large_is_refused_before_it_is_read() -> None:
         struct.pack("<Q", 60) + json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}).encode(),
     ],
 )
-def test_what_is_no_safetensors_file_is_a_value_error(data: bytes) -> None:
+def test_what_is_no_safetensors_file_is_a_value_error(tmp_path, data: bytes) -> None:
     with pytest.raises(ValueError, match=r"^it "):
         deserialize(data)
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^it "):
+        OnDisk([tmp_path / "file"])

@@ -10,11 +10,12 @@ from primegpt.config import Config, resolve
 from primegpt.data.batches import IGNORED, Batch
 from primegpt.errors import ConfigError, MismatchError
 from primegpt.model.gpt import GPT
-from primegpt.training.distributed import ALONE, Group, World, join
+from primegpt.training.distributed import Group, join
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.sharded import whole
 from primegpt.training.step import compute_gradients, update
+from primegpt.training.world import ALONE, World
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 

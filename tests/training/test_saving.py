@@ -18,8 +18,9 @@ from primegpt.run.checkpoint import (
     verify_checkpoint,
 )
 from primegpt.training import saving
-from primegpt.training.distributed import World, dealt_out
 from primegpt.training.saving import in_background, save_shares
+from primegpt.training.sharded import dealt_out
+from primegpt.training.world import World
 
 TENSORS = {
     "model": {"wte.weight": torch.randn(7, 4), "ln_f.bias": torch.randn(4).bfloat16(), "head": torch.randn(2, 3)},
@@ -79,10 +80,11 @@ def saved_by(ranks: int, folder) -> list[BaseException | None]:
     return raised
 
 
+@pytest.mark.parametrize("lazily", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_what_ranks_wrote_is_read_as_what_one_process_wrote(tmp_path, ranks):
+def test_what_ranks_wrote_is_read_as_what_one_process_wrote(tmp_path, ranks, lazily):
     assert saved_by(ranks, tmp_path) == [None] * ranks
-    checkpoint = load_newest(tmp_path, pytest.fail)
+    checkpoint = load_newest(tmp_path, pytest.fail, lazily=lazily)
     assert verify_checkpoint(checkpoint.path).resumable
     assert checkpoint.state == STATE
     save_checkpoint(tmp_path / "alone", 5, TENSORS, STATE)

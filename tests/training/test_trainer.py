@@ -16,20 +16,20 @@ import torch
 from primegpt.config import Config, resolve
 from primegpt.data.batches import IGNORED, Batch, TrainingWindows, validation_batches
 from primegpt.data.examples import TrainingExamples
-from primegpt.data.shards import Shards, ShardWriter
+from primegpt.data.shards import Shards
 from primegpt.errors import NonFiniteError, PrimegptError
 from primegpt.model.gpt import GPT
 from primegpt.run import atomic, retention
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
 from primegpt.training import checkpoints
-from primegpt.training.distributed import World
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.metrics import TIMING_KEYS
 from primegpt.training.precision import Precision
 from primegpt.training.saving import save_shares
 from primegpt.training.step import compute_gradients
 from primegpt.training.trainer import EvaluationSet, Trainer
+from primegpt.training.world import World
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -54,14 +54,10 @@ class Silent:
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path, write_shards):
     ids = np.random.default_rng(0).integers(1, 30, size=500)
     ids[::50] = 0
-    with ShardWriter(tmp_path / "shards", "uint16") as writer:
-        for document in np.split(ids, range(50, 500, 50)):
-            writer.write(document)
-        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=500)
-    with Shards.open(tmp_path / "shards") as shards:
+    with write_shards(tmp_path / "shards", np.split(ids, range(50, 500, 50))) as shards:
         yield shards
 
 
@@ -134,16 +130,15 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split, preset):
     assert max(parameter.grad.abs().max() for parameter in model.parameters()) > 0.01  # against which 1e-6 is little
 
 
-def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path):
+def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path, write_shards):
     """Batch 8, 8 x 1 and 4 x 2 of records of all lengths: each micro-batch is padded to its own longest."""
     draw = np.random.default_rng(0)
-    with ShardWriter(tmp_path / "records", "uint16", roles=True) as writer:
-        for _ in range(40):
-            asked, answered = draw.integers(1, 5), draw.integers(1, 4)
-            writer.write(draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered)
-        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=7)
+    documents = []
+    for _ in range(40):
+        asked, answered = draw.integers(1, 5), draw.integers(1, 4)
+        documents.append((draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered))
     config, gradients = resolve({"model": SIZES}), []
-    with Shards.open(tmp_path / "records") as records:
+    with write_shards(tmp_path / "records", documents, roles=True) as records:
         for size in (8, 1, 2):
             model = GPT(config.model, 3)
             examples = TrainingExamples(
@@ -202,12 +197,9 @@ def test_a_step_without_supervised_targets_changes_nothing(shards, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.weights().items())
 
 
-def test_the_model_learns_what_comes_next(tmp_path):
+def test_the_model_learns_what_comes_next(tmp_path, write_shards):
     """A cyclic text must be predicted exactly one token ahead: a double shift would show here."""
-    with ShardWriter(tmp_path / "cycle", "uint16") as writer:
-        writer.write(np.arange(700) % 7)
-        writer.close(tokenizer_fingerprint="t", source_fingerprint="s", split="train", text_bytes=700)
-    with Shards.open(tmp_path / "cycle") as cycle:
+    with write_shards(tmp_path / "cycle", [np.arange(700) % 7]) as cycle:
         config = configuration(max_steps=80, eval_interval=80).with_values(model={"dropout": 0.0})
         trainer = make_trainer(config, cycle, RunFolder.create(tmp_path / "run"))
         trainer.fit()

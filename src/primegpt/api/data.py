@@ -13,9 +13,10 @@ from primegpt.config import Config, Layer, read_toml, resolve
 from primegpt.data import fetch
 from primegpt.data.audit import AuditReport
 from primegpt.data.audit import audit as audit_documents
+from primegpt.data.blocks import WHOLE, parse_part
 from primegpt.data.clean import clean_documents
 from primegpt.data.corpus import Corpus
-from primegpt.data.prepare import prepare
+from primegpt.data.prepare import Unfinished, prepare_part
 from primegpt.data.shards import SUPERVISED
 from primegpt.data.songbook import Song, songbook
 from primegpt.data.sources import source_bytes
@@ -69,16 +70,22 @@ class Prepared:
 def prepare_data(
     *sources: str | Path,
     preview: int = 0,
+    shard: str | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     say: Say = to_stderr,
 ) -> Prepared:
     """Tokenize `sources`, or those of one CONFIG.toml, into shards in the cache, where a training finds them.
 
     `preview` shows so many of the first training records (or documents) decoded from their shards, what is supervised
-    apart from what is not. Raises UsageError as `train` does.
+    apart from what is not. `shard`, "2/8", prepares one part of it, beside other processes or machines that prepare
+    the others; whichever is last puts them together. Raises UsageError as `train` does.
     """
+    part = parse_part(shard) if shard is not None else WHOLE
     config = configure([str(source) for source in sources], Layer(settings or {}))
-    corpus = prepare(config.data, config.tokenizer, context=config.sequence_length, report=say)
+    corpus = prepare_part(config.data, config.tokenizer, part, context=config.sequence_length, report=say)
+    if isinstance(corpus, Unfinished):
+        missing = [f"{each.index}/{each.count}" for each in corpus.missing]
+        return Prepared({"folder": str(corpus.folder), "part": shard, "missing": missing}, [])
     facts: dict[str, Any] = {
         "folder": str(corpus.folder),
         "documents": corpus.n_documents,

@@ -16,10 +16,10 @@ from primegpt.run.folder import RunFolder
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
 from primegpt.training.assemble import without_compilation
-from primegpt.training.distributed import World
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
+from primegpt.training.world import World
 
 
 def trainer_for(

@@ -32,13 +32,14 @@ from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
 from primegpt.training.assemble import assemble
-from primegpt.training.distributed import World, join
+from primegpt.training.distributed import join
 from primegpt.training.loss_plot import plot_losses
 from primegpt.training.precision import Precision
 from primegpt.training.progress import NoDisplay, display
 from primegpt.training.recipe import DEFAULT_MINUTES
 from primegpt.training.tensorboard import mirrored, require_tensorboard
 from primegpt.training.trainer import Observer, Trainer
+from primegpt.training.world import World
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
@@ -191,7 +192,8 @@ def _fit(
         watcher = (observer or stack.enter_context(display())) if world.rank == 0 else NoDisplay()
         trainer = trainer_for(folder, config, corpus, model, watcher, world)
         with world.together():
-            checkpoint = load_newest(folder.checkpoints_dir, say) if resuming else None
+            # A rank that keeps a part of every tensor reads one at a time: all of them may be more than fits.
+            checkpoint = load_newest(folder.checkpoints_dir, say, lazily=world.sharded) if resuming else None
         world.refuse_differences({"the newest checkpoint": checkpoint.step if checkpoint else None})
         if checkpoint:
             for difference in planning.differences(checkpoint.state["conditions"], trainer.conditions):
@@ -203,6 +205,7 @@ def _fit(
             if budget:
                 extend(trainer, budget, say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
+        del checkpoint  # its tensors were copied, and are as large as the run's
         trainer.fit()
     world.leave()
     if world.rank:

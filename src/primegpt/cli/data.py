@@ -50,6 +50,7 @@ def audit(
 def prepare(
     *sources: str,
     preview: int = 0,
+    shard: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
 ) -> None:
@@ -61,12 +62,14 @@ def prepare(
         As for `train`; or one CONFIG.toml.
     preview
         Show so many training records: what the model is shown, and what it is asked for.
+    shard
+        Prepare one part of several, as 2/8, beside other machines; the last to finish puts them together.
     as_json
         Print JSON.
     """
     from primegpt.api import data
 
-    prepared = data.prepare_data(*sources, preview=preview, settings=given_settings(settings))
+    prepared = data.prepare_data(*sources, preview=preview, shard=shard, settings=given_settings(settings))
     if as_json:
         print(json.dumps({**prepared.facts, "previews": prepared.previews}, indent=2, ensure_ascii=False))
         return
@@ -85,6 +88,8 @@ def prepare(
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} ×{count:,}" for name, count in list(value.items())[:10]) or "none"
+    if isinstance(value, list):
+        return ", ".join(value)
     if isinstance(value, float):
         return f"{value:.1%}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,35 +1,41 @@
-"""From documents to shards: on all cores, in little memory, and going on after a kill where it was.
+"""From documents to blocks of shards: on all cores, in little memory, and going on after a kill where it was.
 
 The text goes through in pieces of about a megabyte. They are encoded in any order and written in the order of the
 text, so that the shards are the same however many cores there are, and however often the work was cut short.
 """
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from primegpt.data.shards import ShardWriter
+from primegpt.data.blocks import SPLITS, Blocks, record_block
+from primegpt.data.shard_writer import StretchWriter
 from primegpt.data.sources import Document, utf8_size
+from primegpt.data.split import Survey
 from primegpt.data.template import SUPERVISED, Tally, Template
-from primegpt.run.atomic import write_json_atomic
 from primegpt.tokenizers.base import WORKER, Tokenizer, available_cores
 
 PIECE = 1_000_000  # characters encoded in one go
-CHECKPOINT_SECONDS = 5.0
-PROGRESS = "progress.json"
-SPLITS = ("train", "val")
+PROGRESS_SECONDS = 5.0
 
 Report = Callable[[str], None]
 Assigned = tuple[str, int, Document]  # split, number, document
+
+
+class Piece(NamedTuple):
+    """Documents, or parts of long ones, that begin in one block."""
+
+    block: int
+    assigned: list[Assigned]
 
 
 class Row(NamedTuple):
@@ -52,6 +58,7 @@ class Batch(NamedTuple):
 class Encoded:
     """What one piece of text has become."""
 
+    block: int
     batches: dict[str, Batch]
     """By split."""
     text_bytes: dict[str, int]
@@ -61,77 +68,60 @@ class Encoded:
 
 
 def build(
-    folder: Path,
+    unfinished: Path,
     assigned: Iterable[Assigned],
+    surveyed: Survey,
+    blocks: Blocks,
+    wanted: Collection[int],
     tokenizer: Tokenizer,
     template: Template | None,
     limit: int,
     *,
-    n_bytes: int,
-    source_fingerprint: str,
+    key: str,
     report: Report,
-) -> Tally:
-    """Write the shards of both splits into `folder`, or finish what an earlier call with equal arguments began there.
+) -> None:
+    """Write the blocks `wanted` of both splits into `unfinished`, and note each one that is finished.
 
-    Records take at most `limit` tokens. `n_bytes`, the size of the whole text, is for the forecast.
+    Records take at most `limit` tokens. `key` names the corpus that the blocks belong to.
     """
-    saved = _read_progress(folder)
-    done, text_bytes, tally = saved["pieces"], dict(saved["text_bytes"]), Tally.from_json(saved["tally"])
-    if done:
-        report(f"going on with the preparation that was interrupted after {saved['bytes'] / 1e6:,.0f} MB")
-    progress = _Progress(n_bytes, saved["bytes"], report)
+    progress = _Progress(blocks.bytes_of(wanted), report)
+    encoder = _Encoder(tokenizer, template, limit)
+    pieces = _wanted(_pieces(assigned, tokenizer, surveyed, blocks), wanted)
+    left = set(wanted)
+    for number, encoded in groupby(_in_order(encoder.encode, pieces), lambda each: each.block):
+        _write_block(unfinished, number, progress.counted(encoded), tokenizer, template is not None, key)
+        left.remove(number)
+    for number in left:  # behind a record that is larger than a block
+        _write_block(unfinished, number, (), tokenizer, template is not None, key)
+    progress.finish()
+
+
+def _write_block(
+    unfinished: Path, number: int, encoded: Iterable[Encoded], tokenizer: Tokenizer, roles: bool, key: str
+) -> None:
+    text_bytes, tally = dict.fromkeys(SPLITS, 0), Tally()
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(
-                ShardWriter(
-                    folder / split,
-                    tokenizer.id_dtype,
-                    roles=template is not None,
-                    resume=saved["writers"].get(split),
-                )
-            )
+            split: stack.enter_context(StretchWriter(unfinished / split, number, tokenizer.id_dtype, roles=roles))
             for split in SPLITS
         }
-
-        def checkpoint() -> None:
-            state = {
-                "pieces": done,
-                "bytes": progress.bytes,
+        for each in encoded:
+            for split, (ids, marks, starts) in each.batches.items():
+                writers[split].write(ids, marks, starts=starts)
+            for split, size in each.text_bytes.items():
+                text_bytes[split] += size
+            tally.merge(each.tally)
+        record_block(
+            unfinished,
+            number,
+            {
+                "key": key,
+                "tokenizer": tokenizer.fingerprint,
+                "stretches": {split: writer.finish() for split, writer in writers.items()},
                 "text_bytes": text_bytes,
                 "tally": tally.as_json(),
-                "writers": {split: writer.checkpoint() for split, writer in writers.items()},
-            }
-            write_json_atomic(folder / PROGRESS, state)
-
-        encoder = _Encoder(tokenizer, template, limit)
-        pieces = (piece for number, piece in enumerate(_pieces(assigned, tokenizer)) if number >= saved["pieces"])
-        for encoded in _in_order(encoder.encode, pieces):
-            for split, (ids, roles, starts) in encoded.batches.items():
-                writers[split].write(ids, roles, starts=starts)
-            for split, size in encoded.text_bytes.items():
-                text_bytes[split] += size
-            tally.merge(encoded.tally)
-            done += 1
-            progress.add(encoded.source_bytes)
-            if progress.checkpoint_due():
-                checkpoint()
-        for split, writer in writers.items():
-            writer.close(
-                tokenizer_fingerprint=tokenizer.fingerprint,
-                source_fingerprint=source_fingerprint,
-                split=split,
-                text_bytes=text_bytes[split],
-            )
-    (folder / PROGRESS).unlink(missing_ok=True)
-    progress.finish()
-    return tally
-
-
-def _read_progress(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / PROGRESS).read_bytes())
-    except (OSError, ValueError):
-        return {"pieces": 0, "bytes": 0, "text_bytes": dict.fromkeys(SPLITS, 0), "tally": {}, "writers": {}}
+            },
+        )
 
 
 class _Encoder:
@@ -141,15 +131,18 @@ class _Encoder:
         self.tokenizer, self.template, self.limit = tokenizer, template, limit
         self.opening = np.array([tokenizer.eot_id], tokenizer.id_dtype)
 
-    def encode(self, piece: list[Assigned]) -> Encoded:
+    def encode(self, piece: Piece) -> Encoded:
+        assigned = piece.assigned
         tally, text_bytes = Tally(), dict.fromkeys(SPLITS, 0)
         rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        found = self.records(piece, tally) if self.template else self.texts([document for _, _, document in piece])
-        for (split, _, _), (row, size) in zip(piece, found, strict=True):
+        found = (
+            self.records(assigned, tally) if self.template else self.texts([document for _, _, document in assigned])
+        )
+        for (split, _, _), (row, size) in zip(assigned, found, strict=True):
             rows[split].append(row)
             text_bytes[split] += size
         batches = {split: in_a_line(some) for split, some in rows.items() if some}
-        return Encoded(batches, text_bytes, sum(_size(document) for _, _, document in piece), tally)
+        return Encoded(piece.block, batches, text_bytes, sum(_size(document) for _, _, document in assigned), tally)
 
     def texts(self, documents: list[Document]) -> Iterator[tuple[Row, int]]:
         """Ids and size of each text. The end-of-text id opens a document: every real token then has a context."""
@@ -158,10 +151,10 @@ class _Encoder:
             opens = not document.continues
             yield Row(opens, np.concatenate([self.opening, ids]) if opens else ids, None), utf8_size(document.text)
 
-    def records(self, piece: list[Assigned], tally: Tally) -> Iterator[tuple[Row, int]]:
+    def records(self, assigned: list[Assigned], tally: Tally) -> Iterator[tuple[Row, int]]:
         """Ids and roles of each record, and the size of its answer."""
         assert self.template is not None
-        for _, number, document in piece:
+        for _, number, document in assigned:
             example = self.template.encode(document, number, self.tokenizer, self.limit, tally)
             answer = example.ids[example.roles == SUPERVISED]
             size = len(self.tokenizer.decode_bytes(answer, skip_special_tokens=True))
@@ -180,18 +173,38 @@ def in_a_line(rows: list[Row]) -> Batch:
     return Batch(np.concatenate([row.ids for row in rows]), roles, places[[row.opens for row in rows]])
 
 
-def _pieces(assigned: Iterable[Assigned], tokenizer: Tokenizer) -> Iterator[list[Assigned]]:
+def _pieces(assigned: Iterable[Assigned], tokenizer: Tokenizer, surveyed: Survey, blocks: Blocks) -> Iterator[Piece]:
     """The documents in groups of about PIECE characters; a long text is cut where that does not change its ids."""
-    piece, size = list[Assigned](), 0
-    for split, number, document in assigned:
-        for part in _parts(document, tokenizer):
-            piece.append((split, number, part))
-            size += len(part.text) + sum(len(str(value)) for value in part.fields.values()) + 1
-            if size >= PIECE:
-                yield piece
-                piece, size = [], 0
+    piece, size, block = list[Assigned](), 0, 0
+    for position, each in _placed(assigned, tokenizer, surveyed):
+        begins_in, part = blocks.at(position), each[2]
+        if piece and (size >= PIECE or begins_in != block):
+            yield Piece(block, piece)
+            piece, size = [], 0
+        block = begins_in
+        piece.append(each)
+        size += len(part.text) + sum(len(str(value)) for value in part.fields.values()) + 1
     if piece:
-        yield piece
+        yield Piece(block, piece)
+
+
+def _wanted(pieces: Iterable[Piece], wanted: Collection[int]) -> Iterator[Piece]:
+    """Those of `wanted` blocks; behind the last of them nothing is read."""
+    last = max(wanted, default=-1)
+    return (piece for piece in takewhile(lambda piece: piece.block <= last, pieces) if piece.block in wanted)
+
+
+def _placed(assigned: Iterable[Assigned], tokenizer: Tokenizer, surveyed: Survey) -> Iterator[tuple[int, Assigned]]:
+    """Each document, or part of a long one, and how many bytes of the text stand before it."""
+    begins = 0
+    for number, parts in groupby(assigned, lambda each: each[1]):
+        begins += surveyed.sizes[number - 1] if number else 0
+        position, before = begins, ""
+        for split, _, document in parts:
+            for part in _parts(document, tokenizer):
+                position += utf8_size(before)
+                yield position, (split, number, part)
+                before = part.text
 
 
 def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
@@ -204,7 +217,7 @@ def _parts(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
         continues = True
 
 
-def _in_order(function: Callable[[list[Assigned]], Encoded], pieces: Iterable[list[Assigned]]) -> Iterator[Encoded]:
+def _in_order(function: Callable[[Piece], Encoded], pieces: Iterable[Piece]) -> Iterator[Encoded]:
     """`map(function, pieces)` on all cores, with a few pieces under way while the results are used."""
     cores = available_cores()
     with ThreadPoolExecutor(cores, WORKER) as pool:
@@ -222,32 +235,29 @@ def _in_order(function: Callable[[list[Assigned]], Encoded], pieces: Iterable[li
 
 
 class _Progress:
-    """Says how far it is every few seconds, and when it is time for a checkpoint."""
+    """Says how far it is every few seconds."""
 
-    def __init__(self, total: int, done: int, report: Report) -> None:
-        self.total, self.bytes, self.report = total, done, report
+    def __init__(self, total: int, report: Report) -> None:
+        self.total, self.bytes, self.report = total, 0, report
         self.start = self.last = time.monotonic()
-        self.began_at = done
 
-    def add(self, n_bytes: int) -> None:
-        self.bytes += n_bytes
+    def counted(self, encoded: Iterable[Encoded]) -> Iterator[Encoded]:
+        for each in encoded:
+            yield each
+            self.bytes += each.source_bytes
+            if time.monotonic() - self.last > PROGRESS_SECONDS:
+                self.last = time.monotonic()
+                left = max(0, self.total - self.bytes) / max(self.rate, 1)
+                self.report(
+                    f"tokenized {self.bytes / 1e6:,.0f} of {self.total / 1e6:,.0f} MB, "
+                    f"{self.rate / 1e6:.1f} MB/s, about {left:.0f} s left"
+                )
 
     @property
     def rate(self) -> float:
         """Bytes a second."""
-        return (self.bytes - self.began_at) / max(time.monotonic() - self.start, 1e-9)
-
-    def checkpoint_due(self) -> bool:
-        if time.monotonic() - self.last < CHECKPOINT_SECONDS:
-            return False
-        self.last = time.monotonic()
-        left = max(0, self.total - self.bytes) / max(self.rate, 1)
-        self.report(
-            f"tokenized {self.bytes / 1e6:,.0f} of {self.total / 1e6:,.0f} MB, "
-            f"{self.rate / 1e6:.1f} MB/s, about {left:.0f} s left"
-        )
-        return True
+        return self.bytes / max(time.monotonic() - self.start, 1e-9)
 
     def finish(self) -> None:
-        if time.monotonic() - self.start > CHECKPOINT_SECONDS:
+        if time.monotonic() - self.start > PROGRESS_SECONDS:
             self.report(f"tokenized {self.bytes / 1e6:,.0f} MB at {self.rate / 1e6:.1f} MB/s")

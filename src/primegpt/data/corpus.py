@@ -4,7 +4,7 @@
 
 KEY names everything that determines the shards: the text, the tokenizer, the split, the layout of records. Equal
 requests share one entry. It is built in KEY.partial, under a lock, and renamed when it is whole; a process that was
-killed leaves what it had done there, for the next one to finish.
+killed leaves what it had done there, for the next one to finish (blocks.py).
 """
 
 import hashlib
@@ -20,13 +20,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.data.blocks import SPLITS, Part
 from primegpt.data.shards import FORMAT_VERSION, Shards
 from primegpt.data.template import Tally
-from primegpt.errors import PrimegptError
+from primegpt.errors import DataError, PrimegptError
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 
-SPLITTING = 2  # version of how validation text is chosen and records are laid out: part of the key
+SPLITTING = 2  # version of how validation text is chosen, records laid out and blocks cut: part of the key
 
 Report = Callable[[str], None]
 
@@ -100,10 +101,31 @@ def entry_of(
     cache: Path | None, source: str, tokenizer: Tokenizer | TokenizerConfig, config: DataConfig, context: int
 ) -> Path:
     """The folder of the cache for this text, tokenizer, split and layout."""
-    settings: list[Any] = [FORMAT_VERSION, SPLITTING, source, _identity(tokenizer), config.val_fraction]
+    values = list(settings_of(source, tokenizer, config, context).values())
+    return cache_folder(cache) / hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+
+def settings_of(
+    source: str, tokenizer: Tokenizer | TokenizerConfig, config: DataConfig, context: int
+) -> dict[str, Any]:
+    """All that determines an entry, by names that a user knows; the order is part of the key."""
+    settings: dict[str, Any] = {
+        "the format": FORMAT_VERSION,
+        "the version of splitting": SPLITTING,
+        "the text": source,
+        "the tokenizer": _identity(tokenizer),
+        "data.val_fraction": config.val_fraction,
+    }
     if config.template != "text":
-        settings += [config.template, context, config.structure, config.drop_labels, config.genre, config.emotion]
-    return cache_folder(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+        settings |= {
+            "data.template": config.template,
+            "the context": context,
+            "data.structure": config.structure,
+            "data.drop_labels": config.drop_labels,
+            "data.genre": config.genre,
+            "data.emotion": config.emotion,
+        }
+    return settings
 
 
 def _identity(tokenizer: Tokenizer | TokenizerConfig) -> list[Any]:
@@ -122,7 +144,7 @@ def cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) -> 
         return None
     try:
         tokenizer = tokenizer or store.load(folder / "tokenizer")
-        train, val = (Shards.open(folder / split, tokenizer.fingerprint).verify() for split in ("train", "val"))
+        train, val = (Shards.open(folder / split, tokenizer.fingerprint).verify() for split in SPLITS)
         facts = json.loads((folder / "corpus.json").read_bytes())
         return Corpus(
             train,
@@ -142,8 +164,7 @@ def cached(folder: Path, report: Report, tokenizer: Tokenizer | None = None) -> 
 @contextmanager
 def locked(folder: Path, report: Report) -> Iterator[None]:
     """The right to build `folder`, for one process at a time; it goes when the process does."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    lock = _lock_beside(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -153,3 +174,24 @@ def locked(folder: Path, report: Report) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_part(folder: Path, part: Part) -> Iterator[None]:
+    """The right to build `part` of `folder`. Raises DataError if another process has it."""
+    lock = _lock_beside(folder, f".{part.index}-of-{part.count}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(
+            f"part {part} is being prepared by another process", "give each process a part of its own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_beside(folder: Path, part: str = "") -> FileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f"{folder.name}{part}.lock"))

@@ -1,23 +1,22 @@
 """From sources to a tokenized corpus: read, hold out validation text, choose or train a tokenizer, write the shards."""
 
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from primegpt.config import LEARNT, DataConfig, TokenizerConfig
-from primegpt.data.build import build
-from primegpt.data.corpus import Corpus, cached, entry_of, locked
+from primegpt.data.blocks import WHOLE, Blocks, Part, agree, missing_parts
+from primegpt.data.corpus import Corpus, cached, entry_of, locked, locked_part, settings_of
+from primegpt.data.entry import Entry
 from primegpt.data.sources import STDIN, Document
-from primegpt.data.split import Library, Split, Survey, choose_split, survey
-from primegpt.data.template import Template, template_for, vocabulary
+from primegpt.data.split import Library, choose_split, survey
+from primegpt.data.template import template_for, vocabulary
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
-from primegpt.run.atomic import write_json_atomic
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
 
-LEARNT_FROM = 200_000_000  # bytes of training text that a tokenizer is trained on, at most
 NAMED_UNKNOWN = 10  # characters named in one line
 
 Report = Callable[[str], None]
@@ -42,14 +41,43 @@ def prepare(
     windows in tokens, which records have to fit into. `cache` is as in `cache_folder`; `report` gets a line for each
     thing worth knowing. Raises DataError for text that cannot be used.
     """
-    if tokenizer:
-        return _prepare(Library(config, report), config, tokenizer, context, cache, report)
-    own = tokenizer_config.special_tokens
-    special_tokens = vocabulary(config, own)
-    tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
-    given = _given_tokenizer(tokenizer_config, own, special_tokens) if tokenizer_config.path else None
-    library = Library(config, report)
-    return _prepare(library, config, given or tokenizer_config, context, cache, report)
+    given = tokenizer or _tokenizer_of(config, tokenizer_config)
+    corpus = _prepare(Library(config, report), config, given, context, cache, report)
+    assert isinstance(corpus, Corpus)
+    return corpus
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A corpus of which some parts are missing: other processes or machines prepare them."""
+
+    folder: Path
+    missing: list[Part]
+
+
+def prepare_part(
+    config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    part: Part,
+    *,
+    context: int = 1024,
+    cache: Path | None = None,
+    report: Report = _silent,
+) -> Corpus | Unfinished:
+    """Prepare one part of what `prepare` would; the last of them makes the same corpus of all, byte for byte.
+
+    Each part reads all of the text, whose fingerprint and split concern the whole, and encodes its share. Raises
+    ConfigError where a tokenizer would have to be trained, which every part needs beforehand, MismatchError if other
+    parts have another text or other settings, DataError if the part is being prepared already.
+    """
+    if part != WHOLE and not tokenizer_config.path and tokenizer_config.kind != "gpt2":
+        kind = tokenizer_config.kind
+        raise ConfigError(
+            f"part {part} cannot train a {kind} tokenizer, which all parts need to have in common",
+            f"`primegpt tokenizer train SOURCE --kind {kind} --out DIR`, then give each part --tokenizer.path DIR",
+        )
+    tokenizer = _tokenizer_of(config, tokenizer_config)
+    return _prepare(Library(config, report), config, tokenizer, context, cache, report, part=part)
 
 
 def reopen(
@@ -78,6 +106,7 @@ def reopen(
         )
     report(f"the shards in {record['folder']} are gone; reading their text again")
     corpus = _prepare(Library(config, report), config, tokenizer, context, cache, report, expected=source)
+    assert isinstance(corpus, Corpus)
     if not _is_recorded(corpus, record):
         raise MismatchError(
             f"the shards of this run were {_names(record)}, and the same text now gives {_names(corpus.record())}",
@@ -94,8 +123,9 @@ def _prepare(
     cache: Path | None,
     report: Report,
     expected: str | None = None,
-) -> Corpus:
-    """Shards of the library, with the given tokenizer or one trained by its configuration."""
+    part: Part = WHOLE,
+) -> Corpus | Unfinished:
+    """Shards of the library, with the given tokenizer or one trained by its configuration; or a part of them."""
     given = None if isinstance(tokenizer, TokenizerConfig) else tokenizer
     template = template_for(config, given)
     unknown = Counter[str]()
@@ -124,20 +154,43 @@ def _prepare(
     folder = entry_of(cache, surveyed.fingerprint, tokenizer, config, context)
     if corpus := cached(folder, report, given):
         return corpus
+    blocks = Blocks.of(surveyed.n_bytes)
+    entry = Entry(folder, library, surveyed, split, blocks, tokenizer, template, config, context, report)
     try:
-        with locked(folder, report):
-            if not cached(folder, _silent):  # unless another process has just built it
-                _build(folder, library, surveyed, split, tokenizer, template, config, context, report)
+        if part == WHOLE:
+            with locked(folder, report):
+                if not cached(folder, _silent):  # unless another process has just built it
+                    entry.complete(entry.build(blocks.range(part)))
+        else:
+            with locked_part(folder, part):
+                agree(entry.unfinished, config.sources, settings_of(surveyed.fingerprint, tokenizer, config, context))
+                if not blocks.range(part):
+                    report(f"part {part} has nothing to do: the text is too small for so many, {blocks.count} would do")
+                mine = entry.build(blocks.range(part))
+            with locked(folder, report):
+                if cached(folder, _silent):
+                    entry.discard()
+                elif not entry.complete(mine):
+                    return Unfinished(entry.unfinished, missing_parts(entry.unfinished, blocks, part.count))
     except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
         raise
     except OSError as error:
-        raise PrimegptError(
-            f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
-            "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
-        ) from error
+        if not cached(folder, _silent):  # or another process has finished it, and taken the unfinished one away
+            raise PrimegptError(
+                f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
+                "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
+            ) from error
     corpus = cached(folder, report, given)
     assert corpus, f"{folder} was just written"
     return corpus
+
+
+def _tokenizer_of(config: DataConfig, tokenizer_config: TokenizerConfig) -> Tokenizer | TokenizerConfig:
+    """The tokenizer that is given by its folder, else the configuration of one, with the special tokens of the data."""
+    own = tokenizer_config.special_tokens
+    special_tokens = vocabulary(config, own)
+    tokenizer_config = tokenizer_config.model_copy(update={"special_tokens": special_tokens})
+    return _given_tokenizer(tokenizer_config, own, special_tokens) if tokenizer_config.path else tokenizer_config
 
 
 def _given_tokenizer(config: TokenizerConfig, own: SpecialTokens, wanted: SpecialTokens) -> Tokenizer:
@@ -158,81 +211,6 @@ def _given_tokenizer(config: TokenizerConfig, own: SpecialTokens, wanted: Specia
     if set(wanted.get("control", ())) <= tokenizer.special_tokens.keys():
         return tokenizer
     return store.load(path, wanted)
-
-
-def _build(
-    folder: Path,
-    library: Library,
-    surveyed: Survey,
-    split: Split,
-    tokenizer: Tokenizer | TokenizerConfig,
-    template: Template | None,
-    config: DataConfig,
-    context: int,
-    report: Report,
-) -> None:
-    """Write a whole entry beside `folder`, going on with what is there already, then rename it."""
-    unfinished = folder.with_name(f"{folder.name}.partial")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    if isinstance(tokenizer, TokenizerConfig):
-        tokenizer = _trained_tokenizer(unfinished / "tokenizer", tokenizer, library, surveyed, split, template, report)
-        template = template_for(config, tokenizer)
-    else:
-        store.save(tokenizer, unfinished / "tokenizer")
-    report(f"tokenizing {surveyed.n_bytes / 1e6:,.1f} MB")
-    tally = build(
-        unfinished,
-        split.assign(library),
-        tokenizer,
-        template,
-        context + 1,  # as many targets, and the token before the first
-        n_bytes=surveyed.n_bytes,
-        source_fingerprint=surveyed.fingerprint,
-        report=report,
-    )
-    facts = {
-        "n_documents": surveyed.n_documents,
-        "tally": tally.as_json(),
-        "train_documents": split.training_documents(surveyed),
-    }
-    write_json_atomic(unfinished / "corpus.json", facts)
-    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-    unfinished.rename(folder)
-
-
-def _trained_tokenizer(
-    saved: Path,
-    config: TokenizerConfig,
-    library: Library,
-    surveyed: Survey,
-    split: Split,
-    template: Template | None,
-    report: Report,
-) -> Tokenizer:
-    """The tokenizer that an interrupted preparation has left, else one trained now."""
-    try:
-        return store.load(saved)
-    except PrimegptError:
-        pass
-    size = config.learnt_vocab_size
-    # Characters come from all of the text, so that none of the user's own is unknown: the model learns no more of the
-    # validation text from this than its alphabet. Merges would tell more, and come from training text alone.
-    wanted = ("train", "val") if config.kind == "char" else ("train",)
-    every = 1 if config.kind == "char" else -(-surveyed.n_bytes // LEARNT_FROM)  # one document in so many
-    if size:
-        used = surveyed.n_bytes / every / 1e6
-        report(f"training a {config.kind} tokenizer of {size:,} ids on about {used:,.1f} MB")
-    tokenizer = store.train(config.kind, _texts(library, split, wanted, every, template), size, config.special_tokens)
-    store.save(tokenizer, saved)
-    return tokenizer
-
-
-def _texts(
-    library: Library, split: Split, wanted: tuple[str, ...], every: int, template: Template | None
-) -> Iterable[str]:
-    for name, number, document in split.assign(library):
-        if name in wanted and number % every == 0:
-            yield from template.texts(document, number) if template else (document.text,)
 
 
 def _report_unknown(unknown: Counter[str], tokenizer: Tokenizer, report: Report) -> None:

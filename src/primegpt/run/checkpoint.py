@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from primegpt.errors import CheckpointError, PrimegptError
 from primegpt.run import atomic
 from primegpt.run.atomic import FileRecord, canonical_json, remove, sync_folder, write_synced
-from primegpt.run.tensors import Chunks, deserialize, serialize
+from primegpt.run.tensors import Chunks, OnDisk, deserialize, serialize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint in memory: `tensors` maps a file's stem ("model", "optimizer") to its tensors by name."""
+    """A verified checkpoint: `tensors` maps a file's stem ("model", "optimizer") to its tensors by name.
+
+    They are in memory, or read when asked for, as `load_checkpoint` says.
+    """
 
     step: int
     state: dict[str, Any]
-    tensors: "dict[str, dict[str, Tensor]]"
+    tensors: "Mapping[str, Mapping[str, Tensor]]"
     resumable: bool
     path: Path
 
@@ -231,15 +234,17 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, names: Collection[str] | None = None, *, lazily: bool = False) -> Checkpoint:
     """Read the state and the tensor files `names` (stems; None: all of them) into memory, verifying what is read.
 
-    The bytes that are hashed are the very bytes that are used. Raises CheckpointError as `verify_checkpoint`.
+    The bytes that are hashed are the very bytes that are used; but `lazily` all files are hashed first, and each tensor
+    is read again when it is asked for, for one who keeps a part of it. Raises CheckpointError as `verify_checkpoint`.
     """
-    manifest = read_manifest(path)
+    manifest = verify_checkpoint(path) if lazily else read_manifest(path)
     if names is None:
         names = {stem for name in manifest.files if (stem := stem_of(name))}
-    tensors = {stem: _load_tensors(path, stem, manifest) for stem in names}
+    load = _open_tensors if lazily else _load_tensors
+    tensors = {stem: load(path, stem, manifest) for stem in names}
     try:
         state = json.loads(read_verified(path, STATE, manifest))
     except (ValueError, RecursionError) as error:
@@ -261,7 +266,15 @@ def tensor_files(stem: str, manifest: Manifest) -> list[str]:
     return sorted(name for name in manifest.files if stem_of(name) == stem) or [f"{stem}.safetensors"]
 
 
-def _load_tensors(path: Path, stem: str, manifest: Manifest) -> "dict[str, Tensor]":
+def _open_tensors(path: Path, stem: str, manifest: Manifest) -> "Mapping[str, Tensor]":
+    names = tensor_files(stem, manifest)
+    try:
+        return OnDisk(path / name for name in names)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: {', '.join(names)} cannot be used: {error}") from error
+
+
+def _load_tensors(path: Path, stem: str, manifest: Manifest) -> "Mapping[str, Tensor]":
     tensors = {}
     for name in tensor_files(stem, manifest):
         data = read_verified(path, name, manifest)
@@ -318,10 +331,10 @@ def newest_good(folder: Path, warn: Warn, *, resumable: bool = True) -> Path | N
 
 
 def load_newest(
-    folder: Path, warn: Warn, names: Collection[str] | None = None, *, resumable: bool = True
+    folder: Path, warn: Warn, names: Collection[str] | None = None, *, resumable: bool = True, lazily: bool = False
 ) -> Checkpoint | None:
-    """Load what `newest_good` would name, reading each file once; only what is read (`names`) has to be whole."""
-    return _newest(folder, warn, resumable, lambda path: load_checkpoint(path, names))
+    """Load what `newest_good` would name, as `load_checkpoint` does; only what is read (`names`) has to be whole."""
+    return _newest(folder, warn, resumable, lambda path: load_checkpoint(path, names, lazily=lazily))
 
 
 def _newest(folder: Path, warn: Warn, resumable: bool, read: Callable[[Path], T]) -> T | None:

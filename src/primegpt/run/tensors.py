@@ -8,9 +8,12 @@ hashed by reading it back. Reading, where the bytes may be anyone's, is the libr
 import json
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from primegpt.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +49,55 @@ def deserialize(data: bytes) -> "dict[str, Tensor]":
     """The tensors, on the CPU, of a safetensors file's bytes. Raises ValueError if that is not what they are."""
     from safetensors.torch import load
 
-    header_bytes = int.from_bytes(data[:8], "little")
-    if header_bytes > MAX_HEADER_BYTES:
-        raise ValueError(f"it claims a header of {header_bytes} bytes, above the limit of {MAX_HEADER_BYTES}")
+    _check_header_size(data[:8])
     try:
         return load(data)
     except Exception as error:  # the library's own errors are of many kinds
         raise ValueError(f"it is not in the safetensors format ({error})") from error
+
+
+class OnDisk(Mapping[str, "Tensor"]):
+    """The tensors of some safetensors files by name, each read when it is asked for: no more memory than it takes.
+
+    Raises ValueError for a file that is not in the format, CheckpointError for one that cannot be read any more.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = {name: path for path in paths for name in _names_in(path)}
+
+    def __getitem__(self, name: str) -> "Tensor":
+        from safetensors import safe_open
+
+        path = self._paths[name]
+        try:
+            with safe_open(path, framework="pt") as file:  # anew each time, else all pages read so far would stay
+                return file.get_tensor(name)
+        except Exception as error:  # the library's own errors are of many kinds
+            raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({error})") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def _names_in(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        _check_header_size(file.read(8))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except Exception as error:  # the library's own errors are of many kinds
+        raise ValueError(f"it is not in the safetensors format ({error})") from error
+
+
+def _check_header_size(beginning: bytes) -> None:
+    header_bytes = int.from_bytes(beginning, "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise ValueError(f"it claims a header of {header_bytes} bytes, above the limit of {MAX_HEADER_BYTES}")
 
 
 def _header(tensors: "Mapping[str, Tensor]") -> bytes:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from primegpt.run.folder import RunFolder
-from primegpt.training.distributed import World
 from primegpt.training.saving import copied, in_background, save_shares
+from primegpt.training.world import World
 
 Shares = Mapping[str, Mapping[str, Tensor]]  # by the stems of their files
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they find each other, what each takes, and what they agree on.
+"""Several processes that train one model: what each takes, and what they agree on.
 
     with join(config) as world:                    # torchrun started us `world.size` times
         model = world.shard(assemble(config))      # fsdp: each rank keeps a part of every weight
@@ -7,8 +7,8 @@
         loss.backward()
         world.sum_gradients(model)                 # ddp: from here on every rank does the same
 
-`World` is one process by itself: its methods do nothing, and so the training loop is written once. What is agreed on
-travels through the CPU (gloo) on every device, in fp64 or JSON; gradients and weights through NCCL on a GPU.
+What is agreed on travels through the CPU (gloo) on every device, in fp64 or JSON; gradients and weights through NCCL
+on a GPU. What one process does in place of each method stands in world.py.
 """
 
 import json
@@ -18,12 +18,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -35,99 +34,17 @@ from primegpt.errors import ConfigError, MismatchError, NonFiniteError, Primegpt
 from primegpt.model.gpt import GPT
 from primegpt.training.interrupts import Interrupted
 from primegpt.training.precision import choose_device, choose_precision
-from primegpt.training.sharded import whole
+from primegpt.training.rendezvous import JOINING, is_failure_of_group, meet, missing
+from primegpt.training.sharded import dealt_out, spread, whole
+from primegpt.training.world import World
 
 PATIENCE = timedelta(days=1)  # for what one rank does alone: preparing data, writing a checkpoint
-JOINING = timedelta(minutes=10)
 BUCKET = 1 << 24  # gradient elements that are summed in one go: 64 MB
 # A thread of gloo drops the last tensor that it sent a moment after all have gone on. It needs the interpreter for
 # that, and aborts the process where this has ended by then. destroy_process_group does not wait for such threads.
 SETTLING = 0.3  # seconds
-LAST_WORDS = 3.0  # seconds in which the ranks that are left find each other
 
 T = TypeVar("T")
-
-
-class World:
-    """All the processes of a run: here one, which need not agree with anybody."""
-
-    rank, size, local_rank, local_size = 0, 1, 0, 1
-    sharded = False
-    """Whether each rank holds only a part of the weights."""
-    run = "RUN"
-    """Where the run is, for advice."""
-    in_step = True
-    """Whether a forward pass is made by all ranks or by none. With ddp each makes its own."""
-
-    def __enter__(self) -> "World":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def leave(self) -> None:
-        """The end of what ranks do together."""
-
-    # What the ranks tell each other
-
-    def sum(self, value: float) -> float:
-        """The ranks' values, added up."""
-        return value
-
-    def max(self, value: float) -> float:
-        """The largest of the ranks' values: of truth values, whether any holds."""
-        return value
-
-    def tell(self, value: T) -> T:
-        """What rank 0 says, plain JSON, on every rank. There is no hurry."""
-        return value
-
-    def collect(self, value: T) -> list[T]:
-        """What each rank says, plain JSON, on every rank. There is no hurry."""
-        return [value]
-
-    def aside(self) -> "World":
-        """The same ranks for a second thread: its `tell`, `collect` and `together` do not mix with the first one's."""
-        return self
-
-    def together(self) -> AbstractContextManager[None]:
-        """What one rank refuses inside ends all of them there, and one speaks. They do not meet inside.
-
-        Those that have nothing to do wait for the others, who are in no hurry.
-        """
-        return nullcontext()
-
-    def refuse_differences(self, facts: Mapping[str, Any]) -> None:
-        """Raise MismatchError, on all ranks, if one of them has other `facts` (plain JSON) than rank 0."""
-
-    def leaders_first(self, work: Callable[[], T]) -> T:
-        """`work` done by one rank of each machine, then by its others, who find what the first one left on the disk."""
-        return work()
-
-    # What the ranks share out
-
-    def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Which of `batches` are this rank's; equally many for each, if need be one without targets."""
-        return batches
-
-    def shard(self, model: GPT) -> GPT:
-        """Leave each rank its part of the weights, in place. Parameters keep their names."""
-        return model
-
-    def share_of_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Of `tensors`, those whose bytes this rank is to write; each is one rank's, and whole there."""
-        return tensors
-
-    def expect_last(self, model: GPT, last: bool) -> None:
-        """Say whether the next backward pass completes the gradient, or more will be added."""
-
-    def sum_gradients(self, model: GPT) -> None:
-        """Add up `.grad` over the ranks, where the backward pass has not done so."""
-
-
-ALONE = World()
 
 
 class Group(World):
@@ -254,22 +171,7 @@ class Group(World):
         return mine + filler
 
     def shard(self, model: GPT) -> GPT:
-        if not self.sharded:
-            return model
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import FSDPModule, fully_shard
-
-        mesh = init_device_mesh(self.device, (self.size,))
-        for block in model.h:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        for module in model.modules():
-            if isinstance(module, FSDPModule):  # a sum, not a mean: the loss is divided by all ranks' targets already
-                module.set_force_sum_reduction_for_comms(True)
-                module.set_gradient_divide_factor(1.0)
-                module.unshard()  # makes the buffers: those made in an evaluation could not be trained with
-                module.reshard()
-        return model
+        return spread(model, self.device, self.size) if self.sharded else model
 
     def share_of_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
@@ -298,7 +200,7 @@ class Group(World):
         """Find out who is missing, and leave with a line that the first of those who are left prints."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, who has seen it too: we are leaving
-        lost, speaker = self.missing()
+        lost, speaker = missing(self.store, self.rank, self.size)
         if speaker != self.rank:
             time.sleep(0.5)
             raise SystemExit(RankError.exit_code)
@@ -309,19 +211,6 @@ class Group(World):
             f"{names} {what}" if lost else f"the ranks lost each other: {error}",
             f"start again with `--resume {self.run}`: it goes on from the last checkpoint",
         ) from error
-
-    def missing(self) -> tuple[list[int], int]:
-        """The ranks that give no sign of life, and the first that does."""
-        self.store.set(f"leaving/{self.rank}", "")
-        until = time.monotonic() + LAST_WORDS
-        lost = list(range(self.size))
-        try:
-            while lost and time.monotonic() < until:
-                lost = [rank for rank in lost if not self.store.check([f"leaving/{rank}"])]
-                time.sleep(0.05)
-        except RuntimeError:  # the store was on the machine that is gone
-            return [], self.rank
-        return lost, min(set(range(self.size)) - set(lost), default=self.rank)
 
 
 def join(config: Config) -> World:
@@ -334,30 +223,6 @@ def join(config: Config) -> World:
     device = choose_device(train.device)
     refuse_what_cannot_be_shared(config, device)
     return Group(train, device)
-
-
-def meet(store: "dist.Store", rank: int, size: int) -> str:
-    """A name for this start of all ranks, the same on each. Raises RankError for ranks that do not come.
-
-    torchrun starts ranks again with the store that they had, which remembers addresses of the dead. So each rank knocks
-    with a word that nobody has used before, and only rank 0 of the same start answers that.
-    """
-    word = uuid4().hex
-    if rank:
-        store.set(f"knock/{rank}", word)
-        name = store.get(f"answer/{word}").decode()
-        store.set(f"{name}/here/{rank}", "")
-        return name
-    until, missing = time.monotonic() + JOINING.total_seconds(), list(range(1, size))
-    while missing:
-        for other in missing:
-            if store.check([f"knock/{other}"]):
-                store.set(f"answer/{store.get(f'knock/{other}').decode()}", word)
-        missing = [other for other in missing if not store.check([f"{word}/here/{other}"])]
-        if missing and time.monotonic() > until:
-            raise RankError(f"ranks {', '.join(map(str, missing))} did not come", "is each machine's torchrun started?")
-        time.sleep(0.02)
-    return word
 
 
 def refuse_what_cannot_be_shared(config: Config, device: str) -> None:
@@ -375,20 +240,6 @@ def refuse_what_cannot_be_shared(config: Config, device: str) -> None:
         raise ConfigError("train.parallel = 'fsdp' shards whole models, no adapters", "set it to 'ddp'")
     if config.train.parallel == "fsdp" and choose_precision(config.train.precision, device) == "fp16":
         raise ConfigError("train.parallel = 'fsdp' works in bf16 or fp32", "set train.precision to one of them")
-
-
-def is_failure_of_group(error: BaseException) -> bool:
-    """Whether an error came from the connection between ranks; gloo only says so in words."""
-    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
-
-
-def dealt_out(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
-    """Which rank takes each of some named sizes: the largest first, each to the one with least. All ranks agree."""
-    loads, owners = [0] * ranks, {}
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        owners[name] = loads.index(min(loads))
-        loads[owners[name]] += sizes[name]
-    return owners
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

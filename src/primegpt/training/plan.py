@@ -17,11 +17,11 @@ from primegpt.data.feed import Batches, training_batches
 from primegpt.data.mixture import Mixture
 from primegpt.model.memory import training_memory
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
-from primegpt.training.distributed import ALONE, World
 from primegpt.training.heap import keep_in_huge_pages
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
 from primegpt.training.recipe import DEFAULT_MINUTES
 from primegpt.training.timing import step_times, why_not_compiled
+from primegpt.training.world import ALONE, World
 
 EVALUATIONS = 10
 EVALUATION_SECONDS = 3.0  # a time budget has at most one evaluation in so many seconds ...

@@ -24,7 +24,7 @@ from primegpt.run.checkpoint import (
     step_name,
     write_files,
 )
-from primegpt.training.distributed import World
+from primegpt.training.world import World
 
 
 def save_shares(

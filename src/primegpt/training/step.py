@@ -10,10 +10,10 @@ from torch.nn.utils import clip_grad_norm_
 from primegpt.data.batches import Batch
 from primegpt.model.gpt import GPT
 from primegpt.seeds import derive_seed
-from primegpt.training.distributed import ALONE, World
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.sharded import whole
+from primegpt.training.world import ALONE, World
 
 
 def compute_gradients(

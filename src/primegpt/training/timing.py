@@ -20,10 +20,10 @@ from primegpt.data.feed import Batches
 from primegpt.errors import PrimegptError
 from primegpt.run.atomic import write_json_atomic
 from primegpt.training.assemble import assemble
-from primegpt.training.distributed import ALONE, World
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.precision import Precision
 from primegpt.training.step import compute_gradients, is_out_of_memory, update
+from primegpt.training.world import ALONE, World
 
 PROBE_SECONDS = 0.4  # of steps timed for each candidate
 

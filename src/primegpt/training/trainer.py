@@ -29,7 +29,6 @@ from primegpt.run.checkpoint import (
 )
 from primegpt.run.folder import RunFolder
 from primegpt.training.checkpoints import Checkpoints
-from primegpt.training.distributed import ALONE, World
 from primegpt.training.early_stopping import EarlyStopping
 from primegpt.training.interrupts import Interrupted, Interrupts
 from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
@@ -38,6 +37,7 @@ from primegpt.training.precision import Precision
 from primegpt.training.sharded import like, local
 from primegpt.training.state import TrainState
 from primegpt.training.step import compute_gradients, is_out_of_memory, update
+from primegpt.training.world import ALONE, World
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
 PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
@@ -91,7 +91,7 @@ class Trainer:
         self.state = TrainState(max_steps=config.train.max_steps, early_stopping=early_stopping)
         self.interrupts = Interrupts(grace=None if world.size == 1 else RANK_GRACE)
         self.grad_norm = 0.0
-        self.restored_from: Checkpoint | None = None
+        self.restored_from: Path | None = None
         self.checkpoints = Checkpoints(
             folder, world, keep=config.train.keep_checkpoints, behind=config.train.async_checkpoint
         )
@@ -330,16 +330,17 @@ class Trainer:
             if "batch_size" in event and self.batches.batch_size > event["batch_size"]:
                 self.batches = self.batches.halved()
         self.folder.truncate_metrics(self._precedes)
-        self.restored_from, self.checkpoints.saved_step = checkpoint, checkpoint.step
+        self.restored_from = checkpoint.path  # its tensors are as large as ours
+        self.checkpoints.saved_step = checkpoint.step
         self.folder.point("last", checkpoint.step)  # a newer one was damaged, or the kill came just before this
 
     def _precedes(self, line: dict[str, Any]) -> bool:
         """Whether a line of metrics was written before the checkpoint was: an evaluation comes after its own."""
         return line["step"] < self.state.step or (line["step"] == self.state.step and "lr" in line)
 
-    def finish_interrupted_step(self, checkpoint: Checkpoint) -> None:
+    def finish_interrupted_step(self, checkpoint: Path) -> None:
         """What was due at the checkpoint's step and may not have happened: its evaluation and its samples."""
-        if committed := read_evaluation(checkpoint.path, self.observer.on_message):
+        if committed := read_evaluation(checkpoint, self.observer.on_message):
             self.take_in(committed)
         elif self.state.due(self.config.train.eval_interval):
             self.evaluate()
