@@ -40,6 +40,8 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self.previous.items():
+            if number == signal.SIGTERM and error and self.grace is not None:
+                continue  # leaving already: torchrun's, for a rank that is gone, must not cut the last words short
             signal.signal(number, handler)
         self.stack.close()
 
