@@ -9,6 +9,7 @@ from primegpt.data.sources import source_bytes
 from primegpt.errors import ConfigError
 from primegpt.training.precision import choose_device
 from primegpt.training.recipe import recipe as zero_config
+from primegpt.training.recipe import tuned
 
 
 def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
@@ -16,13 +17,14 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     if recipe := written_recipe(sources):
         return resolve(recipe, flags)
     texts = texts_to_read(sources, flags)
-    train = flags.values.get("train", {})
+    model, train = flags.values.get("model", {}), flags.values.get("train", {})
     device = choose_device(train.get("device", "auto"))
-    data = resolve(flags, texts).data  # also refuses bad flags before the text is looked at
-    size = source_bytes(data.sources, songs=data.songs)
+    data = resolve(flags, texts, recipe={"model": {"n_head": 1}}).data  # refuses bad flags before the text is looked at
     preset = preset_name({"model": {"preset": "prime"}}, flags)
-    recipe = zero_config(size, device, train.get("minutes"), preset, records=data.template != "text")
-    return resolve(flags, texts, recipe=recipe)
+    size, records = source_bytes(data.sources, songs=data.songs), data.template != "text"
+    recipe = zero_config(size, device, train.get("minutes"), preset, records=records, width=model.get("n_embd"))
+    as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
+    return resolve(tuned(recipe["model"]["n_embd"]) if as_measured else {}, flags, texts, recipe=recipe)
 
 
 def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
