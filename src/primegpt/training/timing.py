@@ -25,7 +25,8 @@ from primegpt.training.precision import Precision
 from primegpt.training.step import compute_gradients, is_out_of_memory, update
 from primegpt.training.world import ALONE, World
 
-PROBE_SECONDS = 0.4  # of steps timed for each candidate
+PROBE_SECONDS = 0.4  # of steps timed for each candidate ...
+PROBE_SHARE = 0.01  # ... and at most so much of a time budget
 
 Kernel = Literal["sdpa", "explicit"]
 
@@ -53,8 +54,11 @@ def measure_steps(config: Config, batches: Batches, world: World = ALONE) -> dic
     candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
     if wanted == "auto" and config.train.device == "cuda":
         candidates = ("sdpa",)
+    budget = config.train.minutes
+    seconds = min(PROBE_SECONDS, PROBE_SHARE * 60 * budget) if budget else PROBE_SECONDS
     return {
-        kernel: measure_step(config.with_values(train={"attention": kernel}), batches, world) for kernel in candidates
+        kernel: measure_step(config.with_values(train={"attention": kernel}), batches, world, seconds)
+        for kernel in candidates
     }
 
 
