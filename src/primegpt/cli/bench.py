@@ -95,6 +95,39 @@ def train(
 
 
 @app.command
+def gpu(
+    *,
+    nanogpt: Path | None = None,
+    batch_size: int = 12,
+    steps: int = 40,
+    turns: int = 3,
+    compile: bool = True,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Training steps of GPT-2's 124M on one GPU, and their share of the rate of matrix products.
+
+    Parameters
+    ----------
+    nanogpt
+        A checkout of nanoGPT, whose own bench.py takes part.
+    batch_size
+        Windows of 1,024 tokens in a step.
+    steps
+        Optimizer steps a turn.
+    turns
+        How often each contestant runs.
+    compile
+        With torch.compile; --no-compile without.
+    as_json
+        Print JSON instead of a Markdown table.
+    """
+    from primegpt.bench.gpu import bench_gpu
+
+    found = bench_gpu(nanogpt=nanogpt, batch_size=batch_size, steps=steps, turns=turns, compile=compile, say=_to_stderr)
+    _print([found], as_json)
+
+
+@app.command
 def race(
     source: str | None = None,
     *,

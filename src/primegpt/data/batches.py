@@ -63,10 +63,14 @@ class Batch:
         return Batch(ids, targets, segments, positions, self.first_example)
 
     def to(self, device: str) -> "Batch":
-        """The same batch on `device`; itself when it is there already."""
+        """The same batch on `device`; itself when it is there already. A GPU is not waited for."""
         if self.ids.device.type == device:
             return self
-        moved = (None if t is None else t.to(device) for t in (self.ids, self.targets, self.segments, self.positions))
+        pinned = device == "cuda"  # only from memory that stays in its place can a copy run beside the program
+        moved = (
+            None if t is None else (t.pin_memory() if pinned else t).to(device, non_blocking=pinned)
+            for t in (self.ids, self.targets, self.segments, self.positions)
+        )
         ids, targets, segments, positions = moved
         assert ids is not None
         assert targets is not None

@@ -41,6 +41,8 @@ def prepare_device(config: Config, world: World = ALONE) -> Config:
     torch.set_num_threads(threads)
     if device == "cpu":
         keep_in_huge_pages()
+    elif device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for products in fp32
     torch.set_flush_denormal(True)  # numbers below 1e-38 cost a hundred times as much and mean nothing here
     precision = choose_precision(train.precision, device)
     config = config.with_values(train={"device": device, "threads": threads, "precision": precision})
