@@ -40,8 +40,6 @@ def test_a_budget_takes_the_place_of_an_earlier_layers():
         ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate"),
         ({"train": {"batch_size": 0}}, r"train\.batch_size"),
         ({"train": {"sequence_length": 99}, "model": {"block_size": 9}}, "above"),
-        ({"train": {"length_warmup": 0.5}, "model": {"block_size": 9}}, "9 is odd"),
-        ({"train": {"length_warmup": 0.5}, "data": {"template": "song"}}, "not records"),
         ({"data": {"min_length": 9, "max_length": 3}}, "nothing is left"),
     ],
 )

@@ -158,22 +158,6 @@ def test_a_batch_says_what_it_holds(stream):
     assert (data.tokens_per_step, data.examples_per_epoch, data.epoch(3)) == (25, 5, 3.0)
 
 
-@pytest.mark.parametrize("isolate", [False, True])
-def test_halves_of_windows_lose_and_repeat_nothing(stream, isolate):
-    (batch,) = windows(stream(7, 20, 23), 6, batch_size=4, isolate_documents=isolate).micro_batches(0)
-    halves = batch.in_halves()
-    for tensor, half in [
-        (batch.ids, halves.ids),
-        (batch.targets, halves.targets),
-        (batch.segments, halves.segments),
-        (batch.positions, halves.positions),
-    ]:
-        assert (tensor is None) == (half is None)
-        if tensor is not None:
-            assert half.tolist() == [part for row in tensor.tolist() for part in (row[:3], row[3:])]
-    assert (halves.supervised, halves.first_example) == (batch.supervised, batch.first_example)
-
-
 def brute_force_documents(lengths, ids) -> tuple[list[int], list[int]]:
     """Walk one row: a new document wherever a token is the first of one, positions counted from there."""
     openers = set(np.cumsum([0, *lengths[:-1]]).tolist())

@@ -208,27 +208,10 @@ def test_the_model_learns_what_comes_next(tmp_path, write_shards):
     assert trainer.model(ids).argmax(-1).tolist()[0][1:] == [(i + 1) % 7 for i in range(8)][1:]
 
 
-def test_windows_are_half_as_long_at_the_beginning(shards, tmp_path):
-    """The same tokens in the same order, each a target; half a window is what the model sees of them."""
-    trainer = make_trainer(configuration(length_warmup=0.25), shards, RunFolder.create(tmp_path / "run"))
-    seen = []
-    trainer.model.register_forward_pre_hook(
-        lambda model, given, named: seen.append(given[0]) if model.training else None, with_kwargs=True
-    )
-    trainer.fit()
-    shapes = [tuple(ids.shape) for ids in seen]
-    assert shapes == [(6, 4)] * 2 * 3 + [(3, 8)] * 2 * 9
-    whole = [batch.ids for step in range(12) for batch in trainer.batches.micro_batches(step)]
-    assert all(torch.equal(ids.flatten(), rows.flatten()) for ids, rows in zip(seen, whole, strict=True))
-    assert trainer.state.tokens == sum(
-        batch.supervised for step in range(12) for batch in trainer.batches.micro_batches(step)
-    )
-
-
 @pytest.mark.parametrize("preset", ["gpt2", "prime"])
 @pytest.mark.parametrize("stop_after", [1, 3, 5, 7, 10])
 def test_a_resumed_run_equals_one_that_never_stopped(preset, stop_after, shards, tmp_path):
-    config = configuration(preset, patience=9, length_warmup=0.4)  # up to step 5, within some of the stops
+    config = configuration(preset, patience=9)
     whole = make_trainer(config, shards, RunFolder.create(tmp_path / "whole"))
     whole.fit()
 

@@ -24,9 +24,7 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     size, records = source_bytes(data.sources, songs=data.songs), data.template != "text"
     recipe = zero_config(size, device, train.get("minutes"), preset, records=records, width=model.get("n_embd"))
     as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
-    length = train.get("sequence_length") or model.get("block_size") or recipe["model"]["block_size"]
-    rates = tuned(recipe["model"]["n_embd"], length, records=records) if as_measured else {}
-    return resolve(rates, flags, texts, recipe=recipe)
+    return resolve(tuned(recipe["model"]["n_embd"]) if as_measured else {}, flags, texts, recipe=recipe)
 
 
 def written_recipe(sources: Sequence[str | Config]) -> Layer | None:

@@ -61,11 +61,6 @@ class Config(Section):
                 f"model.block_size = {self.model.block_size}; lower the first or raise the second"
             )
 
-        if self.train.length_warmup and self.data.template != "text":
-            yield "train.length_warmup cuts windows of a text in halves, not records with an answer; leave it at 0"
-        elif self.train.length_warmup and self.sequence_length % 2:
-            yield f"train.length_warmup cuts windows in halves, and {self.sequence_length} is odd; make it even"
-
     def with_values(self, **sections: Mapping[str, Any]) -> "Config":
         """A copy with some values replaced: `config.with_values(train={"max_steps": 10})`."""
         return resolve(self.model_dump(exclude_unset=True), sections)

@@ -201,8 +201,6 @@ class TrainConfig(Section):
     """Micro-batches in one optimizer step."""
     sequence_length: int | None = Field(None, ge=1)
     """Length of a training window; model.block_size when unset, never more."""
-    length_warmup: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of the planned steps, at the beginning, that cut each window of a text in halves: faster, and no worse."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps in all. One budget at most: max_steps, minutes, tokens or epochs."""
     minutes: float | None = Field(None, gt=0.0)
@@ -267,11 +265,6 @@ class TrainConfig(Section):
     """What several processes, started by torchrun, share: ddp: the batch; fsdp: weights and optimizer state too."""
     rank_timeout: float = Field(600.0, gt=0.0)
     """Seconds after which a process that the others wait for counts as hung."""
-
-    @property
-    def half_length_steps(self) -> float:
-        """Before this step windows are cut in halves."""
-        return self.length_warmup * (self.max_steps or 0)
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""

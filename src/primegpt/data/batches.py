@@ -54,14 +54,6 @@ class Batch:
         """The same rows, with no target in the loss."""
         return replace(self, targets=torch.full_like(self.targets, IGNORED))
 
-    def in_halves(self) -> "Batch":
-        """The same tokens in 2B windows of T / 2, (2B, T / 2), none of which sees the half before it."""
-        tensors = (self.ids, self.targets, self.segments, self.positions)
-        ids, targets, segments, positions = (None if t is None else t.reshape(2 * len(t), -1) for t in tensors)
-        assert ids is not None
-        assert targets is not None
-        return Batch(ids, targets, segments, positions, self.first_example)
-
     def to(self, device: str) -> "Batch":
         """The same batch on `device`; itself when it is there already. A GPU is not waited for."""
         if self.ids.device.type == device:

@@ -75,11 +75,6 @@ def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
     return {"kind": "bpe", "vocab_size": vocab_size}
 
 
-def tuned(width: int, length: int, *, records: bool = False) -> dict[str, Any]:
-    """What `prime` of that `width` learns best with on a CPU, in windows of `length` tokens.
-
-    Narrow networks bear a higher rate beside Muon. In short windows a step costs less, and the beginning of learning
-    needs no long ones (Li et al. 2021, arXiv:2108.06084).
-    """
-    halves = {"length_warmup": 0.4} if length >= 128 and length % 2 == 0 and not records else {}
-    return {"train": {"learning_rate": 1.28 / width} | halves}
+def tuned(width: int) -> dict[str, Any]:
+    """What `prime` learns best with on a CPU, `width` wide: narrow networks bear a higher rate beside Muon."""
+    return {"train": {"learning_rate": 1.28 / width}}

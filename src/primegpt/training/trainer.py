@@ -128,7 +128,8 @@ class Trainer:
         self.poll()
         started = time.monotonic()
         self.optimizers.set_learning_rate(state.learning_rate_factor(train))
-        loss, supervised = self.gradients(self.micro_batches())
+        micro_batches = self.batches.micro_batches(state.step)
+        loss, supervised = self.gradients(micro_batches)
         if not math.isfinite(loss):
             self.stop_at_non_finite("loss")
         clip = train.grad_clip
@@ -155,12 +156,6 @@ class Trainer:
         if self.state.due(train.sample_interval):
             self.sample()
 
-    def micro_batches(self) -> list[Batch]:
-        """What the present step reads; at the beginning of a run in windows of half the length, if so configured."""
-        step, train = self.state.step, self.config.train
-        batches = self.batches.micro_batches(step)
-        return [batch.in_halves() for batch in batches] if step < train.half_length_steps else batches
-
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
         """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out.
 
@@ -184,7 +179,7 @@ class Trainer:
         size, accumulation = self.batches.batch_size, self.batches.gradient_accumulation_steps
         state.events.append({"step": state.step, "batch_size": size, "gradient_accumulation_steps": accumulation})
         self.observer.on_message(f"out of memory at step {state.step}: micro-batch {size}, accumulation {accumulation}")
-        return self.gradients(self.micro_batches())
+        return self.gradients(self.batches.micro_batches(state.step))
 
     # ---- What is due -------------------------------------------------------------------------------------------------
 
