@@ -273,6 +273,53 @@ def startup(*, turns: int = 5, as_json: Annotated[bool, Parameter(name="--json")
 
 
 @app.command
+def cost(
+    *,
+    widths: str = "64,128,256,512",
+    contexts: str = "64,128,256,512,1024",
+    threads: str | None = None,
+    data: str | None = None,
+    turns: int = 3,
+    plot: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Time and memory of a training step over the model's width, the context and the threads; of data over its size.
+
+    Parameters
+    ----------
+    widths
+        Numbers with commas; 4 layers, context 128.
+    contexts
+        The same, 256 wide; a step always has 2,048 tokens.
+    threads
+        The same, 256 wide, context 128; powers of two and all that the process may use when not given.
+    data
+        Megabytes of text to prepare, with commas; none when not given.
+    turns
+        How often each is measured.
+    plot
+        A picture of it: a PNG file.
+    as_json
+        Print JSON instead of Markdown tables.
+    """
+    from primegpt.bench import cost
+
+    if plot and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise UsageError(f"--plot {plot}: not a .png file in a folder that exists")
+    found = cost.bench_cost(
+        widths=_numbers(widths, "--widths"),
+        contexts=_numbers(contexts, "--contexts"),
+        threads=_numbers(threads, "--threads") if threads else None,
+        megabytes=_numbers(data, "--data") if data else (),
+        turns=turns,
+        say=_to_stderr,
+    )
+    if plot:
+        cost.plot_growths(found, plot)
+    print(cost.as_json(found) if as_json else "\n\n".join(growth.as_markdown() for growth in found))
+
+
+@app.command
 def serve(
     run: Path | None = None,
     *,
