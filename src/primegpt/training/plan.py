@@ -78,7 +78,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
     steps = steps_for_counted_budget(train, batches)
     training_seconds = 0.0
     if minutes is not None:
-        closing = eval_seconds_per_token * corpus.val_targets + 1.5  # the full evaluation, the plot, the last samples
+        closing = eval_seconds_per_token * corpus.val_targets + 2.0  # the full evaluation, the plot, the last samples
         measuring = time.monotonic() - started  # compiling is the most of it
         training_seconds = max(1.0, 60 * minutes - elapsed - measuring - closing)
         steps = max(1, int(training_seconds * (1 - EVALUATION_SHARE - 0.04) / step_seconds))
