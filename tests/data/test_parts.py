@@ -69,6 +69,15 @@ def part(home: Path, index: int, count: int, *asked, cache: str = "parts", **set
     return prepare_part(*(asked or request(home, **settings)), Part(index, count), cache=home / cache)
 
 
+def test_texts_of_one_name_in_two_folders_do_not_meet(home, tmp_path, monkeypatch):
+    for folder, word in (("here", "river"), ("there", "bridge")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        Path("data.txt").write_text(f"the {word} and the song went on until morning\n" * 50, "utf-8")
+        asked = DataConfig(sources=("data.txt",)), TokenizerConfig(path=str(home / "bpe"))
+        assert isinstance(prepare_part(*asked, Part(1, 2), cache=tmp_path / "parts"), Unfinished | Corpus)
+
+
 # ---- the same bytes
 
 

@@ -40,6 +40,20 @@ def test_tensors_live_in_huge_pages() -> None:
     assert growth("as it comes") < 10_000
 
 
+LIMITED = """
+import ctypes, resource
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from primegpt.training.heap import keep_in_huge_pages
+print(keep_in_huge_pages(64 << 30))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of addresses that the system heeds")
+def test_where_addresses_are_limited_nothing_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # a library without mallopt
     assert not heap.keep_in_huge_pages()

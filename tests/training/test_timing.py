@@ -55,6 +55,30 @@ def test_another_machine_or_model_is_measured(measured: list[Config], monkeypatc
     assert not timing.step_times(configuration(), None)[1]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"isolate_documents": True}},
+        {"data": {"template": "song"}},
+        {"lora": {"rank": 2}},
+        {"model": {"n_embd": 32}},
+    ],
+)
+def test_other_sections_count_too(measured: list[Config], values: dict[str, dict[str, object]]) -> None:
+    timing.step_times(configuration(), None)
+    assert not timing.step_times(configuration().with_values(**values), None)[1]
+
+
+@pytest.mark.parametrize(
+    "seconds", [{}, {"sdpa": 0.0, "explicit": 1.0}, {"sdpa": None, "explicit": 1.0}, {"sdpa": 1}, 3]
+)
+def test_times_that_cannot_be_are_measured_anew(measured: list[Config], seconds: object) -> None:
+    timing.step_times(configuration(), None)
+    (path,) = files()
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seconds": seconds}), encoding="utf-8")
+    assert timing.step_times(configuration(), None) == ({"sdpa": 3.0, "explicit": 4.0}, False)
+
+
 @pytest.mark.parametrize("content", ["", "[]", json.dumps({"of": 1}), "\x00"])
 def test_a_damaged_memory_is_made_anew(measured: list[Config], content: str) -> None:
     timing.step_times(configuration(), None)

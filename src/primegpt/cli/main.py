@@ -1,11 +1,11 @@
 """`primegpt`: the list of commands, and the one place where an error becomes a line and an exit code."""
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 HELP = """\
 primegpt: train your own GPT from scratch on your own text.
@@ -43,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits 0, or with the code of the error that it prints in one line."""
     started, own_process = time.monotonic(), arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments in (["--help"], ["-h"]):  # answered before anything slow is imported
-        print(HELP, end="")
-        return
     try:
         code = run(arguments, started)
     except SystemExit as ending:  # of a rank that has nothing more to do, or nothing to say
@@ -61,9 +58,13 @@ def leave_at_once(code: int) -> None:
     Freeing what torch holds, piece by piece, takes half a second that the system does not need; and of torchrun's
     processes gloo's threads may outlive the interpreter, which would then abort.
     """
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a program without a console has none
+        try:
+            stream.flush()
+        except BrokenPipeError:  # its reader has left, as `head` does
+            pass
+        except OSError as error:
+            code = code or complain(f"the output cannot be written: {error.strerror}", 1)
     os._exit(code)
 
 
@@ -76,6 +77,9 @@ def run(arguments: Sequence[str], started: float) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if not arguments or arguments in (["--help"], ["-h"]):  # answered before anything slow is imported
+            print(HELP, end="")
+            return 0
         from primegpt.cli.commands import execute
 
         return execute(arguments, started)
@@ -86,6 +90,10 @@ def run(arguments: Sequence[str], started: float) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # of standard output: all others are met where they arise
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename:
+            raise
+        return complain(f"the output cannot be written: {error.strerror}", 1)
 
 
 def complain(message: str, code: int) -> int:

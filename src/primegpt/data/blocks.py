@@ -11,8 +11,8 @@ work, however often one of them was killed, and in whatever order they came.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -152,7 +152,7 @@ def agree(unfinished: Path, sources: Iterable[str], settings: Mapping[str, Any])
     Raises MismatchError if parts of the same sources wait for others beside it that was asked for otherwise: they
     would wait forever.
     """
-    own = {"sources": list(sources), "settings": dict(settings)}
+    own = {"sources": [_where(source) for source in sources], "settings": dict(settings)}
     unfinished.mkdir(parents=True, exist_ok=True)
     write_json_atomic(unfinished / REQUEST, own)  # before looking, so that of two at least one sees the other
     for path in sorted(unfinished.parent.glob(f"*.partial/{REQUEST}")):
@@ -160,12 +160,18 @@ def agree(unfinished: Path, sources: Iterable[str], settings: Mapping[str, Any])
             continue
         theirs, ours = other["settings"], own["settings"]
         name = next((name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)), "settings")
-        if not (unfinished / "blocks").exists():
-            shutil.rmtree(unfinished, ignore_errors=True)  # or the others would be refused because of this one
+        with suppress(OSError):  # or the others would be refused because of this one
+            (unfinished / REQUEST).unlink()
+            unfinished.rmdir()  # unless somebody works there
         raise MismatchError(
             f"another part of {', '.join(own['sources'])} has {name} {theirs.get(name)}, this one {ours.get(name)}",
             f"give all parts the same text and settings; if that one was given up, delete {path.parent}",
         )
+
+
+def _where(source: str) -> str:
+    """A file or folder by its whole path, since texts of other folders may have the same name."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _request(path: Path) -> dict[str, Any] | None:

@@ -181,7 +181,8 @@ def _prepare(
                 "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
             ) from error
     corpus = cached(folder, report, given)
-    assert corpus, f"{folder} was just written"
+    if not corpus:
+        raise DataError(f"{folder} was changed while it was being written", "prepare the text again")
     return corpus
 
 

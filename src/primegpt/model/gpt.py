@@ -228,7 +228,9 @@ class GPT(nn.Module):
             self.lm_head: nn.Module | None = (
                 None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
             )
-        self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # `to_empty`, which would import sympy for it
+        self._apply(
+            lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu")
+        )  # `to_empty`, which would import sympy for it
         # Not a buffer: `model.bfloat16()` must not round the angles.
         self.rotary = rotary_table(config) if config.position == "rope" else None
         initialise(self, seed)

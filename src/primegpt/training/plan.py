@@ -89,7 +89,8 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
     values |= {"max_steps": steps, "minutes": None, "tokens": None, "epochs": None, "attention": kernel}
     small = 4 * parameter_count(config.model) < 50e6
     values["keep_checkpoints"] = train.keep_checkpoints or ("milestones" if small else 3)
-    val_tokens = config.data.val_tokens or affordable_targets(config, budget, eval_seconds_per_token)
+    evaluations = steps / values["eval_interval"]
+    val_tokens = config.data.val_tokens or affordable_targets(config, budget, evaluations, eval_seconds_per_token)
     start = config.generate.start_document
     record = {
         "device": train.device,
@@ -139,9 +140,9 @@ def intervals(config: Config, steps: int, seconds: float = 0.0) -> dict[str, int
     }
 
 
-def affordable_targets(config: Config, budget: float, seconds_per_token: float) -> int:
+def affordable_targets(config: Config, budget: float, evaluations: float, seconds_per_token: float) -> int:
     """Validation targets that keep all evaluations (train and validation set each time) within their share."""
-    affordable = EVALUATION_SHARE * budget / (2 * (EVALUATIONS + 1)) / seconds_per_token
+    affordable = EVALUATION_SHARE * budget / (2 * (evaluations + 1)) / seconds_per_token
     batch = config.train.batch_size * (config.train.sequence_length or config.model.block_size)
     return batch * max(1, round(affordable / batch))
 

@@ -5,11 +5,13 @@ $PRIMEGPT_CACHE/timings/HASH.json   what was measured for one machine, model and
 
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +40,8 @@ def step_times(config: Config, batches: Batches, world: World = ALONE) -> tuple[
     """
     path = _memory(config)
     if world.size == 1:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return json.loads(path.read_text(encoding="utf-8"))["seconds"], True
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            return _checked(json.loads(path.read_text(encoding="utf-8")), config), True
     times = measure_steps(config, batches, world)
     if world.size == 1:
         with suppress(OSError, PrimegptError):  # no room, no right to write: it is measured again next time
@@ -48,17 +50,29 @@ def step_times(config: Config, batches: Batches, world: World = ALONE) -> tuple[
     return times, False
 
 
+def _checked(saved: dict[str, Any], config: Config) -> dict[Kernel, float]:
+    """The seconds in a file. Raises one of several errors if it does not hold what was measured for `config`."""
+    seconds = {kernel: saved["seconds"][kernel] for kernel in candidates(config)}
+    if saved["of"] != _what_counts(config) or not all(0 < float(s) < math.inf for s in seconds.values()):
+        raise ValueError("of something else")
+    return seconds
+
+
+def candidates(config: Config) -> tuple[Kernel, ...]:
+    """The implementations of attention that are in question."""
+    wanted = config.train.attention
+    if wanted != "auto":
+        return (wanted,)
+    return ("sdpa",) if config.train.device == "cuda" else ("sdpa", "explicit")
+
+
 def measure_steps(config: Config, batches: Batches, world: World = ALONE) -> dict[Kernel, float]:
     """The same, measured now."""
-    wanted = config.train.attention
-    candidates: tuple[Kernel, ...] = ("sdpa", "explicit") if wanted == "auto" else (wanted,)
-    if wanted == "auto" and config.train.device == "cuda":
-        candidates = ("sdpa",)
     budget = config.train.minutes
     seconds = min(PROBE_SECONDS, PROBE_SHARE * 60 * budget) if budget else PROBE_SECONDS
     return {
         kernel: measure_step(config.with_values(train={"attention": kernel}), batches, world, seconds)
-        for kernel in candidates
+        for kernel in candidates(config)
     }
 
 
@@ -73,9 +87,10 @@ def _what_counts(config: Config) -> dict[str, Any]:
         }
     )  # fmt: skip
     return {
-        "machine": [platform.node(), platform.machine(), chip, torch.__version__],
+        "machine": [platform.node(), platform.machine(), chip, torch.__version__, version("primegpt")],
         "model": config.model.model_dump(mode="json"),
-        "lora": config.lora.rank,
+        "data": config.data.model_dump(mode="json", include={"isolate_documents", "template"}),
+        "lora": config.lora.model_dump(mode="json"),
         "train": settings,
     }
 
