@@ -29,7 +29,7 @@ class Entry:
     """What is to be done for one entry of the cache, in `folder`.partial until it is whole."""
 
     folder: Path
-    library: Library
+    documents: Library
     surveyed: Survey
     split: Split
     blocks: Blocks
@@ -61,7 +61,7 @@ class Entry:
             self.report(f"tokenizing {to_do:,.1f} MB")
             build(
                 self.unfinished,
-                self.split.assign(self.library),
+                self.split.assign(self.documents),
                 self.surveyed,
                 self.blocks,
                 left,
@@ -146,7 +146,7 @@ class Entry:
         return store.train(config.kind, self._texts(wanted, every), size, config.special_tokens)
 
     def _texts(self, wanted: tuple[str, ...], every: int) -> Iterable[str]:
-        for name, number, document in self.split.assign(self.library):
+        for name, number, document in self.split.assign(self.documents):
             if name in wanted and number % every == 0:
                 yield from self.template.texts(document, number) if self.template else (document.text,)
 
