@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from primegpt.model.functions import RMSNorm, SquaredReLU
+from primegpt.model.functions import RMSNorm, Rotation, SquaredReLU
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -42,3 +42,28 @@ def test_values_and_gradients_are_the_formula_in_fp64(function, formula, dtype, 
         assert found.dtype == dtype
         error = (found.double() - wanted).norm() / wanted.norm()
         assert error < 8 * torch.finfo(dtype).eps
+
+
+def angles(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines for `numbers(5, 7, 64)[:, ::2]`, of four places."""
+    angle = numbers(4, 32)
+    return torch.cat((angle.cos(), angle.cos()), -1).to(dtype), torch.cat((-angle.sin(), angle.sin()), -1).to(dtype)
+
+
+def test_the_gradient_of_a_rotation_is_that_of_finite_differences() -> None:
+    x = numbers(3, 4, 64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: Rotation.apply(x, *angles(torch.float64)), (x,), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rotation_and_its_gradient_are_products_with_complex_numbers(dtype: torch.dtype) -> None:
+    x, gradient = numbers(5, 7, 64)[:, ::2].to(dtype).requires_grad_(), numbers(5, 4, 64, dtype=dtype)
+    y = Rotation.apply(x, *angles(dtype))
+    y.backward(gradient)
+    turn = torch.polar(torch.ones(4, 32, dtype=torch.float64), numbers(4, 32))
+    for found, origin, by in ((y, x, turn), (x.grad, gradient, turn.conj())):
+        a, b = origin.detach().double().chunk(2, dim=-1)
+        turned = torch.complex(a, b) * by
+        error = (found.detach().double() - torch.cat((turned.real, turned.imag), dim=-1)).norm() / turned.abs().norm()
+        assert found.dtype == dtype
+        assert error < 4 * torch.finfo(dtype).eps

@@ -189,17 +189,18 @@ def test_copies_for_decoding_are_as_large_as_forecast(name: str, precision: str)
     config = resolve({"model": {"preset": name, **sizes}, "generate": {"precision": precision}})
     model = GPT(config.model)
     twin = for_decoding(model, precision)
-    shared = {parameter.data_ptr() for parameter in model.parameters()}
-    held = {id(tensor): tensor for module in twin.modules() for tensor in vars(module).values() if is_tensor(tensor)}
-    held |= {id(parameter): parameter for parameter in twin.parameters()}
-    copies = [tensor for tensor in held.values() if tensor.is_mkldnn or tensor.data_ptr() not in shared]
+    shared = {tensor.data_ptr() for tensor in tensors_of(model)}
+    copies = [tensor for tensor in tensors_of(twin) if tensor.is_mkldnn or tensor.data_ptr() not in shared]
     actual = sum(tensor.numel() * tensor.element_size() for tensor in copies)
     assert memory.inference_memory(config).weight_copies == pytest.approx(actual, rel=0.01)
     assert 0.2 * 4 * size.matmul_parameters(config.model) < actual
 
 
-def is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+def tensors_of(model: GPT) -> list[torch.Tensor]:
+    """Parameters, and what else its modules hold in attributes; each once."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    held = [value for value in values if isinstance(value, torch.Tensor)]
+    return list({id(tensor): tensor for tensor in (*held, *model.parameters())}.values())
 
 
 # ---- the process itself

@@ -44,20 +44,19 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float | None) -> Tensor:
 
 
 def rotary_table(config: ModelConfig) -> Tensor:
-    """Cosines and sines of every position's angles, (2, block_size, D / 2), always in fp32.
+    """(c, c) and (-s, s) of every position's cosines c and sines s, (2, block_size, D), always in fp32.
 
     In bf16 the angle of position 4,095 would be off by whole turns. RoPE is Su et al. 2021, arXiv:2104.09864.
     """
     half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device="cpu") / config.head_size
     angles = torch.outer(torch.arange(config.block_size, dtype=torch.float32, device="cpu"), config.rope_theta**-half)
-    return torch.stack((angles.cos(), angles.sin()))
+    c, s = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((c, c), dim=-1), torch.cat((-s, s), dim=-1)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle. x (B, T, heads, D); cos, sin (B or 1, T, 1, D / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle. x (B, T, heads, D); cos, sin (B or 1, T, 1, D)."""
+    return functions.Rotation.apply(x, cos, sin)
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,21 +94,29 @@ class Attention(nn.Module):
         self.kernel: Kernel = "sdpa"  # set from outside, by measurement
         self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, config.bias)
-        self.q_norm = norm_heads(config)
-        self.k_norm = norm_heads(config)
+        self.q_norm, self.k_norm = norm_of_heads(config), norm_of_heads(config)
 
     def forward(self, x: Tensor, view: "View", past: Past | None = None) -> Tensor:
         B, T, _ = x.shape
         qkv = self.c_attn(x).view(B, T, self.n_head + 2 * self.n_kv_head, self.head_dim)
-        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)  # (B, T, H or K, D)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if view.rotation is not None:
-            q, k = rotate(q, *view.rotation), rotate(k, *view.rotation)
+        qk, v = qkv.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)  # (B, T, H + K or K, D)
+        qk = view.turn(self.norm_heads(qk))
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
         if past is not None:
             k, v = remember(past, k, v, view.slots)  # (B, K, S, D)
         y = self.attend(q, k.to(q.dtype), v.to(q.dtype), view)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, self.n_head * self.head_dim))
+
+    def norm_heads(self, qk: Tensor) -> Tensor:
+        """RMS norm of each query and key (B, T, H + K, D), in its own format (Henry et al. 2020, arXiv:2010.04245)."""
+        if self.q_norm is None or self.k_norm is None:
+            return qk
+        unit, gains = rms_norm(qk, None, self.q_norm.eps), (self.q_norm.weight, self.k_norm.weight)  # (D) each, or None
+        if gains[0] is None:
+            return unit
+        per_head = torch.cat((gains[0].expand(self.n_head, -1), gains[1].expand(self.n_kv_head, -1)))  # (H + K, D)
+        return unit * per_head.to(unit.dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, view: "View") -> Tensor:
         dropout = self.dropout if self.training else 0.0
@@ -131,15 +138,8 @@ class Attention(nn.Module):
         return explicit_attention(q, k, v, bias, dropout)
 
 
-class HeadNorm(RMSNorm):
-    """RMS norm of each head's queries or keys, in their own number format (Henry et al. 2020, arXiv:2010.04245)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, None if self.weight is None else self.weight.to(x.dtype), self.eps)
-
-
-def norm_heads(config: ModelConfig) -> nn.Module:
-    return HeadNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else nn.Identity()
+def norm_of_heads(config: ModelConfig) -> RMSNorm | None:
+    return RMSNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else None
 
 
 class MLP(nn.Module):
@@ -186,12 +186,19 @@ def embedding(rows: int, width: int) -> nn.Embedding:
 class View:
     """What every block needs to know of where the tokens stand; computed once a forward pass."""
 
-    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B or 1, T, 1, D / 2)
+    rotation: tuple[Tensor, Tensor] | None  # cos and sin as `rotate` takes them, (B or 1, T, 1, D)
     mask: Tensor | None  # (B or 1, 1, T, S), True where visible; None = all visible, or the triangle if causal
     causal: bool  # the plain triangle, which fused kernels do without a tensor
     slots: tuple[Tensor, Tensor] | None = None  # where the cache takes in the new tokens; None: behind the others
     maps: list[Tensor] | None = None  # collects the attention maps of a trace
     added: Tensor | None = None  # the mask as explicit attention adds it, once it was asked for
+
+    def turn(self, qk: Tensor) -> Tensor:
+        """Queries and keys (B, T, heads, D) turned by their positions, if these are rotary ones."""
+        if self.rotation is None:
+            return qk
+        cos, sin = self.rotation = self.rotation[0].to(qk.dtype), self.rotation[1].to(qk.dtype)  # once a forward pass
+        return rotate(qk, cos, sin)
 
     def bias(self, q: Tensor) -> Tensor | None:
         """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once a forward pass."""
@@ -284,7 +291,7 @@ class GPT(nn.Module):
         if self.rotary is not None:
             self.rotary = self.rotary.to(ids.device)
             angles = self.rotary[:, :T].unsqueeze(1) if positions is None else self.rotary[:, positions]
-            cos, sin = angles.unsqueeze(-2)  # (B or 1, T, 1, D / 2) each
+            cos, sin = angles.unsqueeze(-2)  # (B or 1, T, 1, D) each
             rotation = cos, sin
         if cache is not None:
             assert segments is None, "a cache holds one document a row"

@@ -34,7 +34,10 @@ def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = Fa
     if precision == "int8" and not on_cpu:
         raise ConfigError("generate.precision = 'int8' works on CPUs alone", "use bf16")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    shared = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
+    shared: dict[int, object] = {
+        id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()
+    }
+    shared[id(model.rotary)] = model.rotary
     twin: GPT = copy.deepcopy(model, shared).eval()
     if not on_cpu:
         return twin  # there the ordinary product reads memory as fast as it goes
