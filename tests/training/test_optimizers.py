@@ -100,6 +100,33 @@ def test_muon_in_batches_equals_one_matrix_at_a_time():
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 48)])
+def test_muon_is_its_formula(shape):
+    """Six steps of one matrix, a row at a time, in fp64: momentum, the polar factor's stand-in, rows evened out."""
+    generator = torch.Generator().manual_seed(0)
+    start, *grads = torch.randn(7, *shape, generator=generator, dtype=torch.float64)
+    grads[0].zero_()  # as the first gradient behind a projection that starts at zero
+    parameter = torch.nn.Parameter(start.clone())
+    muon = Muon([parameter], lr=0.1, momentum=0.9, beta2=0.8, weight_decay=0.2, dtype=torch.float64)
+    expected, momentum, squares = start.clone(), torch.zeros(shape, dtype=torch.float64), [0.0] * shape[0]
+    for step, gradient in enumerate(grads, 1):
+        parameter.grad = gradient
+        muon.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        x = 0.1 * gradient + 0.9 * momentum
+        tall = x if shape[0] >= shape[1] else x.T
+        polar = newton_schulz(tall[None], 5, torch.float64)[0]
+        direction = (polar if shape[0] >= shape[1] else polar.T).double()
+        squares = [0.8 * old + 0.2 * float(row @ row) for old, row in zip(squares, direction, strict=True)]
+        corrected = [square / (1 - 0.8**step) for square in squares]
+        rows = [row / max(square, 1e-12) ** 0.5 for row, square in zip(direction, corrected, strict=True)]
+        even = torch.stack(rows)
+        even *= direction.norm() / max(even.norm(), 1e-12)
+        expected = expected * (1 - 0.1 * 0.2) - 0.1 * max(1, shape[0] / shape[1]) ** 0.5 * even
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(even.norm(dim=1), direction.norm(dim=1), rtol=0.02)  # evening out did something
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_state_comes_back_by_name(optimizer):
     config, model = make("prime", optimizer=optimizer)

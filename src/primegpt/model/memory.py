@@ -6,6 +6,7 @@ from primegpt.config import Config, ModelConfig
 from primegpt.model.size import (
     attention_shapes,
     block_matrix_parameters,
+    block_matrix_rows,
     head_parameters,
     head_widths,
     learning_parameter_count,
@@ -93,11 +94,14 @@ def training_memory(config: Config) -> Memory:
 
 
 def optimizer_bytes(config: Config) -> int:
-    """Optimizer state: two fp32 moments a parameter (AdamW); Muon has one for the matrices inside blocks."""
+    """Optimizer state: two fp32 moments a parameter (AdamW); Muon has one for the matrices inside blocks, and a number
+    for each of their rows, which for adapters is left out."""
     if config.train.optimizer != "muon":
         return 8 * learning_parameter_count(config)
-    in_blocks = lora_parameter_count(config) if config.lora.rank else block_matrix_parameters(config.model)
-    return 8 * learning_parameter_count(config) - 4 * in_blocks
+    if config.lora.rank:
+        return 8 * learning_parameter_count(config) - 4 * lora_parameter_count(config)
+    in_blocks, rows = block_matrix_parameters(config.model), block_matrix_rows(config.model)
+    return 8 * learning_parameter_count(config) - 4 * (in_blocks - rows)
 
 
 def block_activations(config: Config) -> dict[str, int]:

@@ -69,6 +69,11 @@ def block_matrix_parameters(config: ModelConfig) -> int:
     return config.n_layer * _linear_parameters(attention_shapes(config) + mlp_shapes(config), bias=False)
 
 
+def block_matrix_rows(config: ModelConfig) -> int:
+    """Rows (outputs) of the matrices inside all blocks."""
+    return config.n_layer * sum(outputs for _, outputs in attention_shapes(config) + mlp_shapes(config))
+
+
 def lora_parameter_count(config: Config) -> int:
     """Parameters of the adapters of `config.lora`: rank (inputs + outputs) for each adapted matrix."""
     names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", *(["mlp.c_gate"] if config.model.mlp == "swiglu" else [])]

@@ -15,9 +15,10 @@ from primegpt.training.sharded import like, whole
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal: every direction of a matrix moves equally far.
 
-    For the 2-D weights inside blocks only. After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
-    Matrices of equal shape (and the transposes of tall ones) are orthogonalised together as one batch, since on a
-    small model the calls cost more than the arithmetic. `lr` is the spectral norm of a square matrix's step.
+    For the 2-D weights inside blocks only. After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, with
+    the rows evened out (NorMuon, Li et al. 2025, arXiv:2510.05491). Matrices of equal shape (and the transposes of
+    tall ones) are orthogonalised together as one batch, since on a small model the calls cost more than the
+    arithmetic. `lr` is about the spectral norm of a square matrix's step.
     """
 
     def __init__(
@@ -25,11 +26,12 @@ class Muon(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float = 0.02,
         momentum: float = 0.95,
+        beta2: float = 0.99,
         weight_decay: float = 0.0,
         iterations: int = 5,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
         self.iterations, self.dtype = iterations, dtype
 
     @torch.no_grad()
@@ -42,16 +44,31 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for p, direction in zip(params, directions, strict=True):
+                direction = self._even_rows(p, direction, group["beta2"])
                 # A tall matrix has fewer directions than rows: widen the step so that its entries move alike.
                 p.add_(like(direction, p), alpha=-group["lr"] * math.sqrt(max(1, p.size(0) / p.size(1))))
 
     def _momentum(self, p: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         """Nesterov momentum of p's gradient, same shape."""
         state = self.state[p]
-        if not state:
+        if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].lerp_(gradient, 1 - momentum)
         return gradient.lerp(state["momentum"], momentum)
+
+    def _even_rows(self, p: Tensor, direction: Tensor, beta2: float) -> Tensor:
+        """`direction` with rows (outputs) that have moved far shortened and the others lengthened; as long in all.
+
+        A row is divided by the root of its running mean square. That starts at 0 and is not corrected for it: a
+        factor that all rows share is gone when the whole is made as long as it was.
+        """
+        state, tiny = self.state[p], 1e-20
+        length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)  # (rows, 1)
+        if "row_square" not in state:
+            state["row_square"] = torch.zeros_like(length)
+        state["row_square"].lerp_(length.square(), 1 - beta2)
+        scale = (state["row_square"] + tiny).rsqrt()
+        return direction * (scale * (length.norm() / (length * scale).norm().clamp_min(tiny)))
 
 
 def orthogonalise_all(matrices: list[Tensor], iterations: int, dtype: torch.dtype) -> list[Tensor]:
