@@ -8,7 +8,14 @@ import torch
 from primegpt.config import resolve
 from primegpt.errors import CheckpointError
 from primegpt.model.gpt import GPT
-from primegpt.training.optimizers import Muon, Optimizers, decays, is_matrix_of_block, newton_schulz
+from primegpt.training.optimizers import (
+    Muon,
+    Optimizers,
+    decays,
+    is_matrix_of_block,
+    newton_schulz,
+    orthogonalise_all,
+)
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -127,6 +134,20 @@ def test_muon_is_its_formula(shape):
     assert not torch.allclose(even.norm(dim=1), direction.norm(dim=1), rtol=0.02)  # evening out did something
 
 
+def test_queries_keys_and_values_are_matrices_of_their_own():
+    """The step of a fused matrix is that of three on top of one another, as long as the whole one's shape says."""
+    train = {"optimizer": "muon", "muon_learning_rate": 0.1, "weight_decay": 0.0}
+    config = resolve({"model": {"preset": "prime", **SIZES, "n_kv_head": 1}, "train": train})
+    model = GPT(config.model, seed=1)
+    gradients(model, 0)
+    weight = model.h[0].attn.c_attn.weight  # (2 x 8 + 8 + 8, 16)
+    before, x = weight.detach().clone(), (0.05 + 0.95 * 0.05) * weight.grad
+    Optimizers(model, config.train).step()
+    piled = torch.cat([orthogonalise_all([part], 5, torch.float32)[0] for part in x.split([16, 8, 8])])
+    piled *= (piled.norm() / (len(piled) ** 0.5)) / piled.norm(dim=1, keepdim=True)  # rows even at the first step
+    torch.testing.assert_close(before - weight, 0.1 * 2**0.5 * piled, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_state_comes_back_by_name(optimizer):
     config, model = make("prime", optimizer=optimizer)
@@ -143,6 +164,14 @@ def test_state_comes_back_by_name(optimizer):
         o.step()
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+    older = {name: tensor for name, tensor in saved.items() if not name.endswith("/row_square")}
+    third = Optimizers(GPT(config.model, seed=9).load_weights(model.weights()), config.train)
+    third.load_state(older)  # of a run from before rows were evened out, which goes on with it
+    for p in third.names:
+        p.grad = torch.ones_like(p)
+    third.step()
+    assert all(p.isfinite().all() for p in third.names)
+    assert set(third.state()) == set(saved)
     untouched = Optimizers(GPT(config.model), config.train)
     with pytest.raises(CheckpointError, match="belongs to no parameter"):
         untouched.load_state({"nowhere/exp_avg": torch.zeros(1)})

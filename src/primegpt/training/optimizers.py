@@ -1,7 +1,7 @@
 """AdamW and Muon: which parameters each one moves, how far, and their state by parameter name."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
+from primegpt.model.gpt import Attention
 from primegpt.training.sharded import like, whole
 
 
@@ -18,7 +19,8 @@ class Muon(torch.optim.Optimizer):
     For the 2-D weights inside blocks only. After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, with
     the rows evened out (NorMuon, Li et al. 2025, arXiv:2510.05491). Matrices of equal shape (and the transposes of
     tall ones) are orthogonalised together as one batch, since on a small model the calls cost more than the
-    arithmetic. `lr` is about the spectral norm of a square matrix's step.
+    arithmetic. `parts` names matrices that are several on top of one another, and the rows of each of these. `lr` is
+    about the spectral norm of a square matrix's step.
     """
 
     def __init__(
@@ -30,17 +32,20 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         iterations: int = 5,
         dtype: torch.dtype = torch.float32,
+        parts: Mapping[Tensor, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
-        self.iterations, self.dtype = iterations, dtype
+        self.iterations, self.dtype, self.parts = iterations, dtype, parts or {}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyrefly: ignore[bad-override]
         assert closure is None, "Muon takes its gradients from .grad"
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            updates = [self._momentum(p, p.grad, group["momentum"]) for p in params]
-            directions = orthogonalise_all([whole(u) for u in updates], self.iterations, self.dtype)
+            updates = [whole(self._momentum(p, p.grad, group["momentum"])) for p in params]
+            pieces = [u.split(self.parts.get(p, len(u))) for p, u in zip(params, updates, strict=True)]
+            found = iter(orthogonalise_all([x for pile in pieces for x in pile], self.iterations, self.dtype))
+            directions = [torch.cat([next(found) for _ in pile]) for pile in pieces]
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for p, direction in zip(params, directions, strict=True):
@@ -103,6 +108,12 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.dim() >= 2
 
 
+def queries_keys_values(model: nn.Module) -> dict[Tensor, list[int]]:
+    """The matrices of a model that are three in one, and the rows of each."""
+    found = [module for module in model.modules() if isinstance(module, Attention)]
+    return {m.c_attn.weight: [m.head_dim * n for n in (m.n_head, m.n_kv_head, m.n_kv_head)] for m in found}
+
+
 def is_matrix_of_block(name: str, parameter: Tensor) -> bool:
     """What Muon moves: the 2-D weights inside blocks; embeddings, head and vectors stay with AdamW."""
     return parameter.dim() == 2 and name.startswith("h.")
@@ -127,7 +138,8 @@ class Optimizers:
             self.members.append(torch.optim.AdamW(filled, lr=rate, betas=betas, eps=1e-8, fused=fused))
         if muon:
             rate, decay = config.muon_learning_rate, config.weight_decay
-            self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype))
+            parts = queries_keys_values(model)
+            self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype, parts=parts))
         self.peaks = [[group["lr"] for group in member.param_groups] for member in self.members]
 
     def set_learning_rate(self, factor: float) -> None:

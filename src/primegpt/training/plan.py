@@ -26,7 +26,7 @@ from primegpt.training.world import ALONE, World
 EVALUATIONS = 10
 EVALUATION_SECONDS = 3.0  # a time budget has at most one evaluation in so many seconds ...
 SAMPLE_SECONDS = 12.0  # ... and one sample
-EVALUATION_SHARE = 0.04  # of the budget, for evaluations on the fixed sets
+EVALUATION_SHARE = 0.025  # of the budget, for evaluations on the fixed sets
 SAMPLES = 4
 
 NOT_COMPILED = "not compiled: "
