@@ -44,6 +44,23 @@ def test_values_and_gradients_are_the_formula_in_fp64(function, formula, dtype, 
         assert error < 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("layout", ["expanded", "transposed", "permuted input"])
+def test_the_gradient_of_a_norm_takes_any_strides(layout: str) -> None:
+    x = numbers(8, 8, 8).transpose(0, 2) if layout == "permuted input" else numbers(8, 8, 8)
+    gradient = torch.ones(()).double().expand(8, 8, 8) if layout == "expanded" else numbers(8, 8, 8).transpose(1, 2)
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    RMSNorm.apply(found, 1e-5).backward(gradient)
+    norm(expected).backward(gradient)
+    torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_the_gradient_of_a_norm_has_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch has not this kernel, and under a compiler."""
+    monkeypatch.setattr("primegpt.model.functions.KERNEL", None)
+    x = numbers(3, 4, 6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: RMSNorm.apply(x, 1e-5), (x,), eps=1e-6, atol=1e-5)
+
+
 def angles(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines for `numbers(5, 7, 64)[:, ::2]`, of four places."""
     angle = numbers(4, 32)

@@ -94,6 +94,22 @@ def test_a_compiled_run_learns_the_same(tmp_path):
         torch.testing.assert_close(compiled.model.weights()[name], weight, atol=1e-4, rtol=0)
 
 
+@pytest.mark.reliability
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")  # of the compiler's own
+@pytest.mark.parametrize(("preset", "recomputed"), [("prime", False), ("prime", True), ("qwen3", False)])
+def test_compiled_gradients_are_the_same(preset, recomputed):
+    """Of functions with gradients by hand too, and with the angles and masks that blocks share."""
+    plain, compiled = (
+        gradients(
+            configuration(preset, compile=on, activation_checkpointing=recomputed).with_values(model={"dropout": 0})
+        )
+        for on in (False, True)
+    )
+    for name, gradient in plain.items():
+        torch.testing.assert_close(compiled[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=0)
+
+
 def test_compiled_models_can_be_run_as_written():
     model = assemble(configuration(compile=True)).eval()
     ids = torch.zeros(1, 4, dtype=torch.long)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+KERNEL = getattr(torch.ops.aten, "_weight_norm_interface_backward", None)  # private to torch, hence with a way back
+
 
 class RMSNorm(torch.autograd.Function):
     """x / √(mean(x²) + ε) over the last dimension, in x's own format with the mean in fp32 (arXiv:1910.07467)."""
@@ -33,11 +35,13 @@ class RMSNorm(torch.autograd.Function):
         the same with v = y, |v| = √n and g = √n scale.
         """
         y, scale = ctx.saved_tensors
+        if KERNEL is None or torch.compiler.is_compiling():  # a compiler joins the passes itself
+            return (gradient - y * (gradient * y).mean(dim=-1, keepdim=True)) * scale, None
         n, exact = y.size(-1), torch.promote_types(y.dtype, torch.float32)
         g = scale.reshape(-1, 1) * math.sqrt(n)  # (N, 1)
         length = torch.full_like(g, math.sqrt(n), dtype=exact)
-        kernel = torch.ops.aten._weight_norm_interface_backward
-        result, _ = kernel(gradient.reshape(-1, n), y.reshape(-1, n), g, length, 0)
+        rows = (t.reshape(-1, n).contiguous() for t in (gradient, y))  # the kernel does not look at strides
+        result, _ = KERNEL(*rows, g.contiguous(), length.contiguous(), 0)
         return result.view(y.shape), None
 
 

@@ -94,13 +94,13 @@ class Attention(nn.Module):
         self.kernel: Kernel = "sdpa"  # set from outside, by measurement
         self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, config.bias)
-        self.q_norm, self.k_norm = norm_of_heads(config), norm_of_heads(config)
+        self.q_norm, self.k_norm = head_norm(config), head_norm(config)  # for their gains
 
     def forward(self, x: Tensor, view: "View", past: Past | None = None) -> Tensor:
         B, T, _ = x.shape
         qkv = self.c_attn(x).view(B, T, self.n_head + 2 * self.n_kv_head, self.head_dim)
         qk, v = qkv.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)  # (B, T, H + K or K, D)
-        qk = view.turn(self.norm_heads(qk))
+        qk = view.turn(self.normalise_heads(qk))
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
         if past is not None:
@@ -108,7 +108,7 @@ class Attention(nn.Module):
         y = self.attend(q, k.to(q.dtype), v.to(q.dtype), view)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, self.n_head * self.head_dim))
 
-    def norm_heads(self, qk: Tensor) -> Tensor:
+    def normalise_heads(self, qk: Tensor) -> Tensor:
         """RMS norm of each query and key (B, T, H + K, D), in its own format (Henry et al. 2020, arXiv:2010.04245)."""
         if self.q_norm is None or self.k_norm is None:
             return qk
@@ -138,7 +138,7 @@ class Attention(nn.Module):
         return explicit_attention(q, k, v, bias, dropout)
 
 
-def norm_of_heads(config: ModelConfig) -> RMSNorm | None:
+def head_norm(config: ModelConfig) -> RMSNorm | None:
     return RMSNorm(config.head_size, config.norm_eps, config.norm_gain) if config.qk_norm else None
 
 
@@ -197,7 +197,9 @@ class View:
         """Queries and keys (B, T, heads, D) turned by their positions, if these are rotary ones."""
         if self.rotation is None:
             return qk
-        cos, sin = self.rotation = self.rotation[0].to(qk.dtype), self.rotation[1].to(qk.dtype)  # once a forward pass
+        cos, sin = self.rotation[0].to(qk.dtype), self.rotation[1].to(qk.dtype)
+        if not torch.compiler.is_compiling():  # once a forward pass; compiled blocks share one graph, and may not write
+            self.rotation = cos, sin
         return rotate(qk, cos, sin)
 
     def bias(self, q: Tensor) -> Tensor | None:

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
             updates = [whole(self._momentum(p, p.grad, group["momentum"])) for p in params]
             pieces = [u.split(self.parts.get(p, len(u))) for p, u in zip(params, updates, strict=True)]
             found = iter(orthogonalise_all([x for pile in pieces for x in pile], self.iterations, self.dtype))
-            directions = [torch.cat([next(found) for _ in pile]) for pile in pieces]
+            directions = [next(found) if len(pile) == 1 else torch.cat([next(found) for _ in pile]) for pile in pieces]
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for p, direction in zip(params, directions, strict=True):
@@ -68,12 +68,13 @@ class Muon(torch.optim.Optimizer):
         factor that all rows share is gone when the whole is made as long as it was.
         """
         state, tiny = self.state[p], 1e-20
-        length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)  # (rows, 1)
+        length = torch.linalg.vector_norm(direction, dim=1)  # (rows)
         if "row_square" not in state:
             state["row_square"] = torch.zeros_like(length)
         state["row_square"].lerp_(length.square(), 1 - beta2)
         scale = (state["row_square"] + tiny).rsqrt()
-        return direction * (scale * (length.norm() / (length * scale).norm().clamp_min(tiny)))
+        scale *= length.norm() / (length * scale).norm().clamp_min(tiny)
+        return direction * scale[:, None]
 
 
 def orthogonalise_all(matrices: list[Tensor], iterations: int, dtype: torch.dtype) -> list[Tensor]:
