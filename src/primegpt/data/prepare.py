@@ -11,7 +11,7 @@ from primegpt.data.blocks import WHOLE, Blocks, Part, agree, missing_parts
 from primegpt.data.corpus import Corpus, cached, entry_of, locked, locked_part, settings_of
 from primegpt.data.entry import Entry
 from primegpt.data.sources import STDIN, Document
-from primegpt.data.split import Library, choose_split, survey
+from primegpt.data.split import Library, Survey, choose_split, survey
 from primegpt.data.template import template_for, vocabulary
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
 from primegpt.tokenizers import store
@@ -137,6 +137,25 @@ def _prepare(
             yield text
 
     surveyed = survey(library, texts, apart=bool(config.weights))
+    _refuse_other_text(surveyed, config, expected)
+    if given and unknown:
+        _report_unknown(unknown, given, report)
+    split = choose_split(surveyed, config.val_fraction, records=template is not None, sources=config.sources)
+    folder = entry_of(cache, surveyed.fingerprint, tokenizer, config, context)
+    if corpus := cached(folder, report, given):
+        return corpus
+    blocks = Blocks.of(surveyed.n_bytes)
+    entry = Entry(folder, library, surveyed, split, blocks, tokenizer, template, config, context, report)
+    if unfinished := _store(entry, part):
+        return unfinished
+    corpus = cached(folder, report, given)
+    if not corpus:
+        raise DataError(f"{folder} was changed while it was being written", "prepare the text again")
+    return corpus
+
+
+def _refuse_other_text(surveyed: Survey, config: DataConfig, expected: str | None) -> None:
+    """DataError for a weighted source of which nothing is left, MismatchError for another text than `expected`."""
     gone = [source for index, source in enumerate(config.sources) if index not in surveyed.firsts]
     if config.weights and gone:
         raise DataError(
@@ -148,42 +167,37 @@ def _prepare(
             f"the text of this run has changed: its fingerprint was {expected} and is now {surveyed.fingerprint}",
             "put the original text back, or start a new run",
         )
-    if given and unknown:
-        _report_unknown(unknown, given, report)
-    split = choose_split(surveyed, config.val_fraction, records=template is not None, sources=config.sources)
-    folder = entry_of(cache, surveyed.fingerprint, tokenizer, config, context)
-    if corpus := cached(folder, report, given):
-        return corpus
-    blocks = Blocks.of(surveyed.n_bytes)
-    entry = Entry(folder, library, surveyed, split, blocks, tokenizer, template, config, context, report)
+
+
+def _store(entry: Entry, part: Part) -> Unfinished | None:
+    """Put the entry, or a part of it, into the cache; what is missing then. Raises PrimegptError for a full disk."""
+    settings = settings_of(entry.surveyed.fingerprint, entry.tokenizer, entry.config, entry.context)
     try:
         if part == WHOLE:
-            with locked(folder, report):
-                if not cached(folder, _silent):  # unless another process has just built it
-                    entry.complete(entry.build(blocks.range(part)))
+            with locked(entry.folder, entry.report):
+                if not cached(entry.folder, _silent):  # unless another process has just built it
+                    entry.complete(entry.build(entry.blocks.range(part)))
         else:
-            with locked_part(folder, part):
-                agree(entry.unfinished, config.sources, settings_of(surveyed.fingerprint, tokenizer, config, context))
-                if not blocks.range(part):
-                    report(f"part {part} has nothing to do: the text is too small for so many, {blocks.count} would do")
-                mine = entry.build(blocks.range(part))
-            with locked(folder, report):
-                if cached(folder, _silent):
+            with locked_part(entry.folder, part):
+                agree(entry.unfinished, entry.config.sources, settings)
+                if not entry.blocks.range(part):
+                    enough = f"the text is too small for so many, {entry.blocks.count} would do"
+                    entry.report(f"part {part} has nothing to do: {enough}")
+                mine = entry.build(entry.blocks.range(part))
+            with locked(entry.folder, entry.report):
+                if cached(entry.folder, _silent):
                     entry.discard()
                 elif not entry.complete(mine):
-                    return Unfinished(entry.unfinished, missing_parts(entry.unfinished, blocks, part.count))
+                    return Unfinished(entry.unfinished, missing_parts(entry.unfinished, entry.blocks, part.count))
     except BrokenPipeError:  # nobody reads what is reported: not the disk's fault
         raise
     except OSError as error:
-        if not cached(folder, _silent):  # or another process has finished it, and taken the unfinished one away
+        if not cached(entry.folder, _silent):  # or another process has finished it, and taken the unfinished one away
             raise PrimegptError(
-                f"{folder.parent}: the prepared data cannot be written: {error.strerror or error}",
+                f"{entry.folder.parent}: the prepared data cannot be written: {error.strerror or error}",
                 "make room there, or point the environment variable PRIMEGPT_CACHE at another folder",
             ) from error
-    corpus = cached(folder, report, given)
-    if not corpus:
-        raise DataError(f"{folder} was changed while it was being written", "prepare the text again")
-    return corpus
+    return None
 
 
 def _tokenizer_of(config: DataConfig, tokenizer_config: TokenizerConfig) -> Tokenizer | TokenizerConfig:
