@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from primegpt.config import LEARNT, Config, Layer, preset_name, read_toml, resolve, write_toml
+from primegpt.config import LEARNT, Config, Layer, preset_name, read_saved, read_toml, resolve, write_toml
+from primegpt.config.layers import PRESETS
 from primegpt.errors import ConfigError
 
 
@@ -56,6 +57,19 @@ def test_a_resolved_configuration_is_written_and_read_back(tmp_path):
     (tmp_path / "config.toml").write_text("model = [", encoding="utf-8")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(tmp_path / "config.toml")
+
+
+def test_a_saved_configuration_is_not_changed_by_a_younger_preset(tmp_path, monkeypatch):
+    """A switch that the preset has got since: the run was trained without it."""
+    monkeypatch.setitem(PRESETS, "prime", {"model": {"qk_norm": True}})
+    path = tmp_path / "config.toml"
+    lines = write_toml(resolve({"model": {"preset": "prime"}})).splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("embedding_norm")))
+    monkeypatch.setitem(PRESETS, "prime", {"model": {"qk_norm": True, "embedding_norm": True}})
+    saved = read_saved(path)
+    assert (saved.model.qk_norm, saved.model.embedding_norm) == (True, False)
+    assert not saved.with_values(train={"max_steps": 3}).model.embedding_norm
+    assert resolve(read_toml(path)).model.embedding_norm  # a recipe of the user's, in contrast
 
 
 def test_nothing_that_can_be_said_is_lost_in_writing():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from primegpt.model.functions import RMSNorm, Rotation, SquaredReLU
+from primegpt.model import functions
+from primegpt.model.functions import GELU, RMSNorm, Rotation, SquaredReLU
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -19,14 +20,19 @@ def squared(x: Tensor) -> Tensor:
     return x.relu().square()
 
 
-@pytest.mark.parametrize("function", [lambda x: RMSNorm.apply(x, 1e-5), SquaredReLU.apply])
+def gelu(x: Tensor) -> Tensor:
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+@pytest.mark.parametrize("function", [lambda x: RMSNorm.apply(x, 1e-5), SquaredReLU.apply, GELU.apply])
 def test_gradients_are_those_of_finite_differences(function) -> None:
     x = numbers(3, 4, 6).requires_grad_()
     assert torch.autograd.gradcheck(function, (x,), eps=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("function", "formula"), [(lambda x: RMSNorm.apply(x, 1e-5), norm), (SquaredReLU.apply, squared)]
+    ("function", "formula"),
+    [(lambda x: RMSNorm.apply(x, 1e-5), norm), (SquaredReLU.apply, squared), (GELU.apply, gelu)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
@@ -42,6 +48,14 @@ def test_values_and_gradients_are_the_formula_in_fp64(function, formula, dtype, 
         assert found.dtype == dtype
         error = (found.double() - wanted).norm() / wanted.norm()
         assert error < 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("piece", [1, 100, 35 * 64])
+def test_a_gelu_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    x = numbers(5, 7, 64).requires_grad_()
+    expected = gelu(x), *torch.autograd.grad(gelu(x).sum(), x)
+    monkeypatch.setattr(functions, "PIECE", piece)
+    torch.testing.assert_close((GELU.apply(x), *torch.autograd.grad(GELU.apply(x).sum(), x)), expected)
 
 
 @pytest.mark.parametrize("layout", ["expanded", "transposed", "permuted input"])

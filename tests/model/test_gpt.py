@@ -166,6 +166,27 @@ def test_rotary_angles_survive_sixteen_bits(random_model: MakeModel) -> None:
     assert "rotary" not in model.state_dict()
 
 
+# ---- the embedding
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+def test_a_normalised_embedding_keeps_its_direction_alone(random_model: MakeModel, preset: str) -> None:
+    """What enters the first block has mean square 1 (before a gain), however large the table's rows are."""
+    switches = {"embedding_norm": True, "norm_gain": False, "bias": False, "tie_embeddings": False, "norm_eps": 1e-12}
+    model, ids = random_model(preset, **switches), random_ids(2, 20)
+    before = model.trace(ids)
+    squares = before.hidden[0].square().mean(-1)
+    torch.testing.assert_close(squares, torch.ones_like(squares), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        model.wte.weight.mul_(1000)
+        if model.wpe is not None:
+            model.wpe.weight.mul_(1000)
+    torch.testing.assert_close(model.trace(ids).logits, before.logits, atol=1e-4, rtol=1e-3)
+    assert model(ids, targets=ids)[0].item() == pytest.approx(
+        torch.nn.functional.cross_entropy(before.logits.flatten(0, 1), ids.flatten(), reduction="sum").item(), rel=1e-4
+    )
+
+
 # ---- the head
 
 

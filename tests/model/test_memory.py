@@ -98,6 +98,7 @@ def test_activations_are_those_that_autograd_keeps(data: st.DataObject) -> None:
         "position": draw(st.sampled_from(["learned", "rope"])),
         "mlp": draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
         "qk_norm": draw(st.booleans()),
+        "embedding_norm": draw(st.booleans()),
         "tie_embeddings": draw(st.booleans()),
     }
     train = {

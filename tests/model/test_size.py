@@ -36,6 +36,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         position=draw(st.sampled_from(["learned", "rope"])),
         mlp=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
         qk_norm=draw(st.booleans()),
+        embedding_norm=draw(st.booleans()),
         tie_embeddings=draw(st.booleans()),
     )
 

@@ -55,6 +55,21 @@ def test_muon_moves_the_matrices_of_blocks_only():
     assert len(names) == 4 * SIZES["n_layer"]
 
 
+def test_a_head_of_its_own_has_a_rate_of_its_own():
+    """The same schedule for both. A tied head is the embedding, and learns like one."""
+    config, model = make("prime", optimizer="muon", learning_rate=0.02, head_learning_rate=0.005)
+    optimizers = Optimizers(model, config.train)
+    optimizers.set_learning_rate(0.5)
+    gradients(model, 1)
+    tables = model.wte.weight, model.lm_head.weight
+    before = [table.detach().clone() for table in tables]
+    optimizers.step()  # the first step of Adam is as long as its rate
+    moved = [(table - old).abs().median().item() for table, old in zip(tables, before, strict=True)]
+    assert moved == pytest.approx([0.01, 0.0025], rel=1e-3)
+    config, tied = make("gpt2", learning_rate=0.02, head_learning_rate=0.005)
+    assert {group["lr"] for group in Optimizers(tied, config.train).members[0].param_groups} == {0.02}
+
+
 def test_twenty_steps_of_adamw_equal_a_plain_loop():
     config, model = make(learning_rate=1e-2, weight_decay=0.1)
     reference = copy.deepcopy(model)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from primegpt.config import Config, GenerateConfig, read_toml, resolve
+from primegpt.config import Config, GenerateConfig, read_saved
 from primegpt.data.template import ChatTemplate, Template, template_for
 from primegpt.errors import MismatchError, UsageError
 from primegpt.generation.decoder import Completion
@@ -172,7 +172,7 @@ def decoding_precision(wanted: str, model: GPT) -> Precision:
 
 
 def load_config(folder: RunFolder) -> Config:
-    return resolve(read_toml(folder.config_path))
+    return read_saved(folder.config_path)
 
 
 def load(

@@ -1,6 +1,6 @@
 """A run's configuration: its sections, and the layers that it is made of."""
 
-from primegpt.config.layers import Config, Layer, explain, preset_name, read_toml, resolve, write_toml
+from primegpt.config.layers import Config, Layer, explain, preset_name, read_saved, read_toml, resolve, write_toml
 from primegpt.config.sections import (
     BUDGETS,
     LEARNT,
@@ -29,6 +29,7 @@ __all__ = [
     "TrainConfig",
     "explain",
     "preset_name",
+    "read_saved",
     "read_toml",
     "resolve",
     "write_toml",

@@ -88,6 +88,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "position": "rope",
             "mlp": "relu2",
             "qk_norm": True,
+            "embedding_norm": True,
             "residual_init": "zero",
             "tie_embeddings": False,
         },
@@ -134,6 +135,11 @@ def resolve(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None
     if problems := list(config.problems()):
         raise ConfigError(" · ".join(problems))
     return config
+
+
+def read_saved(path: str | Path) -> Config:
+    """What `write_toml` wrote. A key that is not there is younger: it is as its section has it, not as the preset."""
+    return resolve(Config().model_dump(mode="json", exclude_none=True), read_toml(path))
 
 
 def read_toml(path: str | Path) -> Layer:

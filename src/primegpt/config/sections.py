@@ -56,6 +56,8 @@ class ModelConfig(Section):
     """Kind of MLP: GELU, SwiGLU (three matrices) or squared ReLU."""
     qk_norm: bool = False
     """RMS-normalise queries and keys, head by head."""
+    embedding_norm: bool = False
+    """Normalise the embeddings too, before the first block."""
     logit_softcap: float | None = Field(None, gt=0.0)
     """Squash logits to (-c, c) by c * tanh(x / c); unset leaves them as they are."""
     tie_embeddings: bool = True
@@ -213,6 +215,8 @@ class TrainConfig(Section):
     """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
     learning_rate: float = Field(6e-4, gt=0.0)
     """Peak learning rate of AdamW."""
+    head_learning_rate: float | None = Field(None, gt=0.0)
+    """That of a head of its own (model.tie_embeddings false); learning_rate when unset."""
     muon_learning_rate: float = Field(0.02, gt=0.0)
     """Peak learning rate of Muon, when it is the optimizer."""
     min_lr: float | None = Field(None, ge=0.0)

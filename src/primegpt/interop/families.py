@@ -48,8 +48,9 @@ class Family:
         return config.bias if self.bias is None else self.bias
 
 
-_LLAMA_SWITCHES = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "logit_softcap": None}
-_GPT2_SWITCHES = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "logit_softcap": None}
+_COMMON_SWITCHES = {"logit_softcap": None, "embedding_norm": False}
+_LLAMA_SWITCHES = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", **_COMMON_SWITCHES}
+_GPT2_SWITCHES = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, **_COMMON_SWITCHES}
 
 # A run without biases or gains is still a GPT-2: zeros and ones are written for them.
 GPT2 = Family("gpt2", "GPT-2", "gpt2", _GPT2_SWITCHES, bias=True, norm_bias=True)

@@ -43,6 +43,13 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float | None) -> Tensor:
     return y if gain is None else y * gain
 
 
+def gelu(x: Tensor) -> Tensor:
+    """The GELU that GPT-2 was trained with. To learn through it on a CPU is a function of its own."""
+    if x.is_cpu and x.requires_grad and not torch.compiler.is_compiling():
+        return functions.GELU.apply(x)
+    return F.gelu(x, approximate="tanh")
+
+
 def rotary_table(config: ModelConfig) -> Tensor:
     """(c, c) and (-s, s) of every position's cosines c and sines s, (2, block_size, D), always in fp32.
 
@@ -159,7 +166,7 @@ class MLP(nn.Module):
         elif self.kind == "relu2":
             h = functions.SquaredReLU.apply(h)
         else:
-            h = F.gelu(h, approximate="tanh")  # the GELU that GPT-2 was trained with
+            h = gelu(h)
         return self.c_proj(h)
 
 
@@ -230,6 +237,7 @@ class GPT(nn.Module):
         with torch.device("meta"):  # shapes first, values by `initialise` alone
             self.wte = embedding(config.padded_vocab_size, config.n_embd)
             self.wpe = embedding(config.block_size, config.n_embd) if config.position == "learned" else None
+            self.ln_e = norm(config, config.n_embd) if config.embedding_norm else None
             self.drop = nn.Dropout(config.dropout)
             self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
             self.ln_f = norm(config, config.n_embd)
@@ -282,6 +290,8 @@ class GPT(nn.Module):
         x = self.wte(ids)
         if self.wpe is not None:
             x = x + (self.wpe.weight[: ids.size(1)] if positions is None else self.wpe(positions))
+        if self.ln_e is not None:
+            x = self.ln_e(x)
         return self.drop(x)
 
     def view(

@@ -243,12 +243,13 @@ def _mlp_bytes(config: Config) -> int:
 
 
 def _end_activations(config: Config) -> int:
-    """What is kept outside blocks, per token: the last norm's, the mask of the embedding's dropout, and each token's
-    angles where they are not the same in all rows."""
+    """What is kept outside blocks, per token: of the last norm and the embedding's (no product's input), the mask of
+    the embedding's dropout, and each token's angles where they are not the same in all rows."""
     model = config.model
     angles = model.position == "rope" and config.data.isolate_documents
     return (
         _norm_bytes(config)
+        + (4 * model.n_embd if model.embedding_norm and not config.lora.rank else 0)
         + (4 * model.n_embd if model.dropout else 0)
         + (2 * _value_bytes(config) * model.head_size if angles else 0)
     )

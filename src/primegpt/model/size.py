@@ -159,4 +159,5 @@ def _norm_parameters(config: ModelConfig) -> int:
         return 0
     vectors = 2 if config.norm == "layernorm" and config.bias else 1  # gain and bias, or gain
     heads = 2 * config.head_size if config.qk_norm else 0
-    return (2 * config.n_layer + 1) * vectors * config.n_embd + config.n_layer * heads
+    wide = 2 * config.n_layer + (2 if config.embedding_norm else 1)
+    return wide * vectors * config.n_embd + config.n_layer * heads

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from primegpt.config import Config, read_toml, resolve
+from primegpt.config import Config, read_saved
 from primegpt.data.audit import AuditReport
 from primegpt.errors import PrimegptError
 from primegpt.run.checkpoint import list_checkpoints, load_newest, step_of
@@ -53,7 +53,7 @@ class History:
         lines = [line for line in folder.read_metrics() if number(line.get("step")) is not None]
         return cls(
             folder=folder,
-            config=resolve(read_toml(folder.config_path)),
+            config=read_saved(folder.config_path),
             lines=lines,
             samples=dict(_read_samples(folder.samples_dir, remarks)),
             data=data,

@@ -127,16 +127,16 @@ class Optimizers:
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
         adam = [p for p in self.names if not any(p is other for other in muon)]
-        groups = [
-            {"params": [p for p in adam if decays(self.names[p], p)], "weight_decay": config.weight_decay},
-            {"params": [p for p in adam if not decays(self.names[p], p)], "weight_decay": 0.0},
-        ]
         self.members: list[torch.optim.Optimizer] = []
         if adam:
-            rate, betas = config.learning_rate, (config.beta1, config.beta2)
-            fused = all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
-            filled = [group for group in groups if group["params"]]
-            self.members.append(torch.optim.AdamW(filled, lr=rate, betas=betas, eps=1e-8, fused=fused))
+            groups: dict[tuple[float, float], list[Tensor]] = {}
+            for p in adam:
+                head = self.names[p] == "lm_head.weight" and config.head_learning_rate
+                decay = config.weight_decay if decays(self.names[p], p) else 0.0
+                groups.setdefault((head or config.learning_rate, decay), []).append(p)
+            alike = [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
+            betas, fused = (config.beta1, config.beta2), all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
+            self.members.append(torch.optim.AdamW(alike, betas=betas, eps=1e-8, fused=fused))
         if muon:
             rate, decay = config.muon_learning_rate, config.weight_decay
             parts = queries_keys_values(model)

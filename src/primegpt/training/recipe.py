@@ -77,4 +77,4 @@ def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
 
 def tuned(width: int) -> dict[str, Any]:
     """What `prime` learns best with on a CPU, `width` wide: narrow networks bear a higher rate beside Muon."""
-    return {"train": {"learning_rate": 1.28 / width}}
+    return {"train": {"learning_rate": 1.28 / width, "head_learning_rate": 0.5 / width}}

@@ -36,7 +36,7 @@ def compute_gradients(
     for batch in micro_batches:
         poll()
         world.expect_last(model, batch is micro_batches[-1])
-        torch.manual_seed(derive_seed(seed, "dropout", step, batch.first_example))
+        seed_dropout(derive_seed(seed, "dropout", step, batch.first_example), precision.device)
         batch = batch.to(precision.device)
         with precision.autocast():
             loss, _ = model(batch.ids, positions=batch.positions, segments=batch.segments, targets=batch.targets)
@@ -44,6 +44,13 @@ def compute_gradients(
             precision.backward(loss / supervised)
         total += loss.detach()
     return total, supervised
+
+
+def seed_dropout(seed: int, device: str) -> None:
+    """`torch.manual_seed` for the devices in use; for each absent one that keeps a traceback, 0.4 ms in all."""
+    torch.default_generator.manual_seed(seed)
+    if device != "cpu":
+        getattr(torch, device).manual_seed(seed)
 
 
 def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: float) -> float:
