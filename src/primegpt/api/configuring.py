@@ -24,7 +24,8 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     size, records = source_bytes(data.sources, songs=data.songs), data.template != "text"
     recipe = zero_config(size, device, train.get("minutes"), preset, records=records, width=model.get("n_embd"))
     as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
-    return resolve(tuned(recipe["model"]["n_embd"]) if as_measured else {}, flags, texts, recipe=recipe)
+    config = resolve(flags, texts, recipe=recipe)
+    return resolve(tuned(config), flags, texts, recipe=recipe) if as_measured else config
 
 
 def written_recipe(sources: Sequence[str | Config]) -> Layer | None:

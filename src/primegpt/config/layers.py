@@ -92,7 +92,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "residual_init": "zero",
             "tie_embeddings": False,
         },
-        "train": {"optimizer": "muon", "learning_rate": 3e-3, "schedule": "linear", "weight_decay": 0.0},
+        "train": {"optimizer": "muon", "learning_rate": 3e-3, "schedule": "linear"},
     },
 }
 

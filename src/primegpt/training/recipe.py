@@ -6,6 +6,8 @@ Fitted to measured runs: docs/experiments.md, "From the budget to the network".
 import math
 from typing import Any, NamedTuple
 
+from primegpt.config import Config
+
 DEFAULT_MINUTES = 3.0
 RECORD = 256  # tokens that a record with an answer may need
 
@@ -75,6 +77,8 @@ def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
     return {"kind": "bpe", "vocab_size": vocab_size}
 
 
-def tuned(width: int) -> dict[str, Any]:
-    """What `prime` learns best with on a CPU, `width` wide: narrow networks bear a higher rate beside Muon."""
-    return {"train": {"learning_rate": 1.28 / width, "head_learning_rate": 0.5 / width}}
+def tuned(config: Config) -> dict[str, Any]:
+    """What `prime` learns best with on a CPU: narrow networks bear a higher rate beside Muon, a head of few characters a
+    lower one than the embeddings."""
+    width, characters = config.model.n_embd, config.tokenizer.kind == "char"
+    return {"train": {"learning_rate": 1.28 / width, **({"head_learning_rate": 0.5 / width} if characters else {})}}
