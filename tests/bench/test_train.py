@@ -17,13 +17,14 @@ TRAIN = """
 import pathlib, sys
 settings = dict(word[2:].split("=") for word in sys.argv[2:])
 assert sys.argv[1] == "config/train_shakespeare_char.py"
-assert settings["device"] == "cpu" and settings["compile"] == "False" and settings["dropout"] == "0.0"
+assert settings["device"] == "cpu" and settings["compile"] in ("False", "True") and settings["dropout"] == "0.0"
 assert settings["n_embd"] == "16" and settings["block_size"] == "16" and settings["batch_size"] == "2"
 assert pathlib.Path("data/shakespeare_char/train.bin").read_text().startswith("the river")
 print("tokens per iteration will be: 32")
 print("step 0: train loss 4.1, val loss 4.2")
 for step in range(int(settings["max_iters"]) + 1):
-    print(f"iter {step}: loss {4 - step / 10:.4f}, time {900 if step < 2 else 2:.2f}ms, mfu -100.00%")
+    usual = 1 if settings["compile"] == "True" else 2
+    print(f"iter {step}: loss {4 - step / 10:.4f}, time {900 if step < 2 else usual:.2f}ms, mfu -100.00%")
 """
 PREPARE = """
 import os
@@ -113,6 +114,22 @@ def test_ours_and_a_checkout_take_turns(text, checkout):
     assert not list(checkout.rglob("*.bin"))  # the user's checkout stays as it was
     assert not list(checkout.rglob("input.txt"))
     assert any("nanoGPT" in line for line in said)
+
+
+def test_with_a_compiler_ours_and_nanogpt_take_part_twice(text, checkout, monkeypatch):
+    def ours(recipe, text, folder, precision, compiled=False):
+        ends = [n * (0.001 if compiled else 0.004) for n in range(recipe.steps)]
+        return lambda: Progress([2.0] * recipe.steps, ends)
+
+    monkeypatch.setattr(train, "our_run", ours)
+    options = {"nanogpt": checkout, "shapes": {"tiny": TINY}, "configurations": ["tiny"], "steps": 12, "turns": 1}
+    _, time, _ = bench_train(str(text), compiled=True, **options)
+    medians = {result.name: result.median for result in time.results if result.rates}
+    expected = {"primegpt compiled": 1, "primegpt": 4, "primegpt fp32": 4, "nanoGPT compiled": 1, "nanoGPT": 2}
+    assert medians == pytest.approx(expected)
+    assert time.results[0].name == "primegpt compiled"  # what the others are compared with
+    _, time, _ = bench_train(str(text), **options)
+    assert "compiled" not in " ".join(result.name for result in time.results)
 
 
 @pytest.mark.usefixtures("in_this_process")

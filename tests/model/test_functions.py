@@ -32,7 +32,12 @@ def test_gradients_are_those_of_finite_differences(function) -> None:
 
 @pytest.mark.parametrize(
     ("function", "formula"),
-    [(lambda x: RMSNorm.apply(x, 1e-5), norm), (SquaredReLU.apply, squared), (GELU.apply, gelu)],
+    [
+        (lambda x: RMSNorm.apply(x, 1e-5), norm),
+        (SquaredReLU.apply, squared),
+        (GELU.apply, gelu),
+        (functions.gelu, gelu),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])

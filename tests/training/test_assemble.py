@@ -97,7 +97,9 @@ def test_a_compiled_run_learns_the_same(tmp_path):
 @pytest.mark.reliability
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # of the compiler's own
-@pytest.mark.parametrize(("preset", "recomputed"), [("prime", False), ("prime", True), ("qwen3", False)])
+@pytest.mark.parametrize(
+    ("preset", "recomputed"), [("prime", False), ("prime", True), ("qwen3", False), ("gpt2", False)]
+)
 def test_compiled_gradients_are_the_same(preset, recomputed):
     """Of functions with gradients by hand too, and with the angles and masks that blocks share."""
     plain, compiled = (

@@ -118,12 +118,14 @@ def bench_train(
     turns: int = 3,
     dropout: float = 0.0,
     threads: int | None = None,
+    compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Comparison]:
     """Milliseconds a step, tokens a second, and the training loss reached, for each of `configurations`.
 
     `source` is a text as for training, by default the songbook; `nanogpt` a checkout of nanoGPT, which is copied and
-    not written to. Raises UsageError for what is not there.
+    not written to. `compiled` adds both with `torch.compile`; ours then comes first, as what the others are compared
+    with. Raises UsageError for what is not there.
     """
     if nanogpt and not (nanogpt / "train.py").is_file():
         raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
@@ -144,13 +146,17 @@ def bench_train(
         for name in configurations:
             recipe = Recipe(shapes[name], steps, dropout, threads)
             contestants = {
+                "primegpt compiled": our_run(recipe, text, folder, "auto", compiled=True),
                 "primegpt": our_run(recipe, text, folder, "auto"),
                 "primegpt fp32": our_run(recipe, text, folder, "fp32"),
-                "nanoGPT": checkout if isinstance(checkout, str) else nanogpt_run(recipe, checkout),
+                "nanoGPT compiled": nanogpt_run(recipe, checkout, compiled=True),
+                "nanoGPT": nanogpt_run(recipe, checkout),
                 "Transformers fp32": transformers_run(recipe, text, "fp32"),
                 "Transformers bf16": transformers_run(recipe, text, "bf16"),
                 "litgpt": missing("litgpt") or "is installed, but nothing here drives it yet",
             }
+            if not compiled:
+                contestants = {name: run for name, run in contestants.items() if not name.endswith(" compiled")}
             found += measure(contestants, recipe, turns, say)
         return found
 
@@ -189,7 +195,7 @@ def text_of(source: str | None) -> str:
 # ---- Ours --------------------------------------------------------------------------------------------------------
 
 
-def our_run(recipe: Recipe, text: Path, folder: Path, precision: str) -> Callable[[], Progress]:
+def our_run(recipe: Recipe, text: Path, folder: Path, precision: str, compiled: bool = False) -> Callable[[], Progress]:
     """The command `primegpt train`, evaluating, saving and sampling at the first and the last step only."""
     optimisation = dict(recipe.optimisation)
     optimisation["warmup_steps"] = optimisation.pop("warmup_iters")
@@ -207,6 +213,7 @@ def our_run(recipe: Recipe, text: Path, folder: Path, precision: str) -> Callabl
                 "log_interval": 1,
                 "precision": precision,
                 "threads": recipe.threads,
+                "compile": compiled,
             },
             "model": {"preset": "gpt2", "bias": False, "dropout": recipe.dropout, **sizes},
             "generate": {"max_new_tokens": 1},
@@ -243,13 +250,15 @@ def prepared_checkout(checkout: Path, copy: Path, text: Path) -> Path | str:
     return copy
 
 
-def nanogpt_run(recipe: Recipe, checkout: Path) -> Callable[[], Progress]:
-    """Its train.py as its README has it for CPUs, with one batch of evaluation at the first step."""
+def nanogpt_run(recipe: Recipe, checkout: Path | str, compiled: bool = False) -> Callable[[], Progress] | str:
+    """Its train.py as its README has it for CPUs (not compiled), with one batch of evaluation at the first step."""
+    if isinstance(checkout, str):
+        return checkout
     settings = {
         **asdict(recipe.shape),
         **recipe.optimisation,
         "device": "cpu",
-        "compile": False,
+        "compile": compiled,
         "eval_iters": 1,
         "eval_interval": 10**9,
         "log_interval": 1,

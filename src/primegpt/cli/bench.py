@@ -56,6 +56,7 @@ def train(
     turns: int = 3,
     dropout: float = 0.0,
     threads: int | None = None,
+    compile: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Training steps on this CPU, beside nanoGPT and a plain Transformers loop on the same text and network.
@@ -76,6 +77,8 @@ def train(
         The same for all.
     threads
         CPU threads of every contestant; as many as the process may use when not given.
+    compile
+        Ours and nanoGPT compiled too; ours is then what the others are compared with.
     as_json
         Print JSON instead of Markdown tables.
     """
@@ -89,6 +92,7 @@ def train(
         turns=turns,
         dropout=dropout,
         threads=threads,
+        compiled=compile,
         say=_to_stderr,
     )
     _print(found, as_json)

@@ -78,7 +78,9 @@ def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
 
 
 def tuned(config: Config) -> dict[str, Any]:
-    """What `prime` learns best with on a CPU: narrow networks bear a higher rate beside Muon, a head of few characters a
-    lower one than the embeddings."""
+    """What `prime` learns best with on a CPU.
+
+    Narrow networks bear a higher rate beside Muon; the head of a few characters wants a lower one than embeddings do.
+    """
     width, characters = config.model.n_embd, config.tokenizer.kind == "char"
     return {"train": {"learning_rate": 1.28 / width, **({"head_learning_rate": 0.5 / width} if characters else {})}}
