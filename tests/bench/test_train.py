@@ -148,6 +148,16 @@ def test_ours_learns_what_is_asked_with_the_settings_of_the_recipe(text, tmp_pat
     assert (config.train.batch_size, config.train.sequence_length) == (2, 16)
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_what_could_not_be_compiled_is_absent_rather_than_slow(text, tmp_path, monkeypatch):
+    def fail(*inputs: object) -> None:
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: setattr(module, "forward", fail))
+    with pytest.raises(Absent, match=r"not compiled: RuntimeError: no working C\+\+ compiler"):
+        train.our_run(Recipe(TINY, steps=8, dropout=0.0, threads=1), text, tmp_path, "fp32", compiled=True)()
+
+
 def test_a_checkout_that_cannot_prepare_is_absent_with_the_reason(text, checkout, tmp_path):
     prepare = checkout / "data" / "shakespeare_char" / "prepare.py"
     prepare.write_text("import a_package_that_nobody_has\n", encoding="utf-8")

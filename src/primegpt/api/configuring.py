@@ -24,6 +24,7 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     size, records = source_bytes(data.sources, songs=data.songs), data.template != "text"
     recipe = zero_config(size, device, train.get("minutes"), preset, records=records, width=model.get("n_embd"))
     as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
+    as_measured &= "learning_rate" not in train  # whoever asks for one means the head's too
     config = resolve(flags, texts, recipe=recipe)
     return resolve(tuned(config), flags, texts, recipe=recipe) if as_measured else config
 

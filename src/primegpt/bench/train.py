@@ -15,12 +15,14 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from primegpt.api.runs import load_config
 from primegpt.bench.compare import Absent, Comparison, Measure, Runs, compare_measures
 from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, missing, output_of
 from primegpt.config import resolve, write_toml
 from primegpt.data.sources import read_documents
 from primegpt.errors import PrimegptError, UsageError, nearest
 from primegpt.run.folder import RunFolder
+from primegpt.training.plan import NOT_COMPILED
 
 ITERATION = re.compile(r"^iter (\d+): loss (\S+), time (\S+?)ms", re.MULTILINE)
 WARM_UP = 10  # steps that are not counted, at most a quarter of all
@@ -227,6 +229,8 @@ def our_run(recipe: Recipe, text: Path, folder: Path, precision: str, compiled: 
             output_of([*PRIMEGPT, "train", str(toml), "--out", str(out), "--overwrite"], threads=recipe.threads)
         except Absent as error:
             raise PrimegptError(str(error)) from None
+        if compiled and not (made := load_config(RunFolder.open(out))).train.compile:
+            raise Absent(next((note for note in made.plan.notes if note.startswith(NOT_COMPILED)), "not compiled"))
         rows = [row for row in RunFolder.open(out).read_metrics() if "train/loss" in row]
         return Progress([row["train/loss"] for row in rows], [row["seconds"] for row in rows])
 

@@ -220,7 +220,7 @@ class TrainConfig(Section):
     muon_learning_rate: float = Field(0.02, gt=0.0)
     """Peak learning rate of Muon, when it is the optimizer."""
     min_lr: float | None = Field(None, ge=0.0)
-    """Where AdamW's learning rate ends (Muon's in proportion); a tenth of the peak when unset (0 for linear, wsd)."""
+    """Where learning_rate ends (the others in proportion); a tenth of the peak when unset (0 for linear, wsd)."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"

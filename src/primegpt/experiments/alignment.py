@@ -41,12 +41,21 @@ NO_BANS = "control tokens not banned"  # the one trick that is no setting
 # layers it takes a word of the prompt for one that the song has said before, and repeats it now and then, whether that
 # ever helped or not (docs/why-prompts-are-ignored.md).
 SETTINGS: Settings = {
-    "model": {"preset": "prime", "position": "learned", "n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 256},
+    "model": {
+        "preset": "prime",
+        "position": "learned",
+        "embedding_norm": False,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_embd": 128,
+        "block_size": 256,
+    },
     "data": {"template": "song", "val_fraction": 0.05, "val_tokens": 4000},
     "train": {
         "learning_rate": 8e-3,
         "muon_learning_rate": 0.03,
         "warmup_steps": 10,
+        "weight_decay": 0.0,
         "attention": "explicit",
         "keep_checkpoints": 1,
     },

@@ -18,12 +18,20 @@ SMALL, COPIED, VARIED = "small", "copied", "varied"
 LABELS = {SMALL: "70 KB", COPIED: "70 KB copied to 10 MB", VARIED: "10 MB of varied text"}
 
 SETTINGS: Settings = {
-    "model": {"preset": "prime", "n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 256},
+    "model": {
+        "preset": "prime",
+        "embedding_norm": False,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_embd": 128,
+        "block_size": 256,
+    },
     "data": {"val_tokens": 4000},
     "train": {
         "learning_rate": 8e-3,
         "muon_learning_rate": 0.03,
         "warmup_steps": 10,
+        "weight_decay": 0.0,
         "attention": "explicit",
         "keep_checkpoints": "milestones",
     },

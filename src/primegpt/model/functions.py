@@ -88,7 +88,7 @@ class SquaredReLU(torch.autograd.Function):
 class GELU(torch.autograd.Function):
     """½ x (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), the GELU of GPT-2 (arXiv:1606.08415), as x σ(2u).
 
-    That is the same number, and torch's tanh takes three times as long as its sigmoid. The slope is taken along with
+    That is the same number, and torch's tanh takes six times as long as its sigmoid. The slope is taken along with
     the value, in fp32, in pieces that stay in the cache.
     """
 
@@ -116,7 +116,7 @@ class GELU(torch.autograd.Function):
         return gradient * slope
 
 
-def gelu(x: Tensor) -> Tensor:
-    """The same as a formula, for compilers, which join its passes; their tanh is as slow as torch's."""
+def gelu_formula(x: Tensor) -> Tensor:
+    """`GELU` for compilers, which join its passes and take its gradient; their tanh is as slow as torch's."""
     z = x.to(torch.promote_types(x.dtype, torch.float32))
     return (z * torch.sigmoid(math.sqrt(8 / math.pi) * (z + 0.044715 * z * z * z))).to(x.dtype)

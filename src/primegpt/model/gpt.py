@@ -44,9 +44,9 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float | None) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The GELU that GPT-2 was trained with. On a CPU to learn through it, and to compile it, is not left to torch."""
+    """The GELU that GPT-2 was trained with; ours where torch's slow tanh would count."""
     if x.is_cpu and torch.compiler.is_compiling():
-        return functions.gelu(x)
+        return functions.gelu_formula(x)
     if x.is_cpu and x.requires_grad:
         return functions.GELU.apply(x)
     return F.gelu(x, approximate="tanh")

@@ -234,7 +234,10 @@ def _mask_bytes(config: Config) -> int:
 
 
 def _mlp_bytes(config: Config) -> int:
-    """The hidden layer before and after its nonlinearity; SwiGLU has a second one, and two products' inputs."""
+    """The hidden layer before its nonlinearity (of GELU: the slope there) and after it.
+
+    SwiGLU has a second one, and two products' inputs.
+    """
     model, value = config.model, _value_bytes(config)
     if model.mlp != "swiglu":
         return value * 2 * model.mlp_size

@@ -131,9 +131,9 @@ class Optimizers:
         if adam:
             groups: dict[tuple[float, float], list[Tensor]] = {}
             for p in adam:
-                head = self.names[p] == "lm_head.weight" and config.head_learning_rate
+                own = config.head_learning_rate if self.names[p] == "lm_head.weight" else None
                 decay = config.weight_decay if decays(self.names[p], p) else 0.0
-                groups.setdefault((head or config.learning_rate, decay), []).append(p)
+                groups.setdefault((own or config.learning_rate, decay), []).append(p)
             alike = [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
             betas, fused = (config.beta1, config.beta2), all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
             self.members.append(torch.optim.AdamW(alike, betas=betas, eps=1e-8, fused=fused))

@@ -80,7 +80,10 @@ def plan_rows(run: History) -> Rows:
         if train.gradient_accumulation_steps > 1:
             windows += f", {train.gradient_accumulation_steps} times"
         rows.append(("step", windows))
-        rows.append(("optimizer", f"{train.optimizer}, {train.schedule}, peak learning rate {train.learning_rate:g}"))
+        head = f", the head's {train.head_learning_rate:g}" if train.head_learning_rate else ""
+        rows.append(
+            ("optimizer", f"{train.optimizer}, {train.schedule}, peak learning rate {train.learning_rate:g}{head}")
+        )
     if plan.device:
         threads = f", {plan.threads} thread{'s' * (plan.threads != 1)}" if plan.device == "cpu" else ""
         rows.append(("machine", f"{plan.device}{threads}, {train.precision}, {train.attention} attention"))

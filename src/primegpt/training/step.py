@@ -47,7 +47,7 @@ def compute_gradients(
 
 
 def seed_dropout(seed: int, device: str) -> None:
-    """`torch.manual_seed` for the devices in use; for each absent one that keeps a traceback, 0.4 ms in all."""
+    """`torch.manual_seed` without the kinds of device that are absent, for each of which it keeps a traceback."""
     torch.default_generator.manual_seed(seed)
     if device != "cpu":
         getattr(torch, device).manual_seed(seed)
