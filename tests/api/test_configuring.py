@@ -24,6 +24,8 @@ def test_flags_stand_above_the_measured_rates(tmp_path: Path) -> None:
     assert rates(text, train={"learning_rate": 1e-4}) == (1e-4, None)  # the head goes with the others
     assert rates(text, train={"head_learning_rate": 1e-3}) == pytest.approx((1.28 / 128, 1e-3))
     assert rates(text, tokenizer={"kind": "bpe"}) == pytest.approx((1.28 / 128, None))
+    assert rates(text, model={"n_embd": 64}) == pytest.approx((1.28 / 64, None))
+    assert rates(text, train={"minutes": 0.2}) == pytest.approx((1.28 / 64, None))
     assert rates(text, model={"tie_embeddings": True}) == pytest.approx((1.28 / 128, None))
     assert rates(text, train={"optimizer": "adamw"}) == (3e-3, None)
     assert rates(text, model={"preset": "gpt2"}) == (6e-4, None)
