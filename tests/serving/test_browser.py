@@ -236,7 +236,7 @@ def test_another_choice_branches_and_the_first_text_stays(visit, picture):
     assert min(tints) < 0.05
     first = page.locator("#look-sheet").text_content()
     page.locator("#look-sheet .by-model:not(.end)").nth(14).click()
-    page.locator("#alternatives .came").wait_for()
+    page.locator("#alternatives:not([inert]) .came").wait_for()
     shares = page.locator("#alternatives td:nth-child(5)").all_text_contents()
     assert any(share.endswith("%") for share in shares)
     page.locator("#alternatives tr:not(.came) button").nth(1).click()
@@ -337,7 +337,7 @@ def test_it_is_used_without_a_mouse(visit):
     chosen.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    page.locator("#alternatives .came").wait_for()
+    page.locator("#alternatives:not([inert]) .came").wait_for()
     assert chosen.evaluate("e => e === document.activeElement")
     page.locator("#alternatives tr:not(.came) button").first.focus()
     page.keyboard.press("Enter")
@@ -438,7 +438,7 @@ def test_markup_that_a_model_writes_stays_text(visit, tmp_path):
             page.wait_for_timeout(800)
             if view == "look":
                 page.locator("#look-sheet .token").nth(4).click()
-                page.locator("#alternatives .came").wait_for()
+                page.locator("#alternatives:not([inert]) .came").wait_for()
         assert MARKUP[:90] in page.locator(".life .text").text_content()
         assert page.title() == "primegpt playground"
         assert dialogs == []
