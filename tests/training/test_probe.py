@@ -54,12 +54,14 @@ class RandomRows:
         return self.batches
 
 
-def measure(name: str) -> tuple[float, float]:
-    """Seconds of a step, measured on the whole of it and forecast; the best of two turns of each."""
+def measurements(name: str, turns: int) -> Iterator[tuple[float, float]]:
+    """Seconds of a step, measured on the whole of it and forecast; the best so far of turns of both."""
     config = configuration(name)
-    turns = [(timing.measure_step(config, RandomRows(config)), step_seconds(config)) for _ in range(2)]
-    measured, forecast = (min(times) for times in zip(*turns, strict=True))
-    return measured, forecast
+    measured = forecast = float("inf")
+    for _ in range(turns):
+        measured = min(measured, timing.measure_step(config, RandomRows(config)))
+        forecast = min(forecast, step_seconds(config))
+        yield measured, forecast
 
 
 def test_layers_are_on_a_line():
@@ -101,17 +103,22 @@ def test_the_faster_attention_counts(monkeypatch):
 @pytest.mark.reliability
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_takes_about_as_long_as_forecast(name, monkeypatch):
-    """In one thread and the processor's time, which other programs change less than the clock's."""
+    """In one thread and the processor's time, which other programs change less than the clock's.
+
+    They only ever make it longer, for up to a minute: the best of two turns counts, or of five where these disagree.
+    """
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    measured, forecast = measure(name)
-    print(f"{name}: measured {1000 * measured:,.1f} ms, forecast {1000 * forecast:,.1f} ms")
+    for turn, (measured, forecast) in enumerate(measurements(name, turns=5), 1):
+        print(f"{name}, {turn} turns: measured {1000 * measured:,.1f} ms, forecast {1000 * forecast:,.1f} ms")
+        if turn > 1 and forecast == pytest.approx(measured, rel=0.25):
+            break
     assert forecast == pytest.approx(measured, rel=0.25)
 
 
 def table() -> Iterator[str]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for name in CASES:
-        measured, forecast = measure(name)
+        *_, (measured, forecast) = measurements(name, turns=2)
         times = f"measured {1000 * measured:7,.1f} ms, forecast {1000 * forecast:7,.1f} ms"
         yield f"{name:<26} {times}, {forecast / measured - 1:+.0%}"
 

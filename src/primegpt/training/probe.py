@@ -47,7 +47,7 @@ def step_seconds(config: Config) -> float:
     started, turns = time.monotonic(), []
     while len(turns) < 2 or (len(turns) < 5 and time.monotonic() - started < SECONDS):
         turns.append([probe.step_seconds() for probe in probes])  # in turns, since the pace of a machine varies
-    return extrapolated(depths, [min(times[1:]) for times in zip(*turns, strict=True)], config.model.n_layer)
+    return extrapolated(depths, [min(times) for times in zip(*turns, strict=True)], config.model.n_layer)
 
 
 def part_of(config: Config, layers: int) -> Config:
