@@ -5,8 +5,9 @@ import torch
 
 from primegpt import api
 from primegpt.config import Config, resolve
+from primegpt.model import loss
 from primegpt.model.size import learning_parameter_count, lora_parameter_count, parameter_count
-from primegpt.training.assemble import assemble, without_compilation
+from primegpt.training.assemble import as_written, assemble
 from primegpt.training.optimizers import Optimizers
 
 
@@ -16,15 +17,15 @@ def configuration(preset: str = "gpt2", rank: int = 0, **train: object) -> Confi
     return resolve({"model": model | {"dropout": 0.2}, "train": settings, "lora": {"rank": rank}})
 
 
-def gradients(config: Config) -> dict[str, torch.Tensor]:
+def gradients(config: Config, segments: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     model = assemble(config).train()
     with torch.no_grad():
         for parameter in model.parameters():  # zeros would hide what is behind them
             parameter.normal_(0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
     ids = torch.randint(50, (3, 17), generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)  # of dropout
-    loss, _ = model(ids[:, :-1], targets=ids[:, 1:])
-    loss.backward()
+    total, _ = model(ids[:, :-1], segments=segments, targets=ids[:, 1:])
+    total.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -73,7 +74,7 @@ def train(tmp_path, **settings: object) -> api.Run:
 
 
 def test_without_a_compiler_training_goes_on_and_says_why(tmp_path, monkeypatch, capfd):
-    def fail(*inputs: object) -> None:
+    def fail(*inputs: object, **named: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand much more")
 
     monkeypatch.setattr("torch.nn.Module.compile", lambda module: setattr(module, "forward", fail))
@@ -98,22 +99,28 @@ def test_a_compiled_run_learns_the_same(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # of the compiler's own
 @pytest.mark.parametrize(
-    ("preset", "recomputed"), [("prime", False), ("prime", True), ("qwen3", False), ("gpt2", False)]
+    ("preset", "recomputed", "isolated"),
+    [
+        ("prime", False, False),
+        ("prime", True, False),
+        ("prime", False, True),
+        ("qwen3", False, False),
+        ("gpt2", False, False),
+    ],
 )
-def test_compiled_gradients_are_the_same(preset, recomputed):
-    """Of functions with gradients by hand too, and with the angles and masks that blocks share."""
-    plain, compiled = (
-        gradients(
-            configuration(preset, compile=on, activation_checkpointing=recomputed).with_values(model={"dropout": 0})
-        )
-        for on in (False, True)
-    )
+def test_compiled_gradients_are_the_same(preset, recomputed, isolated, monkeypatch):
+    """Of functions with gradients by hand too, with the angles and masks that blocks share, and a loss in slices."""
+    if isolated:
+        monkeypatch.setattr(loss, "MAX_LOGITS", 1000)
+    segments = torch.arange(16).ge(7).long().expand(3, -1) if isolated else None
+    given = configuration(preset, activation_checkpointing=recomputed).with_values(model={"dropout": 0})
+    plain, compiled = (gradients(given.with_values(train={"compile": on}), segments) for on in (False, True))
     for name, gradient in plain.items():
         torch.testing.assert_close(compiled[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=0)
 
 
 def test_compiled_models_can_be_run_as_written():
-    model = assemble(configuration(compile=True)).eval()
-    ids = torch.zeros(1, 4, dtype=torch.long)
-    with without_compilation():
+    config = configuration(compile=True)
+    model, ids = assemble(config).eval(), torch.zeros(1, 4, dtype=torch.long)
+    with as_written(config.train):
         assert torch.equal(model(ids), assemble(configuration()).eval()(ids))

@@ -1,7 +1,5 @@
 """The trainer of a run: its batches, the fixed sets that it is evaluated on, and what its samples continue."""
 
-from contextlib import nullcontext
-
 from primegpt.config import Config
 from primegpt.data.batches import IGNORED
 from primegpt.data.corpus import Corpus
@@ -15,7 +13,7 @@ from primegpt.model.size import flops_per_token
 from primegpt.run.folder import RunFolder
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training import plan as planning
-from primegpt.training.assemble import without_compilation
+from primegpt.training.assemble import as_written
 from primegpt.training.metrics import Speed
 from primegpt.training.precision import Precision
 from primegpt.training.trainer import EvaluationSet, Observer, Trainer
@@ -31,7 +29,7 @@ def trainer_for(
     prompts = sample_prompts(config, corpus)
 
     def sample(_: GPT) -> str:
-        with without_compilation() if train.compile else nullcontext():
+        with as_written(train):
             completions = generator.generate(prompts, config.generate)
         shown = [prompt if isinstance(prompt, str) else corpus.tokenizer.decode(prompt) for prompt in prompts]
         return "\n\n".join(prompt + samples[0].text for prompt, samples in zip(shown, completions, strict=True))

@@ -187,7 +187,7 @@ def _fit(
     for name, value in planning.table(config, corpus):
         say(f"{name:<10} {value}")
     world.run = str(folder.path)
-    model = world.shard(assemble(config, base_weights(folder, config)))
+    model = assemble(config, base_weights(folder, config), world)
     with ExitStack() as stack:
         watcher = (observer or stack.enter_context(display())) if world.rank == 0 else NoDisplay()
         trainer = trainer_for(folder, config, corpus, model, watcher, world)

@@ -213,11 +213,14 @@ class View:
 
     def bias(self, q: Tensor) -> Tensor | None:
         """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once a forward pass."""
-        if self.added is None and (self.causal or self.mask is not None):
-            T, mask = q.size(2), self.mask
-            mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril() if mask is None else mask
-            self.added = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
-        return self.added
+        if self.added is not None or not (self.causal or self.mask is not None):
+            return self.added
+        T, mask = q.size(2), self.mask
+        mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril() if mask is None else mask
+        added = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+        if not torch.compiler.is_compiling():
+            self.added = added
+        return added
 
 
 @dataclass

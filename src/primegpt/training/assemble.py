@@ -1,21 +1,24 @@
-"""The model as it is trained: adapters, device, attention, activation checkpointing and compilation, from outside."""
+"""The model as it is trained: adapters, device, attention, recomputation, ranks and compilation, from outside."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from primegpt.config import Config
+from primegpt.config import Config, TrainConfig
 from primegpt.model.gpt import GPT
 from primegpt.model.lora import add_lora
+from primegpt.training.world import ALONE, World
 
 
-def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> GPT:
+def assemble(config: Config, weights: Mapping[str, Tensor] | None = None, world: World = ALONE) -> GPT:
     """The model of `config`, ready to train: with `weights` to start from, or initialised by the seed.
 
-    Names of parameters do not depend on any of the settings. Compilation happens at the first use.
+    Of several ranks each gets its part. Names of parameters do not depend on any of the settings. Compilation happens
+    at the first use.
     """
     train = config.train
     assert train.attention != "auto", "the plan resolves attention"
@@ -25,11 +28,14 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> GPT
     if config.lora.rank:
         add_lora(model, config.lora, train.seed)
     model.to(train.device).use_attention(train.attention)
-    for block in model.h:
-        if train.activation_checkpointing:
+    if train.activation_checkpointing:
+        for block in model.h:
             recompute_in_backward(block)
-        if train.compile:
-            block.compile()  # all blocks share one graph, so this takes a fraction of compiling the whole model
+    model = world.shard(model)
+    if train.compile:
+        # Where weights are gathered between blocks, these have one graph, which all of them share.
+        for module in model.h if world.sharded else [model]:
+            module.compile()
     return model
 
 
@@ -47,6 +53,6 @@ def _checkpointed(forward, *inputs):
     return checkpoint(forward, *inputs, use_reentrant=False)
 
 
-def without_compilation():
-    """A context in which compiled models run as they were written: for shapes that change all the time."""
-    return torch.compiler.set_stance("force_eager")
+def as_written(train: TrainConfig) -> AbstractContextManager[object]:
+    """A context in which a compiled model runs as it was written: for shapes too rare to compile for."""
+    return torch.compiler.set_stance("force_eager") if train.compile else nullcontext()

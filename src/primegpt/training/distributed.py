@@ -1,7 +1,7 @@
 """Several processes that train one model: what each takes, and what they agree on.
 
     with join(config) as world:                    # torchrun started us `world.size` times
-        model = world.shard(assemble(config))      # fsdp: each rank keeps a part of every weight
+        model = assemble(config, weights, world)   # fsdp: each rank keeps a part of every weight
         ...
         supervised = world.sum(supervised)         # of all ranks
         loss.backward()

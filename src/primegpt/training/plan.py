@@ -20,7 +20,7 @@ from primegpt.model.size import human_bytes, human_count, human_seconds, lora_pa
 from primegpt.training.heap import keep_in_huge_pages
 from primegpt.training.precision import Precision, available_threads, choose_device, choose_precision, matmul_rate
 from primegpt.training.recipe import DEFAULT_MINUTES
-from primegpt.training.timing import step_times, why_not_compiled
+from primegpt.training.timing import candidates, compiled_step_seconds, step_times
 from primegpt.training.world import ALONE, World
 
 EVALUATIONS = 10
@@ -64,13 +64,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
     length = train.sequence_length or config.model.block_size
     config = config.with_values(train={"sequence_length": length})
     batches = training_batches(config, corpus, world.rank, world.size)
-    notes = []
-    if train.compile and (reason := why_not_compiled(config, batches, world)):
-        config = config.with_values(train={"compile": False})
-        notes.append(f"{NOT_COMPILED}{reason}")
-    times, remembered = step_times(config, batches, world)
-    kernel, when = min(times, key=lambda name: times[name]), ", measured before" if remembered else ""
-    step_seconds = times[kernel]
+    config, step_seconds, notes = fastest_step(config, batches, world)
 
     tokens_per_step = batches.tokens_per_step
     eval_seconds_per_token = step_seconds / tokens_per_step / 3  # forward is a third of forward and backward
@@ -86,7 +80,7 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
 
     budget = training_seconds or steps * step_seconds
     values: dict[str, Any] = intervals(config, steps, training_seconds)
-    values |= {"max_steps": steps, "minutes": None, "tokens": None, "epochs": None, "attention": kernel}
+    values |= {"max_steps": steps, "minutes": None, "tokens": None, "epochs": None}
     small = 4 * parameter_count(config.model) < 50e6
     values["keep_checkpoints"] = train.keep_checkpoints or ("milestones" if small else 3)
     evaluations = steps / values["eval_interval"]
@@ -100,8 +94,8 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
         "peak_flops": matmul_rate(train.device, Precision(train.precision, train.device).dtype),
         "training_seconds": training_seconds,
         "expected_seconds": training_seconds or steps * step_seconds * (1 + EVALUATION_SHARE + 0.04),
-        "expected_memory_mb": training_memory(config.with_values(train={"attention": kernel})).total / 1e6,
-        "notes": notes + [f"attention {name}: {1000 * seconds:.1f} ms a step{when}" for name, seconds in times.items()],
+        "expected_memory_mb": training_memory(config).total / 1e6,
+        "notes": notes,
     }
     planned = config.with_values(
         train=values,
@@ -110,6 +104,28 @@ def make_plan(config: Config, corpus: Corpus, *, elapsed: float = 0.0, world: Wo
         plan=record,
     )
     return as_on_rank_0(planned, world)
+
+
+def fastest_step(config: Config, batches: Batches, world: World) -> tuple[Config, float, list[str]]:
+    """`config` with the fastest attention, and compiled no more if that fails; seconds of a step; what was found.
+
+    Attention is compared without compiling, which would take its time for each kind.
+    """
+    kernels, times, notes = candidates(config), {}, []
+    as_written = config.with_values(train={"compile": False})
+    if len(kernels) > 1 or not config.train.compile:
+        times, remembered = step_times(as_written, batches, world)
+        when = ", measured before" if remembered else ""
+        notes = [f"attention {name}: {1000 * seconds:.1f} ms a step{when}" for name, seconds in times.items()]
+    kernel = min(times, key=lambda name: times[name], default=kernels[0])
+    config = config.with_values(train={"attention": kernel})
+    if not config.train.compile:
+        return config, times[kernel], notes
+    seconds = compiled_step_seconds(config, batches, world)
+    if isinstance(seconds, str):
+        config, slower, notes = fastest_step(as_written, batches, world)
+        return config, slower, [f"{NOT_COMPILED}{seconds}", *notes]
+    return config, seconds, [*notes, f"compiled: {1000 * seconds:.1f} ms a step"]
 
 
 def begins_documents(corpus: Corpus) -> bool:

@@ -34,7 +34,7 @@ Kernel = Literal["sdpa", "explicit"]
 
 
 def step_times(config: Config, batches: Batches, world: World = ALONE) -> tuple[dict[Kernel, float], bool]:
-    """Seconds of one optimizer step for each attention implementation in question; and whether that is from memory.
+    """Seconds of one optimizer step, not compiled, for each attention in question; and whether that is from memory.
 
     A process by itself remembers what it measured; several ranks, of which some might and some might not, do not.
     """
@@ -83,7 +83,7 @@ def _what_counts(config: Config) -> dict[str, Any]:
     settings = train.model_dump(
         include={
             "batch_size", "gradient_accumulation_steps", "sequence_length", "optimizer", "precision", "device",
-            "threads", "compile", "activation_checkpointing", "attention",
+            "threads", "activation_checkpointing", "attention",
         }
     )  # fmt: skip
     return {
@@ -103,20 +103,19 @@ def _memory(config: Config) -> Path:
     return folder / f"{hashlib.sha256(named).hexdigest()[:32]}.json"
 
 
-def why_not_compiled(config: Config, batches: Batches, world: World = ALONE) -> str | None:
-    """Why `torch.compile` cannot be used here, in one line; None if it can. Takes as long as compiling does."""
+def compiled_step_seconds(config: Config, batches: Batches, world: World = ALONE) -> float | str:
+    """Seconds of one compiled step; or, in one line, why there is none. Takes as long as compiling does."""
     try:
-        measure_step(config.with_values(train={"attention": "sdpa"}), batches, world, seconds=0.0)
+        return measure_step(config, batches, world)
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return None
 
 
 def measure_step(config: Config, batches: Batches, world: World = ALONE, seconds: float = PROBE_SECONDS) -> float:
     """Median seconds of one optimizer step of a throw-away model, two warm-ups aside; of the slowest rank."""
-    model = world.shard(assemble(config)).train()
+    model = assemble(config, world=world).train()
     precision = Precision(config.train.precision, config.train.device)
     optimizers = Optimizers(model, config.train, precision.dtype)
     times: list[float] = []

@@ -28,6 +28,7 @@ from primegpt.run.checkpoint import (
     step_name,
 )
 from primegpt.run.folder import RunFolder
+from primegpt.training.assemble import as_written
 from primegpt.training.checkpoints import Checkpoints
 from primegpt.training.early_stopping import EarlyStopping
 from primegpt.training.interrupts import Interrupted, Interrupts
@@ -250,13 +251,14 @@ class Trainer:
         self.observer.on_evaluation(self.state, line, best)
 
     def loss_on(self, fixed: EvaluationSet) -> LossResult:
-        mine = evaluate_loss(
-            self.model,
-            self.world.share(fixed.batches),
-            device=self.precision.device,
-            autocast=self.precision.autocast,
-            poll=self.poll,
-        )
+        with as_written(self.config.train):
+            mine = evaluate_loss(
+                self.model,
+                self.world.share(fixed.batches),
+                device=self.precision.device,
+                autocast=self.precision.autocast,
+                poll=self.poll,
+            )
         return LossResult(self.world.sum(mine.total), int(self.world.sum(mine.targets)), fixed.text_bytes)
 
     def sample(self) -> None:
