@@ -150,7 +150,7 @@ def test_ours_learns_what_is_asked_with_the_settings_of_the_recipe(text, tmp_pat
 
 @pytest.mark.usefixtures("in_this_process")
 def test_what_could_not_be_compiled_is_absent_rather_than_slow(text, tmp_path, monkeypatch):
-    def fail(*inputs: object) -> None:
+    def fail(*inputs: object, **named: object) -> None:
         raise RuntimeError("no working C++ compiler")
 
     monkeypatch.setattr("torch.nn.Module.compile", lambda module: setattr(module, "forward", fail))
