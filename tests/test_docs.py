@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,13 @@ def test_python_in_the_documents_runs(page, place, capsys):
     for block in blocks(page, "python"):
         short = block.replace("minutes=2", "settings={'train': {'max_steps': 3, 'threads': 1}}")
         exec(short, {"primegpt": primegpt})
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "learn").glob("[0-9]*.md")), ids=lambda page: page.name)
+def test_lessons_print_what_they_say(page):
+    code, said = "".join(blocks(page, "python")), "".join(blocks(page, "text"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout == said, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
