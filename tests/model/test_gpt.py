@@ -166,6 +166,11 @@ def test_rotary_angles_survive_sixteen_bits(random_model: MakeModel) -> None:
     assert "rotary" not in model.state_dict()
 
 
+def test_rotary_angles_move_with_the_model_not_at_its_first_pass(random_model: MakeModel) -> None:
+    """What an evaluation moved, without gradients, could not be learnt through."""
+    assert random_model(position="rope").to("meta").rotary.device.type == "meta"
+
+
 # ---- the embedding
 
 

@@ -1,5 +1,7 @@
 """What is applied to a model from outside changes how it is computed, never what."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 
@@ -117,6 +119,32 @@ def test_compiled_gradients_are_the_same(preset, recomputed, isolated, monkeypat
     plain, compiled = (gradients(given.with_values(train={"compile": on}), segments) for on in (False, True))
     for name, gradient in plain.items():
         torch.testing.assert_close(compiled[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_second_model_is_not_compiled_again(recomputed, monkeypatch):
+    """The one that was measured is thrown away; the one that learns has its graph."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr("torch.nn.Module.compile", partialmethod(torch.nn.Module.compile, backend=count))
+    config = configuration("prime", compile=True, activation_checkpointing=recomputed)
+    ids = torch.zeros(2, 16, dtype=torch.long)
+    for _ in range(3):
+        total, _ = assemble(config).train()(ids, targets=ids)
+        total.backward()
+    assert len(graphs) == 1
+
+
+def test_records_of_all_lengths_share_the_graphs_of_a_block(monkeypatch):
+    compiled = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: compiled.append(type(module).__name__))
+    assemble(configuration(compile=True))
+    assemble(configuration(compile=True).with_values(data={"template": "song"}))
+    assert compiled == ["GPT", "Block", "Block"]
 
 
 def test_compiled_models_can_be_run_as_written():

@@ -4,7 +4,7 @@ Letters in shapes: B batch, T time (new tokens), S keys seen (T without a cache)
 H query heads, K key/value heads, D head width, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -207,12 +207,12 @@ class View:
         if self.rotation is None:
             return qk
         cos, sin = self.rotation[0].to(qk.dtype), self.rotation[1].to(qk.dtype)
-        if not torch.compiler.is_compiling():  # once a forward pass; compiled blocks share one graph, and may not write
+        if not torch.compiler.is_compiling():  # for the other blocks; those that share a compiled graph may not write
             self.rotation = cos, sin
         return rotate(qk, cos, sin)
 
     def bias(self, q: Tensor) -> Tensor | None:
-        """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once a forward pass."""
+        """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once, as `turn` does."""
         if self.added is not None or not (self.causal or self.mask is not None):
             return self.added
         T, mask = q.size(2), self.mask
@@ -250,12 +250,19 @@ class GPT(nn.Module):
             self.lm_head: nn.Module | None = (
                 None if tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
             )
+        # Not a buffer: `model.bfloat16()` must not round the angles.
+        self.rotary = rotary_table(config) if config.position == "rope" else None
         self._apply(
             lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu")
         )  # `to_empty`, which would import sympy for it
-        # Not a buffer: `model.bfloat16()` must not round the angles.
-        self.rotary = rotary_table(config) if config.position == "rope" else None
         initialise(self, seed)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
+        """What `to`, `cuda` and the like do with every parameter; the angles move along, and keep their format."""
+        super()._apply(fn, recurse)
+        if self.rotary is not None:
+            self.rotary = self.rotary.to(self.wte.weight.device)
+        return self
 
     def forward(
         self,
@@ -306,7 +313,6 @@ class GPT(nn.Module):
         T = ids.size(1)
         rotation = None
         if self.rotary is not None:
-            self.rotary = self.rotary.to(ids.device)
             angles = self.rotary[:, :T].unsqueeze(1) if positions is None else self.rotary[:, positions]
             cos, sin = angles.unsqueeze(-2)  # (B or 1, T, 1, D) each
             rotation = cos, sin

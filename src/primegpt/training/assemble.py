@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from primegpt.config import Config, TrainConfig
-from primegpt.model.gpt import GPT
+from primegpt.model.cache import Past
+from primegpt.model.gpt import GPT, Block, View
 from primegpt.model.lora import add_lora
 from primegpt.training.world import ALONE, World
 
@@ -30,27 +30,27 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None, world:
     model.to(train.device).use_attention(train.attention)
     if train.activation_checkpointing:
         for block in model.h:
-            recompute_in_backward(block)
+            block.__class__ = RecomputedBlock  # its `forward` alone would be compiled anew for each model
     model = world.shard(model)
     if train.compile:
-        # Where weights are gathered between blocks, these have one graph, which all of them share.
-        for module in model.h if world.sharded else [model]:
+        # Blocks share a small graph where weights are gathered between them, and where the longest record gives the
+        # length: each number of slices that the loss is taken in would be another graph of the whole model.
+        apart = world.sharded or config.data.template != "text"
+        for module in model.h if apart else [model]:
             module.compile()
     return model
 
 
-def recompute_in_backward(block: torch.nn.Module) -> None:
-    """Keep only the input of `block` for the backward pass, which runs it again (Chen et al. 2016, arXiv:1604.06174).
+class RecomputedBlock(Block):
+    """A block that keeps only its input for the backward pass, which runs it again (Chen et al., arXiv:1604.06174).
 
     The generator is put back for the second time, so that dropout is the same. Nothing changes without gradients.
     """
-    block.forward = partial(_checkpointed, block.forward)
 
-
-def _checkpointed(forward, *inputs):
-    if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+    def forward(self, x: Tensor, view: View, past: Past | None = None) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x, view, past)
+        return checkpoint(super().forward, x, view, past, use_reentrant=False)
 
 
 def as_written(train: TrainConfig) -> AbstractContextManager[object]:
