@@ -236,6 +236,14 @@ def test_curves_of_fifty_steps_are_those_of_one_process(place, alone, parallel, 
         assert verify_checkpoint(path).files.keys() == {*names, "state.json"}  # a share of each rank
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is on this machine")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_compiled_ranks_learn_what_one_process_learns(place, alone, parallel):
+    run = place.train(f"{parallel}-compiled", "--train.parallel", parallel, "--train.compile", ranks=2)
+    assert "compile = true" in (run / "config.toml").read_text()
+    assert_same_curves(run, alone, 1e-4)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_of_two_ranks_goes_on_with_any_number(place, parallel, ranks):
