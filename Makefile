@@ -16,12 +16,14 @@ test: $(VENV)/installed-dev lint
 	$(PYTEST) -m "not reliability and not peers" -n 2
 
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests docs
+	$(BIN)/ruff format --check src tests docs
 	$(BIN)/pyrefly check
 
 test-reliability: $(VENV)/installed-dev
-	$(PYTEST) -m reliability
+	# A file stays with one process: what its tests share, such as thirty killed runs, is made once.
+	$(PYTEST) -m "reliability and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "reliability and alone"
 
 test-peers: $(VENV)/installed-peers
 	$(PYTEST) -m peers

@@ -1,25 +1,34 @@
 """Common to all tests: one thread a process, since several run at once, and a cache of their own."""
 
+import json
 import os
+import runpy
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
 from primegpt.config import resolve, write_toml
-from primegpt.data.shard_writer import StretchWriter, seal
-from primegpt.data.shards import Shards
+from primegpt.data.preparing.shard_writer import StretchWriter, seal
+from primegpt.data.preparing.shards import Shards
 from primegpt.model.gpt import GPT
-from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
+from primegpt.run.saving import save_checkpoint
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
+from primegpt.tokenizers.imported import Imported
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes that spin on two cores slow each other many times over
+
+# How long an example takes is the machine's and its other programs' affair: pytest's time limit is the one that counts.
+hypothesis.settings.register_profile("primegpt", deadline=None)
+hypothesis.settings.load_profile("primegpt")
 
 # What a shell starts in its background ignores SIGINT, and so would every command that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -109,3 +118,36 @@ def save_run(tmp_path) -> Callable[..., Path]:
         return folder.path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def spaced_tokenizer() -> Imported:
+    """Another's tokenizer that puts a space before a text, as Llama 2's, and its model's beginning of text."""
+    import tokenizers
+
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
+    theirs.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first")
+    names = ["<unk>", "<s>", "</s>"]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=90, special_tokens=names, show_progress=False)
+    theirs.train_from_iterator(
+        ["the river ran under a bridge of stone and the song went on until morning\n"] * 9, trainer
+    )
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    files = {"tokenizer.json": theirs.to_str(), "tokenizer_config.json": json.dumps(settings)}
+    return Imported({name: content.encode() for name, content in files.items()})
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path_factory) -> Generator[Any, None, None]:
+    """A Hugging Face hub on this machine (see fake_hub.py), to which one is logged in."""
+    made = runpy.run_path(str(Path(__file__).with_name("fake_hub.py")))
+    with made["fake_hub"]() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # a protocol of its own
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path_factory.mktemp("hub") / "token"))
+        monkeypatch.setenv("HF_TOKEN", made["TOKEN"])
+        yield hub

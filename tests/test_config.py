@@ -28,7 +28,7 @@ def test_a_budget_takes_the_place_of_an_earlier_layers():
     file = {"train": {"max_steps": 5000, "batch_size": 3}}
     config = resolve(file, {"train": {"minutes": 1.0}})
     assert (config.train.minutes, config.train.max_steps, config.train.batch_size) == (1.0, None, 3)
-    with pytest.raises(ConfigError, match=r"train\.minutes and train\.epochs are both a budget"):
+    with pytest.raises(ConfigError, match=r"train\.minutes and train\.epochs are budgets; give only one"):
         resolve(file, {"train": {"minutes": 1.0, "epochs": 2.0}})
 
 
@@ -88,3 +88,86 @@ def test_a_ready_tokenizer_takes_the_place_of_one_to_be_learnt():
     assert not LEARNT & config.tokenizer.model_fields_set
     assert resolve({"tokenizer": {"path": "tok", "kind": "char"}}).tokenizer.kind == "char"
     assert resolve(recipe, {"tokenizer": {"path": "tok"}}).tokenizer.vocab_size is None
+
+
+ABSURD = {
+    "10**30": 10**30,
+    "5,000 digits": 10**5000,
+    "negative": -(10**30),
+    "inf": float("inf"),
+    "nan": float("nan"),
+    "true": True,
+    "1e300": 1e300,
+    "text": "x" * 1_000_000,
+    "nested": [[[[]]]],
+    "table": {"a": {"b": 1}},
+    "escape": "\x1b[31m\0\ud800",
+}
+
+
+NUMBERS = [
+    (section, name)
+    for section in Config.model_fields
+    for name, field in type(getattr(Config(), section)).model_fields.items()
+    if section != "plan" and {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize(("section", "name"), NUMBERS)
+def test_every_number_is_bounded(section, name):
+    """So a new key needs bounds; what is told is one short line with the key."""
+    for value in ("10**30", "5,000 digits", "negative", "inf", "nan", "true", "1e300"):
+        with pytest.raises(ConfigError, match=rf"^my\.toml: {section}\.{name} = ") as caught:
+            resolve(Layer({section: {name: ABSURD[value]}}, "my.toml"))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 250
+
+
+def test_a_bound_is_named_with_the_key_and_the_value():
+    with pytest.raises(ConfigError, match=r"train\.batch_size = 70000: input should be less than or equal to 65536"):
+        resolve({"train": {"batch_size": 70000}})
+    with pytest.raises(ConfigError, match=r"train\.keep_checkpoints = 0: .*to 1, or input should be 'milestones'$"):
+        resolve({"train": {"keep_checkpoints": 0}})
+    with pytest.raises(ConfigError, match=r"train\.batch_size \* .* tokens of one step"):
+        resolve({"train": {"batch_size": 60000, "gradient_accumulation_steps": 60000}})
+
+
+@pytest.mark.parametrize("value", ABSURD)
+@pytest.mark.parametrize("key", ["model.preset", "model", "tokenizer.special_tokens", "data.sources", "data.weights"])
+def test_a_value_of_another_kind_is_one_short_line(key, value):
+    section, _, name = key.partition(".")
+    with pytest.raises(ConfigError) as caught:
+        resolve({section: {name: ABSURD[value]} if name else ABSURD[value]})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("[model]\nvocab_size = " + "9" * 5000, "a number has thousands of digits"),
+        (
+            "[model]\nvocab_size = 0x" + "f" * 5000,
+            r"an integer of about 6,021 digits: .*less than or equal",
+        ),
+        ("x." * 900 + "b = 1", "unknown key 'x'"),
+        (f"{'x' * 100_000} = 1", "unknown key 'xxxx"),
+        ("[model]\nn_layer = 1e999", "n_layer = inf"),
+        ("# é\n[model]\n".encode("latin-1"), r"not UTF-8: byte 2 \(0xe9\) makes no character; save it as UTF-8"),
+        ("[model]\n".encode("utf-16"), "not UTF-8: it is UTF-16"),
+        (b"\0" * (2**24 + 1), "larger than 16 MB"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_short_line(content, message, tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(read_toml(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path):
+    (tmp_path / "my.toml").write_bytes("\ufeff[model]\nn_layer = 3\n".encode())
+    assert resolve(read_toml(tmp_path / "my.toml")).model.n_layer == 3

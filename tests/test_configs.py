@@ -1,23 +1,24 @@
 """Every recipe trains: its own text format, tokenizer and settings, with sizes and budget cut to a few steps."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from primegpt import api
 from primegpt.cli.main import run
-from primegpt.config import read_toml, resolve
-from primegpt.data.fetch import CORPORA, corpora_folder
+from primegpt.config import RECIPES, read_toml, recipe_names, recipe_path, resolve
+from primegpt.data.reading.fetch import CORPORA, corpora_folder
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+FILES = [RECIPES / f"{name}.toml" for name in recipe_names()]
 GPT2 = Path(os.environ.get("PRIMEGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "gpt2"
 
 SMALL = [
     *("--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "16", "--model.block_size", "128"),
     *("--train.sequence_length", "64", "--train.batch_size", "2", "--train.gradient_accumulation_steps", "2"),
     *("--train.max_steps", "2", "--train.threads", "1", "--train.warmup_steps", "0", "--data.val_tokens", "64"),
-    *("--data.songs", "60", "--generate.max_new_tokens", "4"),
+    *("--generate.max_new_tokens", "4"),
 ]
 
 
@@ -55,12 +56,14 @@ def flags_for(recipe: Path) -> list[str]:
         flags += ["--data.sources", "fineweb-edu"]
     if config.data.val_fraction < 0.01:
         flags += ["--data.val_fraction", "0.1"]
+    if "songbook" in config.data.sources:
+        flags += ["--data.songs", "60"]
     if config.train.compile:
         flags += ["--train.compile=false"]
     return flags
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", FILES, ids=lambda path: path.stem)
 def test_a_recipe_trains(recipe, place, capsys):
     config = resolve(read_toml(recipe))
     assert run(["train", str(recipe), "--out", "run", *flags_for(recipe)], 0.0) == 0
@@ -70,9 +73,9 @@ def test_a_recipe_trains(recipe, place, capsys):
     assert trained.generate("", max_new_tokens=4) is not None
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", FILES, ids=lambda path: path.stem)
 def test_a_recipe_can_be_forecast(recipe, capsys, monkeypatch):
-    monkeypatch.setattr("primegpt.api.facts.step_seconds", lambda config: 1.0)  # measured in test_probe.py
+    monkeypatch.setattr("primegpt.jobs.facts.forecast_step", lambda config: 1.0)  # measured in test_timing.py
     assert run(["info", str(recipe)], 0.0) == 0
     printed = capsys.readouterr().out
     assert "parameters" in printed
@@ -80,7 +83,7 @@ def test_a_recipe_can_be_forecast(recipe, capsys, monkeypatch):
 
 
 def test_the_web_recipe_is_as_its_ancestor_was():
-    config = resolve(read_toml(next(path for path in RECIPES if path.stem == "fineweb-edu-16m")))
+    config = resolve(read_toml(next(path for path in FILES if path.stem == "fineweb-edu-16m")))
     train = config.train
     assert train.batch_size * train.gradient_accumulation_steps * (train.sequence_length or 0) == 32_768
     assert train.max_steps == 12_207
@@ -89,9 +92,7 @@ def test_the_web_recipe_is_as_its_ancestor_was():
 
 def test_two_stages_first_reviews_then_lyrics(place, capsys):
     """What the second stage changes is the weights: the network, the tokenizer and the first run stay."""
-    first, second = (
-        next(path for path in RECIPES if path.stem == name) for name in ("imdb-pretrain", "lyrics-finetune")
-    )
+    first, second = (next(path for path in FILES if path.stem == name) for name in ("imdb-pretrain", "lyrics-finetune"))
     assert run(["train", str(first), "--out", "first", *flags_for(first)], 0.0) == 0
     general = api.load("first")
     budget = ["--train.max_steps", "2", "--train.warmup_steps", "0", "--train.threads", "1", "--data.songs", "60"]
@@ -102,3 +103,31 @@ def test_two_stages_first_reviews_then_lyrics(place, capsys):
     assert tuned.config.train.learning_rate == 1e-5
     assert tuned.config.train.weight_decay == 0.01
     assert "base text" in capsys.readouterr().out
+
+
+def test_a_recipe_is_found_by_its_name(place, capsys):
+    """From anywhere, in every command that takes one, as it is by the path of a file."""
+    assert run(["train", "char-10m", "--out", "run", *SMALL], 0.0) == 0
+    assert api.load("run").config.data.sources == ("my.txt",)
+    assert run(["data", "audit", "--config", "char-10m"], 0.0) == 0
+    assert api.info("char-10m")["parameters"] == api.info(RECIPES / "char-10m.toml")["parameters"]
+    (place / "configs").mkdir()
+    (place / "configs" / "char-10m.toml").write_text("[model]\nn_layer = 3\n", encoding="utf-8")
+    assert read_toml(recipe_path("configs/char-10m.toml") or "").values == {"model": {"n_layer": 3}}
+
+
+def test_what_a_user_has_goes_before_a_recipe_of_that_name(place):
+    (place / "demo").mkdir()
+    assert recipe_path("demo") is None
+    assert recipe_path("char-10m") == RECIPES / "char-10m.toml"
+    assert recipe_path("my.txt") is None
+
+
+def test_the_path_that_a_recipe_had_is_answered_with_its_name(place, capsys):
+    assert run(["train", "configs/char-10m.toml"], 0.0) == 2
+    assert "needs no path: char-10m" in capsys.readouterr().err
+
+
+def test_the_help_of_train_names_every_recipe_that_it_takes(capsys):
+    assert run(["train", "--help"], 0.0) == 0
+    assert set(recipe_names()) - {"lyrics-finetune"} <= set(re.findall(r"[a-z0-9-]+", capsys.readouterr().out))

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,14 +13,21 @@ from pathlib import Path
 import pytest
 
 import primegpt
+from primegpt import tokenizers
 from primegpt.cli.commands import app
 from primegpt.cli.main import HELP, run
-from primegpt.data.fetch import corpora_folder
+from primegpt.config import recipe_path, resolve
+from primegpt.data.reading.fetch import corpora_folder
+from primegpt.interop.huggingface import write_model
+from primegpt.interop.weight_files import WeightFiles
+from primegpt.run.tensors import serialize
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--data.songs", "60", "--generate.max_new_tokens", "8"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--generate.max_new_tokens", "8"]
 SMALL += ["--train.threads", "1"]  # two that wait for each other spin, beside another process for a minute
+# The hub's library's own, of the client that it is built on.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 BUDGETS = ("--minutes", "--epochs", "--tokens", "--train.max_steps")
 
 
@@ -45,12 +53,30 @@ def shortened(arguments: list[str]) -> list[str]:
         while budget in kept:
             at = kept.index(budget)
             del kept[at : at + 2]
-    return [*kept, "--train.max_steps", "6"] if resuming else [*kept, *SMALL]
+    if resuming:
+        return [*kept, "--train.max_steps", "6"]
+    recipes = [path.read_text(encoding="utf-8") for word in kept if (path := recipe_path(word))]
+    songs = ["--data.songs", "60"] if any("songbook" in text for text in [*kept, *recipes]) else []
+    return [*kept, *SMALL, *songs]
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A user's folder: a text, the recipes, and a finished run."""
+def smollm(hub, random_model, tmp_path_factory) -> None:
+    """On the hub, what is called SmolLM2-135M: the shape of it, in small."""
+    learnt = tokenizers.train("bpe", ["the river ran under a bridge of stone\n" * 20], 300)
+    shape = {"n_layer": 1, "n_embd": 48, "n_head": 3, "n_kv_head": 1, "vocab_size": learnt.vocab_size}
+    config, weights = random_model("llama", **shape).config, tmp_path_factory.mktemp("smollm") / "model.safetensors"
+    weights.write_bytes(b"".join(serialize(random_model("llama", **shape).weights())))
+    made = resolve({"model": config.model_dump()})
+    write_model(weights.parent / "hf", made, learnt, WeightFiles([weights]), owner="SmolLM2")
+    hub.create("HuggingFaceTB/SmolLM2-135M")
+    for path in (weights.parent / "hf").iterdir():
+        hub.files["HuggingFaceTB/SmolLM2-135M"][path.name] = path.read_bytes()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, smollm) -> Path:
+    """A user's folder: a text, the recipes, and a finished run; and a hub to push it to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
@@ -58,9 +84,10 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
     answer = json.dumps({"prompt": "what ran under the bridge?", "response": "the river"})
     (tmp_path / "answers.jsonl").write_text(f"{answer}\n" * 40, encoding="utf-8")
+    talk = [{"role": "user", "content": "what ran?"}, {"role": "assistant", "content": "the river"}]
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps({'messages': talk})}\n" * 40, encoding="utf-8")
     question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
     (tmp_path / "hellaswag.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     corpus = corpora_folder() / "shakespeare" / "input.txt"  # as if it had been fetched
     corpus.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "my.txt", corpus)
@@ -87,6 +114,7 @@ def test_commands_run(page, place, capsys):
 def test_python_in_the_documents_runs(page, place, capsys):
     for block in blocks(page, "python"):
         short = block.replace("minutes=2", "settings={'train': {'max_steps': 3, 'threads': 1}}")
+        short = short.replace('"minutes": 1', '"max_steps": 3, "threads": 1')
         exec(short, {"primegpt": primegpt})
 
 
@@ -107,3 +135,19 @@ def test_the_help_page_names_exactly_the_commands():
     listed = set(re.findall(r"^  (\w+) ", HELP.split("RUN is")[0], re.MULTILINE))
     registered = {name for name in app if not name.startswith("-")}
     assert listed == registered
+
+
+def test_the_reference_is_as_the_code_is():
+    """Every public name, signature and setting; `python docs/make_api.py` writes it anew."""
+    page = runpy.run_path(str(ROOT / "docs" / "make_api.py"))["api_page"]()
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == page, "run: python docs/make_api.py"
+
+
+def test_the_layout_names_every_folder_and_files_that_are_there():
+    page, package = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), ROOT / "src" / "primegpt"
+    floors = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert floors <= set(re.findall(r"`(\w+)/`", page))
+    modules = {path.stem for path in package.glob("[a-z]*.py")}
+    assert modules - set(re.findall(r"`(\w+)`", page)) <= {"doctor"}
+    for name in re.findall(r"`([\w/]+\.py)`", page):
+        assert (package / name).exists() or (ROOT / name).exists(), name

@@ -15,17 +15,19 @@ _HOMES = {
     "finetune": "primegpt.api",
     "resume": "primegpt.api",
     "load": "primegpt.api",
+    "runs": "primegpt.jobs.listing",
     "Run": "primegpt.api",
     "GPT": "primegpt.model.gpt",
     "ModelConfig": "primegpt.config",
     "Config": "primegpt.config",
 }
-__all__ = ["GPT", "Config", "ModelConfig", "Run", "finetune", "load", "resume", "tokenizers", "train"]
+__all__ = ["GPT", "Config", "ModelConfig", "Run", "finetune", "load", "resume", "runs", "tokenizers", "train"]
 
 if TYPE_CHECKING:
     from primegpt import tokenizers
     from primegpt.api import Run, finetune, load, resume, train
     from primegpt.config import Config, ModelConfig
+    from primegpt.jobs.listing import runs
     from primegpt.model.gpt import GPT
 
 

@@ -4,24 +4,17 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from primegpt import __version__
 from primegpt.config import resolve
-from primegpt.data.corpus import cache_folder
+from primegpt.data.preparing.corpus import cache_folder
+from primegpt.device import available_cores, choose_device, choose_precision, matmul_rate
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_bytes
 from primegpt.training.optimizers import Optimizers
-from primegpt.training.precision import (
-    DTYPES,
-    Precision,
-    available_threads,
-    choose_device,
-    choose_precision,
-    matmul_rate,
-)
+from primegpt.training.step import DTYPES, Precision
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the machine; takes about two seconds and writes nothing."""
-    torch.set_num_threads(available_threads())
+    torch.set_num_threads(available_cores())
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     rates = {name: matmul_rate(device, dtype) for name, dtype in DTYPES.items() if name != "fp16" or device != "cpu"}
@@ -77,7 +70,7 @@ def compiler() -> str:
     return f"{found} (torch.compile can be used)" if found else "none (torch.compile on the CPU needs one)"
 
 
-def one_step(device: str, precision: Any) -> Finding:
+def one_step(device: str, precision: str) -> Finding:
     """Ten steps of a tiny model on a repeated sequence: the loss must fall."""
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": 64}
     config = resolve({"model": sizes, "train": {"learning_rate": 1e-2}})

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from primegpt.bench import cost
-from primegpt.bench.compare import Absent
-from primegpt.bench.processes import output_of
+from primegpt.bench.compare import Absent, output_of
 from primegpt.cli.main import run
 from primegpt.config import resolve
+from primegpt.device import choose_precision
 from primegpt.model.size import parameter_count
 from primegpt.run.atomic import write_bytes_atomic
 
@@ -123,13 +123,16 @@ def measured(*arguments):
 
 
 @on_linux
+@pytest.mark.reliability
+@pytest.mark.alone
 def test_a_process_measures_the_memory_of_a_step():
     """Three more layers take what is forecast of them; what libraries take at first use is in both."""
-    sizes = []
+    sizes, train = [], {"precision": choose_precision("auto", "cpu")}  # bf16 in emulation takes minutes
     for layers in (1, 4):
-        config = cost.Setup(256, 128, 1).config().with_values(model={"n_layer": layers}, train={"precision": "bf16"})
-        seconds, grown = measured("step", json.dumps(config.model_dump(mode="json", exclude_unset=True)))
-        sizes.append((grown, cost.training_memory(config).total))
+        config = cost.Setup(256, 128, 1).config().with_values(model={"n_layer": layers}, train=train)
+        setup = json.dumps(config.model_dump(mode="json", exclude_unset=True))
+        (seconds, grown), (_, again) = measured("step", setup), measured("step", setup)
+        sizes.append((min(grown, again), cost.training_memory(config).total))  # a busy machine adds to the peak
         assert 0.001 < seconds < 60
     (grown, forecast), (more_grown, more_forecast) = sizes
     assert more_grown - grown == pytest.approx(more_forecast - forecast, rel=0.25)

@@ -5,8 +5,7 @@ import torch
 
 from primegpt import api
 from primegpt.bench import decode
-from primegpt.bench.decode import bench_decode, measure, random_prompts, weights_per_token
-from primegpt.bench.memory import read_bandwidth
+from primegpt.bench.decode import bench_decode, measure, random_prompts, read_bandwidth, weights_per_token
 from primegpt.bench.random_run import GPT2_124M, made_up_tokenizer, save_random_run
 from primegpt.bench.writers import Written, our_writer, written
 from primegpt.errors import UsageError

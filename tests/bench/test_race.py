@@ -1,13 +1,14 @@
 """The race: both models are judged on the same characters, each once; a checkout is run as it is."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from primegpt.bench import race
-from primegpt.bench.compare import Absent
+from primegpt.bench.compare import PYTHON, Absent, output_of
 from primegpt.bench.train import Shape
 from primegpt.cli.main import run
 from primegpt.config import resolve
@@ -98,3 +99,18 @@ def test_no_work_is_refused(wrong):
 def test_no_checkout_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"no train\.py"):
         race.bench_race(None, nanogpt=tmp_path)
+
+
+def test_a_checkpoint_of_theirs_runs_no_code(tmp_path):
+    """A checkout may come from anyone, and so may what its folder already holds."""
+    harm = tmp_path / "harm"
+
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (harm,))
+
+    (tmp_path / "out-shakespeare-char").mkdir()
+    torch.save({"model": {}, "config": Hostile()}, tmp_path / "out-shakespeare-char" / "ckpt.pt")
+    with pytest.raises(Absent):
+        output_of([PYTHON, "-c", race.AS_TENSORS], folder=tmp_path)
+    assert not harm.exists()

@@ -81,7 +81,7 @@ def test_a_step_is_the_median_over_windows_and_its_beginning_does_not_count():
     # Whole milliseconds, as ours are logged, cost no more than a hundredth.
     rounded = [round(0.0204 * n, 3) for n in range(200)]
     assert Progress([1.0] * 200, rounded).milliseconds == pytest.approx(20.4, rel=0.01)
-    with pytest.raises(Absent, match="told of 1 steps"):
+    with pytest.raises(Absent, match="only 1 steps"):
         _ = Progress([1.0], [1.0]).milliseconds
 
 
@@ -126,7 +126,7 @@ def test_with_a_compiler_ours_and_nanogpt_take_part_twice(text, checkout, monkey
     _, time, _ = bench_train(str(text), compiled=True, **options)
     medians = {result.name: result.median for result in time.results if result.rates}
     expected = {"primegpt compiled": 1, "primegpt": 4, "primegpt fp32": 4, "nanoGPT compiled": 1, "nanoGPT": 2}
-    assert medians == pytest.approx(expected)
+    assert {name: medians[name] for name in expected} == pytest.approx(expected)  # Transformers too, if it is there
     assert time.results[0].name == "primegpt compiled"  # what the others are compared with
     _, time, _ = bench_train(str(text), **options)
     assert "compiled" not in " ".join(result.name for result in time.results)
@@ -134,7 +134,7 @@ def test_with_a_compiler_ours_and_nanogpt_take_part_twice(text, checkout, monkey
 
 @pytest.mark.usefixtures("in_this_process")
 def test_ours_learns_what_is_asked_with_the_settings_of_the_recipe(text, tmp_path):
-    from primegpt.api.runs import load_config
+    from primegpt.inference.run import load_config
     from primegpt.run.folder import RunFolder
 
     recipe = Recipe(TINY, steps=8, dropout=0.1, threads=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from primegpt.cli.main import run
+from primegpt.tokenizers import store
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 400
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
@@ -139,3 +140,34 @@ def test_a_second_training_in_the_same_folder_is_refused(place):
     finally:
         first.kill()
         first.wait()
+
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["data", "songbook", "--out", "s.txt", "--songs", "1000000000000"], "from 1 to 1,000,000"),
+        (["data", "songbook", "--out", "s.txt", "--songs", "-1"], "songs = -1"),
+        (["data", "songbook", "--out", "s.txt", "--alignment", "nan"], "alignment = nan"),
+        (["data", "prepare", "text.txt", "--preview", "-1"], "preview = -1"),
+        (["data", "prepare", "text.txt", "--shard", f"1/{DIGITS}"], "no part of a text"),
+        (["data", "audit", "text.txt", "--model-parameters", "0"], "model_parameters = 0"),
+        (["data", "audit", "text.txt", "--model-parameters", DIGITS], "into int"),
+        (["tokenizer", "train", "text.txt", "--out", "tok", "--vocab-size", "1000000000000"], "2000000"),
+        (["generate", "run", "x", "--num-samples", "1000000000"], "num_samples = 1000000000"),
+        (["generate", "run", "x", "--beams", "1000000000"], "num_beams = 1000000000"),
+        (["generate", "run", "x", "--checkpoint", DIGITS], "best, last or a step"),
+        (["evaluate", "run", "--memorization", "--limit", "1000000000000"], "limit = 1000000000000"),
+        (["evaluate", "run", "--batch-size", "0"], "batch_size = 0"),
+        (["serve", "run", "--port", "70000"], "65,535"),
+        (["serve", "run", "--slots", "1000000000"], "1000000000"),
+        (["info", "run", "--gpus", DIGITS], "into int"),
+    ],
+)
+def test_numbers_of_every_command_have_bounds(command, expected, place, capsys, random_model, save_run):
+    """They hung (a songbook of 10**12 songs), ran out of memory, or ended in a traceback."""
+    tokenizer = store.train("char", [TEXT])
+    assert save_run(random_model(vocab_size=tokenizer.vocab_size), tokenizer, "run") == place / "run"
+    refused(command, place, capsys, expected)

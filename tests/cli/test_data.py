@@ -54,7 +54,7 @@ def test_a_field_of_another_name(place, capsys):
     Path("a.jsonl").write_text('{"lyrics": "la"}\n', encoding="utf-8")
     assert run(["data", "audit", "a.jsonl"], 0.0) == 2
     assert "there is no field 'text', only 'lyrics'" in capsys.readouterr().err
-    assert run(["data", "audit", "a.jsonl", "--text-field", "lyrics"], 0.0) == 0
+    assert run(["data", "audit", "a.jsonl", "--data.text_field", "lyrics"], 0.0) == 0
 
 
 @pytest.mark.parametrize(("name", "count"), [("book.jsonl", 5), ("book.txt", 1)])
@@ -138,7 +138,7 @@ def test_what_is_no_part_is_one_line(place, capsys, shard):
     assert run(["data", "prepare", "copied.txt", f"--shard={shard}"], 0.0) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"primegpt: --shard {shard}:")
+    assert captured.err.startswith((f"primegpt: --shard {shard!r}:", f"primegpt: --shard {shard}:"))
     assert captured.err.count("\n") == 1
 
 

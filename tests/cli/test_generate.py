@@ -95,6 +95,30 @@ def test_what_a_flag_says_is_what_is_done(trained: Path, output) -> None:
     assert "".join(opened.stream("the ", **settings)) == opened.generate("the ", **settings)
 
 
+def test_every_setting_of_generation_is_a_flag(output) -> None:
+    """Of both commands, by the name that it has in the configuration or by its short one, with one help."""
+    names = {"num_beams": "beams", "stop_strings": "stop"}
+    for command in ("generate", "chat"):
+        found, _ = output(command, "--help")
+        for name, field in GenerateConfig.model_fields.items():
+            assert f"--{names.get(name, name).replace('_', '-')} " in found, name
+            assert field.description is not None
+            assert " ".join(field.description.split()[:3]) in " ".join(found.replace("│", " ").split()), name
+
+
+def test_the_temperature_s_decay_and_early_stopping_are_settings_of_the_command_line(trained: Path, output) -> None:
+    opened = primegpt.load(trained)
+    decay = {"decay_trigger": "h", "temperature_decay": 0.01, "temperature_floor": 0.001}
+    flags = ["--decay-trigger", "h", "--temperature-decay", 0.01, "--temperature-floor", 0.001]
+    found, _ = output("generate", trained, "the ", *flags)
+    assert found == "the " + opened.generate("the ", **decay) + "\n"
+    assert found != "the " + opened.generate("the ") + "\n"
+    found, _ = output("generate", trained, "the ", "--beams", 2, "--early-stopping", "--max-new-tokens", 5)
+    assert found == "the " + opened.generate("the ", num_beams=2, early_stopping=True, max_new_tokens=5) + "\n"
+    _, error = output("generate", trained, "the ", "--early-stopping", code=2)
+    assert "generate.early_stopping = True has no effect without beam search" in error
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_every_precision_writes(trained: Path, output, precision: str) -> None:
     found, _ = output("generate", trained, "the ", "--precision", precision, "--max-new-tokens", 5)
@@ -129,7 +153,7 @@ def test_what_is_lost_of_a_prompt_is_said(trained: Path, output) -> None:
         (["--min-p", "-0.1"], "min_p"),
         (["--repetition-penalty", "0"], "repetition_penalty"),
         (["--max-new-tokens", "0"], "max_new_tokens"),
-        (["--num-samples", "0"], "num-samples"),
+        (["--num-samples", "0"], "num_samples"),
         (["--beams", "0"], "num_beams"),
         (["--beams", "2", "--num-samples", "3"], "beams"),
         (["--stop", ""], "stop_strings"),
@@ -146,6 +170,88 @@ def test_bad_values_are_one_line(trained: Path, output, flags: list[str], expect
     assert error.startswith("primegpt: ")
     assert error.count("\n") == 1
     assert expected in error
+
+
+# ---- what is seen of it
+
+ORDERS = "\x1b[31m\x07\x9b8m\r\u202e"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """A run whose text is full of what terminals obey."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "text.txt").write_text(f"a{ORDERS}b\tc\n" * 300, encoding="utf-8", newline="")
+    assert run(["train", str(folder / "text.txt"), "--out", str(folder / "run"), *TINY], 0.0) == 0
+    return folder / "run"
+
+
+def test_no_control_character_of_a_text_reaches_the_terminal(hostile: Path, output, monkeypatch) -> None:
+    opened = primegpt.load(hostile)
+    written = opened.generate(ORDERS)
+    assert set(ORDERS) & set(written), "a model of three steps writes any character"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ORDERS[:-2]}\n/history\n"))
+    again, seen = hostile.with_name("again"), set("\x1b\x07\x9b\r\u202e")
+    commands = [
+        ["generate", hostile, ORDERS],
+        ["generate", hostile, ORDERS, "--num-samples", 2],
+        ["chat", hostile],
+        ["tokenizer", "show", hostile, ORDERS],
+        ["evaluate", hostile, "--memorization", "--limit", 2],
+        ["train", hostile.parent / "text.txt", "--out", again, *TINY],
+        ["data", "prepare", hostile.parent / "text.txt", "--preview", 1, *TINY[:8], "--tokenizer.kind", "char"],
+    ]
+    for command in commands:
+        found, error = output(*command)
+        assert not seen & set(found + error), command
+    found, _ = output("generate", hostile, ORDERS)
+    assert "\\x1b" in found
+    assert "\\u202e" in found
+    for sample in (again / "samples").iterdir():
+        assert not seen & set(sample.read_text(encoding="utf-8"))
+    found, _ = output("generate", hostile, ORDERS, "--json")
+    assert json.loads(found)["text"] == written
+    assert not seen & set(found)
+
+
+def test_an_answer_stands_below_its_question(tmp_path, output, monkeypatch) -> None:
+    records = tmp_path / "answers.jsonl"
+    one = json.dumps({"prompt": "Who are you?", "response": "I'm a language model."})
+    records.write_text(f"{one}\n" * 60, encoding="utf-8")
+    folder = tmp_path / "run"
+    tuned = [*TINY[:6], "--model.block_size", "64", *TINY[8:]]
+    _, said = output("train", records, "--data.template", "response", "--out", folder, *tuned)
+    assert "» Who are you?\n" in said
+    assert "<response>" not in said
+    assert "» Who are you?\n" in (folder / "samples" / "step-000003.txt").read_text(encoding="utf-8")
+    answer = primegpt.load(folder).generate("Who are you?")
+    assert output("generate", folder, "Who are you?")[0] == f"» Who are you?\n{answer}\n"
+    found, _ = output("generate", folder, "Who are you?", "--num-samples", 2)
+    assert found.count("» Who are you?\n") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who are you?\n/history\n"))
+    found, error = output("chat", folder)
+    assert found == f"» Who are you?\n{answer}\n"
+    assert f"» Who are you?\n{answer}" in error
+
+
+def test_the_result_says_of_what_it_is_where_it_differs_from_the_line_above(tmp_path, output) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 100, encoding="utf-8")
+    found, _ = output("train", text, "--out", tmp_path / "part", *TINY, "--data.val_tokens", 64)
+    assert "the best checkpoint, step 3, on all " in found
+    assert "(the evaluations above read a fixed part of them, about 64)" in found
+    found, _ = output("train", text, "--out", tmp_path / "all", *TINY, "--data.val_tokens", 100_000)
+    assert "fixed part" not in found
+
+
+def test_going_on_says_when_there_is_nothing_more_and_is_no_prompt(trained: Path, output, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the\n/more\n"))
+    monkeypatch.setattr("primegpt.inference.context.Row.add", lambda row, id, stops, limit: setattr(
+        row, "finish_reason", "stop") or row.ids.append(id))  # fmt: skip
+    monkeypatch.setattr("primegpt.inference.context.Row.added", property(lambda row: []))
+    _, error = output("chat", trained)
+    assert "knows no" not in error
+    assert error.count("nothing more: the text has ended") == 2
 
 
 # ---- chat
@@ -194,7 +300,7 @@ def test_settings_history_and_going_on(trained: Path) -> None:
     more = "".join(chat.answer("/more"))
     ids = opened.tokenizer.encode("the fox" + first)
     assert more == opened.generate(ids, max_new_tokens=4, seed=1)
-    assert chat.command("/history") == f"the fox{first}\n\n{more}"
+    assert chat.command("/history") == f"the fox{first}{more}"  # one text, in two turns
     for command, key, value in [
         ("/temperature 0", "temperature", 0.0),
         ("/top_k 5", "top_k", 5),
@@ -225,6 +331,25 @@ def test_settings_history_and_going_on(trained: Path) -> None:
     assert "seed" in chat.command("/settings")
 
 
+def test_a_chat_searches_with_beams_and_sets_what_generate_sets(trained: Path, output, monkeypatch) -> None:
+    opened = primegpt.load(trained)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the fox\n/more\n"))
+    found, error = output("chat", trained, "--beams", 3, "--max-new-tokens", 5)
+    first = opened.generate("the fox", num_beams=3, max_new_tokens=5)
+    more = opened.generate(opened.tokenizer.encode("the fox" + first), num_beams=3, max_new_tokens=5)
+    assert found == f"the fox{first}\n{more}\n"
+    assert error.count("5 tokens, ") == 2
+    chat = Chat(opened, max_new_tokens=8)
+    for line, key, value in [
+        ("/decay-trigger h", "decay_trigger", "h"),
+        ("/temperature_floor 0.1", "temperature_floor", 0.1),
+    ]:
+        chat.command(line)
+        assert getattr(chat.settings, key) == value
+    _, error = output("chat", trained, "--length-penalty", 2, code=2)
+    assert "has no effect without beam search" in error
+
+
 def test_an_answer_left_half_read_is_history(trained: Path) -> None:
     chat = Chat(primegpt.load(trained), max_new_tokens=20)
     pieces = chat.answer("the")
@@ -232,3 +357,49 @@ def test_an_answer_left_half_read_is_history(trained: Path) -> None:
     pieces.close()
     assert chat.history[-1].answer == start
     assert chat.tokens >= 2
+
+
+@pytest.fixture(scope="module")
+def conversational(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chats")
+    said = [("user", "Who are you?"), ("assistant", "A river."), ("user", "And he?"), ("assistant", "A bridge.")]
+    one = json.dumps({"messages": [{"role": role, "content": text} for role, text in said]})
+    (folder / "chats.jsonl").write_text(f"{one}\n" * 60, encoding="utf-8")
+    tuned = [*TINY[:6], "--model.block_size", "64", *TINY[8:], "--data.template", "chat"]
+    assert run(["train", str(folder / "chats.jsonl"), "--out", str(folder / "run"), *tuned], 0.0) == 0
+    return folder / "run"
+
+
+def test_a_model_of_conversations_is_told_what_was_said_before(conversational: Path) -> None:
+    opened = primegpt.load(conversational)
+    chat = Chat(opened, max_new_tokens=3)
+    first = "".join(chat.answer("Who"))
+    "".join(chat.answer("And he?"))
+    before = [{"role": "user", "content": "Who"}, {"role": "assistant", "content": first}]
+    now = {"role": "user", "content": "And he?"}
+    assert chat.row is not None
+    assert chat.row.ids[: chat.row.prompt_length] == opened.conversation([*before, now])
+    assert chat.is_command("")
+    assert chat.command("") == "a new conversation"
+    "".join(chat.answer("And he?"))
+    assert chat.row.ids[: chat.row.prompt_length] == opened.conversation([now])
+    assert len(chat.history) == 3
+
+
+def test_of_a_long_conversation_the_first_turns_are_left_out(conversational: Path, output, monkeypatch):
+    opened = primegpt.load(conversational)
+    chat = Chat(opened, max_new_tokens=8)
+    for number in range(6):
+        "".join(chat.answer("Who are you?"))
+        assert chat.row is not None
+        assert chat.row.prompt_length <= 64 - 8 or chat.forgotten == number
+    kept = [message for turn in chat.history[chat.forgotten : -1] for message in (
+        {"role": "user", "content": turn.prompt}, {"role": "assistant", "content": turn.answer})]  # fmt: skip
+    asked = opened.conversation([*kept, {"role": "user", "content": "Who are you?"}])
+    assert chat.row.ids[: chat.row.prompt_length] == asked
+    assert chat.forgotten > 0
+    assert f"the first {chat.forgotten} turns no longer fit" in chat.speed
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who are you?\n\nWho are you?\n"))
+    found, error = output("chat", conversational, "--max-new-tokens", 4)
+    assert found.count("» Who are you?\n") == 2
+    assert "a new conversation" in error

@@ -67,7 +67,7 @@ def test_no_run_is_one_line_and_nothing_is_written(place, capsys, arguments):
 
 def test_a_report_needs_no_torch():
     """It is asked for again and again while a run trains, so it must not wait seconds for what it does not use."""
-    code = "import sys, primegpt.api.reports; sys.exit('torch' in sys.modules)"
+    code = "import sys, primegpt.jobs.listing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

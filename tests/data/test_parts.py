@@ -13,11 +13,12 @@ import pytest
 from filelock import FileLock
 
 from primegpt.config import DataConfig, TokenizerConfig
-from primegpt.data import blocks as blocks_module
-from primegpt.data import build, formats, split
-from primegpt.data.blocks import Blocks, Part, parse_part
-from primegpt.data.corpus import Corpus
-from primegpt.data.prepare import Unfinished, prepare, prepare_part
+from primegpt.data.preparing import blocks as blocks_module
+from primegpt.data.preparing import build, survey
+from primegpt.data.preparing.blocks import Blocks, Part, parse_part
+from primegpt.data.preparing.corpus import Corpus
+from primegpt.data.preparing.prepare import Unfinished, prepare, prepare_part
+from primegpt.data.reading import formats, objects
 from primegpt.errors import ConfigError, DataError, MismatchError
 from primegpt.tokenizers import store
 
@@ -139,7 +140,7 @@ def test_parts_from_separate_folders_are_merged_by_laying_them_together(home):
         unfinished = part(home, index, 3, cache=f"machine{index}")
         shutil.copytree(unfinished.folder, home / "parts" / "data" / unfinished.folder.name, dirs_exist_ok=True)
     lines: list[str] = []
-    found = prepare(*request(home), cache=home / "parts", report=lines.append)
+    found = prepare(*request(home), cache=home / "parts", say=lines.append)
     assert content(found.folder) == content(expected.folder)
     assert lines == []  # nothing was left to tokenize
 
@@ -151,7 +152,7 @@ def test_one_process_without_a_part_finishes_what_machines_have_begun(home, monk
     lines: list[str] = []
     written = []
     monkeypatch.setattr(build, "_write_block", spy(build._write_block, written))
-    found = prepare(*request(home), cache=home / "parts", report=lines.append)
+    found = prepare(*request(home), cache=home / "parts", say=lines.append)
     assert content(found.folder) == expected
     assert written == [0, 1, 2, 3, 9]  # of 14
     assert sum(line.startswith("going on with the preparation that was begun") for line in lines) == 1
@@ -166,9 +167,9 @@ def spy(function, calls):
 
 
 def test_a_part_reads_nothing_behind_its_own_blocks(home, monkeypatch):
-    monkeypatch.setattr(split, "IN_MEMORY", 0)
-    read, parse = [], formats._parsed
-    monkeypatch.setattr(formats, "_parsed", lambda line: (read.append(line), parse(line))[1])
+    monkeypatch.setattr(survey, "IN_MEMORY", 0)
+    read, parse = [], objects.from_json
+    monkeypatch.setattr(objects, "from_json", lambda line: (read.append(line), parse(line))[1])
     part(home, 1, 3)
     assert 25 < len(read) < 45  # all of it once, and a third of it again; 50 would be all of it twice
 
@@ -321,8 +322,8 @@ SCRIPT = """if True:
     import sys
     from pathlib import Path
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import blocks, build
-    from primegpt.data.prepare import prepare_part
+    from primegpt.data.preparing import blocks, build
+    from primegpt.data.preparing.prepare import prepare_part
     blocks.BLOCK, build.PIECE = 2_000, 300
     home, text = Path(sys.argv[1]), sys.argv[2]
     data = DataConfig(sources=(str(home / "many.jsonl"),))

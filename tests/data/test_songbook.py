@@ -9,18 +9,8 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from primegpt.data import songbook_words
-from primegpt.data.songbook import (
-    EMOTIONS,
-    GENRES,
-    SECTIONS,
-    Song,
-    rhyme_families,
-    song,
-    songbook,
-    syllables,
-    themes,
-)
+from primegpt.data.songbook import EMOTIONS, GENRES, SECTIONS, Song, song, songbook
+from primegpt.data.verse import rhyme_families, syllables, themes, word_lists
 from primegpt.errors import ConfigError
 
 GENRE_IN_PROMPT = {"pop": "pop", "rap": "rap", "rock": "rock", "rb": "R&B"}
@@ -336,7 +326,7 @@ def test_lines_are_clean(corpus: list[Song]):
 
 
 def test_there_is_no_foul_word():
-    text = " ".join(value for value in vars(songbook_words).values() if isinstance(value, str)).lower()
+    text = " ".join(word_lists().values()).lower()
     assert not {"damn", "hell", "bitch", "shit", "fuck", "ass", "whore", "bastard", "crap", "slut"} & set(words(text))
 
 
@@ -346,7 +336,7 @@ def test_there_is_no_foul_word():
 def test_a_word_of_the_mood_or_an_epithet_is_never_itself_a_theme():
     """Else a prompt would seem to ask for a theme that it only uses to describe another."""
     epithets = {word for theme in themes().values() for epithet in theme.epithets for word in epithet.split()}
-    hues = set(words(" ".join(re.findall(r"(?m)^hue \w+: (.*)$", songbook_words.SLOTS))))
+    hues = set(words(" ".join(re.findall(r"(?m)^hue \w+: (.*)$", word_lists()["slots"]))))
     assert not (epithets | hues) & set(themes())
 
 

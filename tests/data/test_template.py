@@ -2,22 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from primegpt.config import DataConfig
-from primegpt.data.sources import Document
-from primegpt.data.template import (
-    CONTEXT,
-    PROMPT,
-    SUPERVISED,
-    ChatTemplate,
-    ResponseTemplate,
-    SongTemplate,
-    Tally,
-    template_for,
-    vocabulary,
-)
+from primegpt.data.layout import Part, Tally
+from primegpt.data.preparing.shards import CONTEXT, PROMPT, SUPERVISED
+from primegpt.data.reading.sources import Document
+from primegpt.data.template import ChatTemplate, ResponseTemplate, SongTemplate, layout_for, template_for, vocabulary
 from primegpt.errors import ConfigError, DataError
 from primegpt.tokenizers import store
 
@@ -75,6 +67,20 @@ def test_only_the_template_makes_special_ids(song):
     ids = kept.encode(record(**SONG), 0, tokenizer, 1000).ids
     assert tokenizer.token_id("[verse]") not in ids
     assert "[Verse 1: Ann]" in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("odd", ["\u2028", "\x0c", "\x85", "\x1e"])
+def test_line_ends_of_lyrics_stay_as_they_are(end, odd):
+    """They became line feeds, and so did characters that only Python takes for line ends."""
+    template, tally = SongTemplate(DataConfig(template="song")), Tally()
+    lines = ["[Verse]", f"a{odd}b", "", "[Chorus x2]", "c", "[Solo]"]
+    parts = template.lyrics(end.join(lines), tally)
+    assert [part.content for part in parts if part.special] == ["[verse]", "[chorus]"]
+    ordinary = "".join(part.content for part in parts if not part.special)
+    assert ordinary == f"\n{end}a{odd}b{end}{end}{end}c{end}[Solo]\n"
+    assert tally.unknown_headers == {"[Solo]": 1}
+    assert template.lyrics(" \n ") == [Part("\n", SUPERVISED)]
 
 
 def test_a_prompt_is_what_stood_before_the_song_in_training(song):
@@ -158,17 +164,28 @@ def test_truncation_always_leaves_something_to_learn_and_counts_what_it_cut(prom
 RESPONSE = made(DataConfig(template="response"))
 
 
+BYE = {"role": "assistant", "content": "Bye"}
+
+
 @pytest.mark.parametrize(
     ("template", "fields", "message"),
     [
         (
             "song",
             {"promt": "x", "lyrics": "y"},
-            r"songs\.jsonl, line 3: there is no field 'prompt'; did you mean 'promt'",
+            r"songs\.jsonl, line 3: there is no field 'prompt', only 'promt', 'lyrics'; say --data.prompt_field promt",
         ),
         ("song", {"prompt": "x", "lyrics": 3}, "the field 'lyrics' is not text"),
+        (
+            "song",
+            {"prompt": "x", "lyrics": "y", "genre": 5},
+            "line 3: genre 5 is not text; give it a string, or a list",
+        ),
+        ("song", {"prompt": "x", "lyrics": "y", "emotion": {"a": 1}}, "line 3: emotion {'a': 1} is not text"),
+        ("song", {"prompt": "x", "lyrics": "y", "genre": ["rock", 1]}, r"line 3: genre \['rock', 1\] is not text"),
+        ("song", {"prompt": "x", "lyrics": "y", "genre": ["rock", "polka"]}, "line 3: genre 'polka' is not in the voc"),
         ("song", {"prompt": "x", "lyrics": "y", "genre": "polka"}, "line 3: genre 'polka' is not in the vocabulary"),
-        ("chat", {"text": "x"}, "there is no list 'messages'"),
+        ("chat", {"text": "x"}, "there is no list 'messages', only 'text'"),
         ("chat", {"messages": []}, "there is no list 'messages'"),
         ("chat", {"messages": ["hi"]}, "message 1 has no text 'content'"),
         ("chat", {"messages": [{"role": "user", "content": None}]}, "message 1 has no text 'content'"),
@@ -177,7 +194,31 @@ RESPONSE = made(DataConfig(template="response"))
             {"messages": [{"role": "asistant", "content": "x"}]},
             "has the role 'asistant'; did you mean 'assistant'",
         ),
-        ("chat", {"messages": [{"role": "user", "content": "x"}]}, "no message is the assistant's"),
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, "no assistant message has a weight"),
+        ("chat", {"messages": [BYE | {"weight": 0}]}, "no assistant message has a weight other than 0"),
+        ("chat", {"messages": [BYE | {"weight": 0.5}]}, r"message 1 has the weight 0\.5; a weight is 0"),
+        ("chat", {"messages": [BYE | {"weight": "0"}]}, "message 1 has the weight '0'"),
+        ("chat", {"messages": [BYE | {"weight": True}]}, "message 1 has the weight True"),
+        ("chat", {"messages": [{"role": "user", "content": "x", "weight": 1}]}, "is the user's and has the weight 1"),
+        (
+            "chat",
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "message 1 is a tool message, which .* leave out conv",
+        ),
+        ("chat", {"messages": [{"from": "observation", "value": "x"}]}, "message 1 is a tool message"),
+        ("chat", {"messages": [BYE | {"content": None, "tool_calls": [{"id": 1}]}]}, "message 1 is a tool message"),
+        ("chat", {"messages": [{"role": "assistant", "content": []}]}, "message 1 has no text 'content'"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "message 1 has content of type 'image_url', and only text can be learnt|only text can be learnt",
+        ),
+        ("chat", {"messages": [{"role": ["user"], "content": "x"}]}, r"has the role \['user'\]"),
+        ("chat", {"conversations": "Hello"}, "there is no list 'messages', only 'conversations'"),
+        ("chat", {"prompt": "x", "response": "y"}, "only 'prompt', 'response'; .* --data.template response reads"),
+        ("response", {"messages": [BYE]}, "line 3 is a conversation, .* say --data.template chat"),
+        ("response", {"instruction": "x", "input": 5, "output": "y"}, "the field 'input' is not text"),
+        ("response", {"instruction": "x", "output": None}, "the field 'output' is not text"),
     ],
 )
 def test_a_record_that_does_not_fit_its_template_is_named(template, fields, message):
@@ -209,3 +250,164 @@ def test_labels_can_be_dropped_with_the_prompt():
     kept = example.ids[example.roles != PROMPT]
     assert tokenizer.decode(kept).startswith("<prompt>\n<song>\n[verse]")
     assert example.roles.dtype == np.uint8
+
+
+# ---- long conversations
+
+
+def conversation(*lengths: int, system: str = "be kind") -> dict:
+    """A system's turn, then a question and an answer of each of the lengths."""
+    said = [{"role": "system", "content": system}] if system else []
+    for number, length in enumerate(lengths):
+        said.append({"role": "user", "content": f"q{number}" + "?" * (length // 4)})
+        said.append({"role": "assistant", "content": f"a{number}" + "!" * length})
+    return {"messages": said}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.sampled_from(["", "be kind"]), st.integers(120, 300))
+def test_a_long_conversation_is_split_at_turns_and_every_answer_learnt_once(lengths, system, limit):
+    """Each exchange here fits by itself: then nothing is ever cut."""
+    template, tokenizer = made(DataConfig(template="chat"))
+    rows = template.rows(record(**conversation(*lengths, system=system)), 0, tokenizer, limit, tally := Tally())
+    answers = [shown(tokenizer, row.ids, row.roles, SUPERVISED) for row in rows]
+    assert "".join(answers) == "".join(f"a{n}{'!' * length}</turn>" for n, length in enumerate(lengths))
+    assert all(len(row.ids) <= limit and row.cut == 0 for row in rows)
+    opening = f"<system>{system}</turn><user>q" if system else "<user>q"
+    assert all(tokenizer.decode(row.ids).startswith(opening) for row in rows)
+    assert (tally.examples, tally.truncated) == (len(rows), 0)
+    whole = template.rows(record(**conversation(*lengths, system=system)), 0, tokenizer, 10**6)
+    assert len(whole) == 1  # and what fits stays as it was
+    expected, room = 1, limit - len(f"{system}..") * bool(system)  # as many exchanges in each as fit
+    for n, length in enumerate(lengths):
+        exchange = len(f"<q{n}>{'?' * (length // 4)}<a{n}>{'!' * length}")  # four special ids, like the brackets
+        if exchange > room:
+            expected, room = expected + 1, limit - len(f"{system}..") * bool(system)
+        room -= exchange
+    assert len(rows) == expected
+
+
+def test_of_a_turn_that_is_too_long_by_itself_the_end_is_cut():
+    template, tokenizer = made(DataConfig(template="chat"))
+    rows = template.rows(record(**conversation(4, 200, 4)), 0, tokenizer, 80)
+    assert [row.cut > 0 for row in rows] == [False, True, False]
+    assert all(len(row.ids) <= 80 for row in rows)
+
+
+def test_a_question_that_nobody_answered_is_no_row_of_its_own():
+    template, tokenizer = made(DataConfig(template="chat"))
+    said = conversation(40, 40)["messages"] + [{"role": "user", "content": "q" * 60}]
+    rows = template.rows(record(messages=said), 0, tokenizer, 100)
+    assert len(rows) == 2
+    assert all((row.roles == SUPERVISED).any() for row in rows)
+
+
+def test_the_context_that_most_records_fit_into_is_counted():
+    template, tokenizer = made(DataConfig(template="response"))
+    tally = Tally()
+    for length in [10] * 8 + [62] * 1 + [63] * 1 + [500] * 10:  # with <prompt>, p, <response>, </response>: 4 more
+        template.rows(record(prompt="p", response="r" * length), 0, tokenizer, 100, tally)
+    assert tally.lengths == {"64": 8, "128": 2, "512": 10}
+    assert [tally.fitting_context(share) for share in (0.4, 0.41, 0.5, 0.51, 1.0)] == [64, 128, 128, 512, 512]
+    assert Tally.from_json(tally.as_json()).fitting_context(0.9) == 512
+    assert tally.truncated == 10
+    assert Tally().fitting_context(0.9) is None
+
+
+# ---- records as others write them
+
+
+def asked(config: DataConfig, **fields) -> tuple[str, str]:
+    """What a record becomes: all of it, and what of it is supervised."""
+    template, tokenizer = made(config)
+    (example,) = template.rows(record(**fields), 0, tokenizer, 999)
+    return tokenizer.decode(example.ids), shown(tokenizer, example.ids, example.roles, SUPERVISED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "response"),
+    [
+        ({"instruction": "Do", "input": "this", "output": "So."}, "Do\n\nthis", "So."),
+        ({"instruction": "Do", "input": "", "output": "So."}, "Do", "So."),
+        ({"instruction": "Do", "input": None, "output": "So."}, "Do", "So."),
+        ({"instruction": "Do", "output": "So."}, "Do", "So."),
+        ({"instruction": "Do", "context": "this", "response": "So.", "category": "qa"}, "Do\n\nthis", "So."),
+        ({"prompt": "Do", "completion": "So."}, "Do", "So."),
+        ({"prompt": "Do", "response": "So.", "instruction": "x", "output": "y"}, "Do", "So."),
+    ],
+)
+def test_known_forms_of_prompts_and_responses(fields, prompt, response):
+    expected = f"<prompt>{prompt}<response>{response}</response>", f"{response}</response>"
+    assert asked(DataConfig(template="response"), **fields) == expected
+
+
+def test_several_fields_of_the_prompt():
+    config = DataConfig(template="response", prompt_field=["q", "more"], response_field="a")
+    assert asked(config, q="Do", more="this", a="So.")[0] == "<prompt>Do\n\nthis<response>So.</response>"
+    assert asked(config, q="", more="this", a="So.")[0] == "<prompt>this<response>So.</response>"
+    with pytest.raises(DataError, match=r"no field 'more', only 'q', 'a'; say --data\.prompt_field"):
+        asked(config, q="Do", a="So.")
+    song = DataConfig(template="song", prompt_field=["prompt", "title"])
+    assert asked(song, prompt="sad", title="Rain", lyrics="la")[0] == "<prompt>sad\n\nRain\n<song>\nla\n</song>"
+    named = DataConfig(template="response", prompt_field="instruction", response_field="output")
+    assert asked(named, instruction="Do", input="this", output="So.")[0] == "<prompt>Do<response>So.</response>"
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+@pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
+def test_conversations_of_others(name, role, content):
+    theirs = [("system", "Be kind"), ("human", "Hi"), ("gpt", "Hello"), ("user", "And?"), ("assistant", "Bye")]
+    messages = [{role: who, content: text} for who, text in theirs]
+    assert asked(DataConfig(template="chat"), **{name: messages}) == (
+        "<system>Be kind</turn><user>Hi</turn><assistant>Hello</turn><user>And?</turn><assistant>Bye</turn>",
+        "Hello</turn>Bye</turn>",
+    )
+
+
+def test_a_weight_of_0_is_context():
+    wrong, right = {"role": "assistant", "content": "Wrong", "weight": 0}, BYE | {"weight": 1}
+    messages = [{"role": "user", "content": "Hi", "weight": None}, wrong, {"role": "user", "content": "No"}, right]
+    whole, supervised = asked(DataConfig(template="chat"), messages=messages)
+    assert whole == "<user>Hi</turn><assistant>Wrong</turn><user>No</turn><assistant>Bye</turn>"
+    assert supervised == "Bye</turn>"
+
+
+@pytest.mark.parametrize("other", ["c-17", 17, [3], {"id": 1}, [{"name": "x"}]])
+def test_the_list_that_is_not_read_may_hold_anything(other):
+    config, record = DataConfig(template="chat"), {"messages": [BYE | {"name": "Al"}], "conversations": other}
+    layout = layout_for(config)
+    assert layout
+    assert list(layout.left_out(Document("", "a", record))) == ["conversations", "messages.name"]
+
+
+def test_content_in_parts_and_neutral_keys():
+    parts = [{"type": "text", "text": "He"}, {"type": "text", "text": "llo"}]
+    answer = BYE | {"tool_calls": None, "refusal": None, "function_call": None, "annotations": [], "audio": None}
+    messages = [{"role": "developer", "content": "Be kind"}, {"role": "user", "content": parts}, answer]
+    assert asked(DataConfig(template="chat"), messages=messages)[0] == (
+        "<system>Be kind</turn><user>Hello</turn><assistant>Bye</turn>"
+    )
+
+
+def test_a_song_of_several_genres_has_them_all():
+    whole, _ = asked(
+        DataConfig(template="song"), prompt="p", lyrics="l", genre=["Rock", "pop", "Rock"], emotion=["sad"]
+    )
+    assert whole.startswith("<prompt><genre_rock><genre_pop><sad>p\n")
+    for nothing in ([], [""], None, "", " "):
+        whole, _ = asked(DataConfig(template="song", genre="rap"), prompt="p", lyrics="l", genre=nothing)
+        assert whole.startswith("<prompt><genre_rap>p\n")
+
+
+def test_a_label_of_a_megabyte_makes_a_short_line():
+    with pytest.raises(DataError) as caught:
+        asked(DataConfig(template="song"), prompt="p", lyrics="l", genre="\x1b[31m" + "x" * 1_000_000)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+def test_a_line_in_brackets_of_a_megabyte_is_no_header():
+    template, _ = made(DataConfig(template="song"))
+    tally, long_line = Tally(), "[" + "x" * 1_000_000 + "]"
+    template.parts(record(prompt="p", lyrics=f"[Solo]\n{long_line}\nla"), 0, tally)
+    assert tally.unknown_headers == {"[Solo]": 1}

@@ -57,13 +57,40 @@ def test_a_file_is_read_with_labels_as_numbers_or_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", entry(label=4), entry(label="x"), entry(endings=[1, 2, 3, 4]), '{"ctx": "a"}', entry(ctx=None)]
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "no object"),
+        ('{"ctx": "a"}', "'endings' is missing"),
+        (entry(ctx=None), "ctx is no text"),
+        (entry(endings=["a", "b", "c"]), "3 endings"),
+        (entry(endings=["a", "b", "c", "d", "e"]), "5 endings"),
+        (entry(endings="abcd"), "no list of endings"),
+        (entry(endings=["a", "", "c", "d"]), "an ending is empty"),
+        (entry(endings=["a", "b", " ", "d"]), "an ending is empty"),
+        (entry(endings=[1, 2, 3, 4]), "an ending is empty, or no text"),
+        (entry(label=4), "label = 4 is none"),
+        (entry(label=-1), "label = -1"),
+        (entry(label="x"), "label = 'x'"),
+        (entry(label="x" * 100_000), "label = 'xxx"),
+        (entry(label=2.7), "label = 2.7"),
+        (entry(label=True), "label = True"),
+        (entry(label=None), "label = None"),
+    ],
 )
-def test_a_line_that_is_no_question_is_named(tmp_path, line):
+def test_a_line_that_is_no_question_is_named(tmp_path, line, reason):
+    """Three endings, or an empty one, were scored as if chance were a quarter."""
     path = tmp_path / "h.jsonl"
     path.write_text(entry() + line + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 2"):
+    with pytest.raises(DataError, match=f"line 2 is no HellaSwag question: .*{reason}") as caught:
         read_questions(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_question(tmp_path):
+    (tmp_path / "h.jsonl").write_text(entry(), encoding="utf-8-sig")
+    assert len(read_questions(tmp_path / "h.jsonl")) == 1
 
 
 def test_a_missing_or_empty_file(tmp_path):

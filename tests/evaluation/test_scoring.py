@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from primegpt.evaluation.hellaswag import Question, encode_question
 from primegpt.evaluation.scoring import Score, encode_pair, exceeds, score_completions
 from primegpt.tokenizers import store
+from primegpt.tokenizers.imported import Imported
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 PRESETS = ["gpt2", "qwen3", "prime"]
 
@@ -105,3 +108,24 @@ def test_pairs_are_split_where_the_text_is():
     characters = store.train("char", ["abc"])
     assert encode_pair(characters, "a€b", "c€") == (characters.encode("a€b"), characters.encode("c€"))
     assert encode_pair(characters, "", "c") == ([], characters.encode("c"))
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_pairs_of_a_tokenizer_that_puts_a_space_first(scheme):
+    """Of the whole text the library itself says where each token stands."""
+    text = "the river is the song\nof the river, and the song " * 20
+    theirs = Tokenizer(models.BPE(unk_token="<unk>"))
+    theirs.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "</s>"], show_progress=False)
+    theirs.train_from_iterator([text], trainer)
+    ours = Imported({"tokenizer.json": theirs.to_str().encode()})
+    for context, completion in (("the river", " is the song"), ("the ri", "ver"), ("song", "s"), ("", "the river")):
+        whole = theirs.encode(context + completion)
+        before = [end <= len(context) and context != "" for _, end in whole.offsets]
+        context_ids, completion_ids = encode_pair(ours, context, completion)
+        assert context_ids == [id for id, inside in zip(whole.ids, before, strict=True) if inside]
+        assert completion_ids == [id for id, inside in zip(whole.ids, before, strict=True) if not inside]
+    question = Question("the river", ("is the song", "of the river", "and", "the"), 0)
+    context_ids, endings = encode_question(ours, question)
+    for ending, ids in zip(question.endings, endings, strict=True):
+        assert [*context_ids, *ids] == theirs.encode(f"the river {ending}").ids

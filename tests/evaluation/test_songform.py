@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primegpt.data.songbook import rhyme_families, songbook
+from primegpt.data.songbook import songbook
+from primegpt.data.verse import rhyme_families
 from primegpt.evaluation.songform import (
     copied_ngram_share,
     parse_sections,

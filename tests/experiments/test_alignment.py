@@ -8,14 +8,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from primegpt import api
-from primegpt.api import experiments
 from primegpt.cli.main import run
 from primegpt.data.songbook import songbook
 from primegpt.errors import UsageError
 from primegpt.evaluation.adherence import word_adherence
-from primegpt.experiments import alignment as experiment
-from primegpt.experiments import alignment_report as report
-from primegpt.experiments.arms import Notes, merged
+from primegpt.experiments import alignment as report
+from primegpt.experiments import alignment_arms as experiment
+from primegpt.experiments.arms import Notes, Place, merged
 from primegpt.training.trainer import Trainer
 
 TINY = experiment.Size(
@@ -86,13 +85,13 @@ def test_arms_differ_in_their_prompts_alone(place, found):
 def test_a_finished_arm_is_not_trained_again(place, found, monkeypatch):
     """Neither by the same experiment, nor by one with more seeds: that trains only what is new."""
     trained = []
-    real = experiments.Place.trained
+    real = Place.trained
 
     def counted(self, arm, tokenizer):
         trained.append(arm.name)
         return real(self, arm, tokenizer)
 
-    monkeypatch.setattr(experiments.Place, "trained", counted)
+    monkeypatch.setattr(Place, "trained", counted)
     assert api.experiment_alignment(place, size=TINY) == found
     assert trained == []
     notes = place / "measures" / "alignment-1-seed-1.json"
@@ -111,7 +110,7 @@ def _step(run, arm):
 def test_an_interrupted_arm_is_taken_up_where_it_was(tmp_path, monkeypatch):
     size = replace(TINY, max_steps=4, overrides=merged(TINY.overrides, {"train": {"checkpoint_interval": 1}}))
     arm, said = experiment.arms(size)[0], list[str]()
-    place = experiments.Place(tmp_path / "out", said.append)
+    place = Place(tmp_path / "out", said.append)
     tokenizer = place.tokenizer(arm.book, size.vocab_size, "song")
     step = Trainer.step
 
@@ -131,7 +130,7 @@ def test_an_interrupted_arm_is_taken_up_where_it_was(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_the_table_or_json(place, found, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "QUICK", TINY)
+    monkeypatch.setattr(report, "QUICK", TINY)
     assert run(["experiment", "alignment", "--quick", "--out", str(place)], 0.0) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| " + " | ".join(report.HEADER) + " |"

@@ -8,7 +8,6 @@ from primegpt import api
 from primegpt.cli.main import run
 from primegpt.data.songbook import songbook
 from primegpt.experiments import duplication as experiment
-from primegpt.experiments import duplication_report as report
 
 TINY = experiment.Size(
     seeds=(1,),
@@ -63,9 +62,9 @@ def test_every_arm_is_measured_and_reported(place, found):
         assert set(finding["copied"]) == {"8", "12", "20"}
     # What is held out of copies stands in what is learnt.
     assert any("held-out" in line or "validation" in line for line in found["kinds"]["copied"]["warnings"])
-    rows = report.table(found)
+    rows = experiment.table(found)
     assert [row[0] for row in rows] == ["70 KB", "70 KB copied to 10 MB", "10 MB of varied text"]
-    assert all(len(row) == len(report.HEADER) for row in rows)
+    assert all(len(row) == len(experiment.HEADER) for row in rows)
     assert "What copies are worth" in (place / "report.html").read_text(encoding="utf-8")
     for name in ("held-out", "own", "copied"):
         assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG")

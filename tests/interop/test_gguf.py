@@ -85,7 +85,9 @@ def test_characters_and_prime_are_refused_with_what_works(random_model, save_run
     run = save_run(random_model(vocab_size=letters.vocab_size), letters, "letters")
     assert command(["export", str(run), "--to", "gguf", "--out", str(tmp_path / "m.gguf")], 0.0) == 2
     assert "--tokenizer.kind bpe" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="preset"):
+    with pytest.raises(
+        UsageError, match=r"llama.cpp does not have; .*'relu2'.*--to hf.* NanoChat; .*--model.preset qwen3"
+    ):
         api.export(make_run("prime"), tmp_path / "m.gguf", to="gguf", say=quiet)
     assert not list(tmp_path.glob("*.gguf"))
 
@@ -101,3 +103,34 @@ def test_a_failure_leaves_no_file(make_run, tmp_path, monkeypatch):
     with pytest.raises(Exception, match="No space left"):
         api.export(run, tmp_path / "m.gguf", to="gguf", say=quiet)
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_biases_and_a_stretch_of_positions_go_along_or_are_refused(make_run, tmp_path):
+    run = make_run("qwen2", rope_type="linear", rope_factor=4.0)
+    reader = gguf.GGUFReader(api.export(run, tmp_path / "m.gguf", to="gguf", say=quiet))
+    assert field(reader, "general.architecture") == "qwen2"
+    assert (field(reader, "qwen2.rope.scaling.type"), field(reader, "qwen2.rope.scaling.factor")) == ("linear", 4.0)
+    names = {tensor.name for tensor in reader.tensors}
+    assert "blk.0.attn_k.bias" in names
+    assert "blk.0.attn_output.bias" not in names
+
+
+def test_a_long_llama_says_by_what_each_frequency_is_divided(make_run, tmp_path):
+    stretch = {"rope_type": "llama3", "rope_factor": 8.0, "rope_original_context": 600, "rope_theta": 5e5}
+    run = make_run("mistral", head_dim=64, **stretch)
+    reader = gguf.GGUFReader(api.export(run, tmp_path / "m.gguf", to="gguf", say=quiet))
+    assert field(reader, "general.architecture") == "llama"
+    (found,) = (tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose((found[0], found[-1]), (1.0, 8.0), rtol=1e-6)
+    assert (np.diff(found) >= -1e-6).all()
+    assert len(found) == 32
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes", "said"),
+    [("qwen3", {"attention_bias": "all"}, "biases in attention"), ("qwen2", {"rope_type": "llama3"}, "of Llama alone")],
+)
+def test_what_llama_cpp_has_of_others_alone_is_refused(make_run, tmp_path, preset, sizes, said):
+    with pytest.raises(UsageError, match=f"{said}.*--to hf"):
+        api.export(make_run(preset, **sizes), tmp_path / "m.gguf", to="gguf", say=quiet)

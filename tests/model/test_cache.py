@@ -18,6 +18,7 @@ KINDS = pytest.mark.parametrize(
         ("qwen3", {}),
         ("prime", {}),
         ("qwen3", {"n_kv_head": 2}),
+        ("qwen2", {"n_kv_head": 2, "rope_type": "llama3", "rope_original_context": 16}),
         ("gpt2", {"n_kv_head": 1, "head_dim": 12}),
     ],
 )

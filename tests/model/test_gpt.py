@@ -9,7 +9,8 @@ from torch import Tensor
 
 from primegpt.config import resolve
 from primegpt.errors import MismatchError
-from primegpt.model.gpt import GPT, attention_weights, explicit_attention, rotary_table, rotate
+from primegpt.model.gpt import GPT, rotary_frequencies, rotary_table
+from primegpt.model.kernels import attention_weights, explicit_attention, rotate
 
 MakeModel = Callable[..., GPT]
 PRESETS = ["gpt2", "qwen3", "prime"]
@@ -143,6 +144,27 @@ def test_rotation_is_multiplication_by_a_complex_number() -> None:
     turned = pairs * torch.polar(torch.ones_like(angles), angles)
     expected = torch.cat((turned.real, turned.imag), dim=-1)
     torch.testing.assert_close(rotate(x, cos, sin).double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("low", [1.0, 2.5])
+def test_llama3_slows_down_what_turns_seldom_in_the_original_context(low: float) -> None:
+    stretch = {"rope_type": "llama3", "rope_factor": 8.0, "rope_low_freq_factor": low, "rope_original_context": 600}
+    config = small(preset="llama", head_dim=64, rope_theta=5e5, **stretch).config
+    found, kinds = rotary_frequencies(config).double(), set()
+    for i in range(32):
+        plain = 5e5 ** (-i / 32)
+        turns = 600 * plain / (2 * math.pi)
+        kind, expected = "mixed", (turns - low) / (4.0 - low) * plain + (4.0 - turns) / (4.0 - low) * plain / 8.0
+        if turns > 4.0:
+            kind, expected = "kept", plain
+        elif turns < low:
+            kind, expected = "slowed", plain / 8.0
+        kinds.add(kind)
+        assert float(found[i]) == pytest.approx(expected, rel=1e-5)
+    assert kinds == {"kept", "mixed", "slowed"}
+    linear = small(preset="llama", head_dim=64, rope_theta=5e5, rope_type="linear", rope_factor=5.0).config
+    plain = torch.tensor([5e5 ** (-i / 32) / 5.0 for i in range(32)], dtype=torch.float64)
+    torch.testing.assert_close(rotary_frequencies(linear).double(), plain, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

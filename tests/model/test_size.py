@@ -31,6 +31,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         head_dim=draw(st.sampled_from([None, 6])),
         intermediate_size=draw(st.none() | st.integers(1, 80)),
         bias=draw(st.booleans()),
+        attention_bias=draw(st.sampled_from([None, "none", "qkv", "all"])),
         norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
         norm_gain=draw(st.booleans()),
         position=draw(st.sampled_from(["learned", "rope"])),
@@ -57,7 +58,7 @@ def part_of(name: str) -> str:
     return next(part for part, key in (("attention", "attn"), ("mlp", "mlp"), ("head", "lm_head")) if key in name)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(model_configs())
 def test_parameters_are_those_of_the_model(config: ModelConfig) -> None:
     counted = dict.fromkeys(("embedding", "attention", "mlp", "norms", "head"), 0)
@@ -90,7 +91,7 @@ def test_an_unset_vocabulary_is_refused() -> None:
 # ---- FLOPs
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(model_configs(), st.integers(1, 3))
 def test_flops_are_those_that_torch_counts(config: ModelConfig, B: int) -> None:
     """Every matrix product of a forward pass, and of a backward pass after it, with the attention as written."""

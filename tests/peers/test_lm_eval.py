@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from primegpt import api
 from primegpt.errors import UsageError
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers import store
@@ -124,10 +125,10 @@ def test_texts_longer_than_a_block_are_scored_in_windows(random_model, tokenizer
 def test_generation_stops_where_the_task_says(model, tokenizer):
     from primegpt.config import GenerateConfig
     from primegpt.evaluation.harness import HarnessModel
-    from primegpt.generation.generator import Generator
+    from primegpt.inference.decoder import Decoder
 
     settings = GenerateConfig(temperature=0.0, max_new_tokens=20)
-    (whole,) = Generator(model, tokenizer).generate([tokenizer.encode("the cat")], settings)[0]
+    (whole,) = Decoder(model, tokenizer).generate([tokenizer.encode("the cat")], settings)[0]
     stop = whole.text[5:7]
     requests = [
         SimpleNamespace(args=("the cat", {"until": [stop, "\n\n\n"], "max_gen_toks": 20})),
@@ -138,9 +139,24 @@ def test_generation_stops_where_the_task_says(model, tokenizer):
     assert first == whole.text[: whole.text.index(stop)]
     assert second == whole.text
     assert (
-        third
-        == Generator(model, tokenizer).generate([""], settings.model_copy(update={"max_new_tokens": 3}))[0][0].text
+        third == Decoder(model, tokenizer).generate([""], settings.model_copy(update={"max_new_tokens": 3}))[0][0].text
     )
+
+
+def test_the_harness_itself_says_the_same_of_an_exported_prime(random_model, save_run, tokenizer, tmp_path):
+    """Through its class for Transformers, which opens the folder as NanoChat."""
+    from lm_eval.models.huggingface import HFLM
+
+    from primegpt.evaluation.harness import HarnessModel
+
+    model = random_model("prime", vocab_size=tokenizer.vocab_size)
+    folder = api.export(save_run(model, tokenizer), tmp_path / "hf", say=lambda line: None)
+    pairs = [(entry["ctx"], f" {choice}") for entry in ENTRIES for choice in entry["choices"]]
+    requests = [SimpleNamespace(args=pair) for pair in pairs]
+    theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2).loglikelihood(requests)
+    ours = HarnessModel(model, tokenizer).loglikelihood(requests)
+    assert [greedy for _, greedy in theirs] == [greedy for _, greedy in ours]
+    assert [total for total, _ in theirs] == pytest.approx([total for total, _ in ours], abs=1e-3)
 
 
 def test_an_unknown_task_is_one_line(model, tokenizer):

@@ -5,12 +5,11 @@ import torch
 
 from primegpt import api
 from primegpt.config import resolve
-from primegpt.data.batches import IGNORED, Batch
+from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.char import CharTokenizer
 from primegpt.training.optimizers import Optimizers
-from primegpt.training.precision import Precision
-from primegpt.training.step import compute_gradients, update
+from primegpt.training.step import Precision, compute_gradients, update
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]  # a peer's warnings are its own
@@ -59,12 +58,12 @@ def as_ours(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def test_loss_and_every_gradient_are_theirs(models, masked: bool, rows: int) -> None:
     ours, theirs = models
     ids, labels = texts(1, masked)
-    total, supervised = compute_gradients(ours, micro_batches(ids, labels, rows), FP32, seed=0, step=0)
+    total, supervised, _ = compute_gradients(ours, micro_batches(ids, labels, rows), FP32, seed=0, step=0)
     loss = theirs(input_ids=ids, labels=labels).loss
     loss.backward()
     assert supervised == (labels[:, 1:] != IGNORED).sum()
     assert (supervised < 6 * LENGTH) == masked
-    assert total.item() / supervised == pytest.approx(loss.item(), abs=1e-5)
+    assert total / supervised == pytest.approx(loss.item(), abs=1e-5)
     own = {f"transformer.{name}": p.grad for name, p in ours.named_parameters()}
     compared = {name: as_ours(name, p.grad) for name, p in theirs.named_parameters()}
     assert own.keys() == compared.keys()
@@ -87,14 +86,14 @@ def test_twenty_steps_are_those_of_a_plain_loop(models) -> None:
     plain = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), fused=False, foreach=False)
     for step in range(20):
         ids, labels = texts(step, masked=True)
-        total, supervised = compute_gradients(ours, micro_batches(ids, labels, 3), FP32, seed=0, step=step)
+        total, supervised, _ = compute_gradients(ours, micro_batches(ids, labels, 3), FP32, seed=0, step=step)
         norm = update(ours, optimizers, FP32, config.grad_clip)
         loss = theirs(input_ids=ids, labels=labels).loss
         loss.backward()
         their_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.3)
         plain.step()
         plain.zero_grad()
-        assert total.item() / supervised == pytest.approx(loss.item(), abs=1e-4)
+        assert total / supervised == pytest.approx(loss.item(), abs=1e-4)
         assert norm == pytest.approx(their_norm.item(), rel=1e-3)
         assert norm > 0.3  # clipped
     own = {f"transformer.{name}": p for name, p in ours.named_parameters()}

@@ -7,8 +7,8 @@ import torch
 
 from primegpt import api
 from primegpt.config import GenerateConfig
-from primegpt.generation.generator import Generator
-from primegpt.generation.logits import filtered
+from primegpt.inference.decoder import Decoder
+from primegpt.inference.logits import filtered
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.char import CharTokenizer
 
@@ -61,7 +61,7 @@ class Ids:
     """A tokenizer of bare ids, none of them special but an end of text that the model lacks a use for."""
 
     def __init__(self, vocab_size: int) -> None:
-        self.vocab_size, self.eot_id = vocab_size, -1
+        self.vocab_size, self.eot_id, self.opening_id = vocab_size, -1, None
         self.special_tokens, self.special_kinds = {}, {}
 
     def decode_bytes(self, ids: list[int]) -> bytes:
@@ -69,6 +69,8 @@ class Ids:
 
     def decode(self, ids: list[int]) -> str:
         return self.decode_bytes(ids).decode()
+
+    decode_within = decode
 
     def encode(self, text: str) -> list[int]:
         return [int(id) for id in text.split() if id.isdigit()]
@@ -78,7 +80,7 @@ class Ids:
 def test_greedy_text_is_theirs(preset: str, shape: dict, random_model, twin) -> None:
     model = random_model(preset, **shape)
     prompt, n = [3, 1, 4, 1, 5], model.config.block_size - 5
-    (ours,) = Generator(model, Ids(model.config.vocab_size)).generate(
+    (ours,) = Decoder(model, Ids(model.config.vocab_size)).generate(
         [prompt], GenerateConfig(temperature=0.0, max_new_tokens=n)
     )[0]
     theirs = twin(model).generate(
@@ -144,7 +146,7 @@ def test_beam_search_is_theirs(
             num_beams=beams, length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14,
             repetition_penalty=repetition_penalty,
         )  # fmt: skip
-        ours = Generator(model, tokenizer).generate([prompt], settings, num_samples=beams)[0]
+        ours = Decoder(model, tokenizer).generate([prompt], settings, num_samples=beams)[0]
         theirs = their_model.generate(
             torch.tensor([prompt]), num_beams=beams, num_return_sequences=beams, do_sample=False,
             length_penalty=penalty, early_stopping=early_stopping, max_new_tokens=14, eos_token_id=end, pad_token_id=0,

@@ -7,7 +7,7 @@ import torch
 
 from primegpt import api
 from primegpt.bench.random_run import save_random_run
-from primegpt.model.compiled import CompiledStep
+from primegpt.inference.quantize import CompiledStep
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 64, "vocab_size": 300}
 

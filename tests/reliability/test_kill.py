@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from primegpt.run.checkpoint import list_checkpoints
-from primegpt.training.metrics import TIMING_KEYS
+from primegpt.training.progress import TIMING_KEYS
 
 pytestmark = [
     pytest.mark.reliability,
@@ -71,19 +71,19 @@ max_new_tokens = 20
 SABOTEUR = """
 import sys
 from primegpt.cli.main import main
-from primegpt.data.batches import TrainingWindows
+from primegpt.data.batching.batches import Batches
 from primegpt.training import trainer
-from primegpt.training.early_stopping import EarlyStopping
+from primegpt.training.state import EarlyStopping
 from primegpt.training.optimizers import Optimizers
 
 kind = sys.argv.pop(1)
-micro_batches, restore, evaluate_loss = TrainingWindows.micro_batches, trainer.Trainer.restore, trainer.evaluate_loss
+micro_batches, restore, evaluate_loss = Batches.micro_batches, trainer.Trainer.restore, trainer.evaluate_loss
 if kind == "seed ignores step":
     first = []
     def since_start(self, step):  # counts from where this process began, as a sampler with lost state would
         first.append(step)
         return micro_batches(self, step - first[0])
-    TrainingWindows.micro_batches = since_start
+    Batches.micro_batches = since_start
 elif kind == "no optimizer state":
     Optimizers.load_state = lambda self, tensors: None
 elif kind == "evaluation shares the training stream":
@@ -98,7 +98,7 @@ elif kind == "evaluation shares the training stream":
         global drawn
         restore(self, checkpoint)
         drawn = 2 * -(-checkpoint.step // EVAL_INTERVAL)
-    trainer.evaluate_loss, TrainingWindows.micro_batches = drawing, behind_evaluations
+    trainer.evaluate_loss, Batches.micro_batches = drawing, behind_evaluations
     trainer.Trainer.restore = with_stream
 elif kind == "early stopping is forgotten":
     def forgetful(self, checkpoint):

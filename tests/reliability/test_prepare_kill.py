@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from primegpt.data.corpus import cache_folder
+from primegpt.data.preparing.corpus import cache_folder
 from primegpt.tokenizers import store
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(1500)]
@@ -19,12 +19,12 @@ SCRIPT = """if True:
     import sys
     from pathlib import Path
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import blocks, build
-    from primegpt.data.prepare import Unfinished, prepare_part
+    from primegpt.data.preparing import blocks, build
+    from primegpt.data.preparing.prepare import Unfinished, prepare_part
     blocks.BLOCK, build.PIECE = 500_000, 50_000
     source, cache, part = sys.argv[1:]
     data, tokenizer = DataConfig(sources=(source,)), TokenizerConfig(path=source + ".tokenizer")
-    corpus = prepare_part(data, tokenizer, blocks.parse_part(part), cache=Path(cache), report=print)
+    corpus = prepare_part(data, tokenizer, blocks.parse_part(part), cache=Path(cache), say=print)
     if not isinstance(corpus, Unfinished):
         print(corpus.train.verify().fingerprint, corpus.val.verify().fingerprint)"""
 
@@ -104,8 +104,8 @@ def test_parts_that_are_killed_and_started_again(corpus, tmp_path):
 def test_what_was_finished_is_not_encoded_again(corpus, tmp_path, monkeypatch):
     """The pieces of the second start, counted, are those behind the last block that the first one finished."""
     from primegpt.config import DataConfig, TokenizerConfig
-    from primegpt.data import blocks, build
-    from primegpt.data.prepare import prepare
+    from primegpt.data.preparing import blocks, build
+    from primegpt.data.preparing.prepare import prepare
 
     monkeypatch.setattr(build, "PIECE", 200_000)
     monkeypatch.setattr(blocks, "BLOCK", 1_000_000)

@@ -20,12 +20,11 @@ import torch
 from safetensors.torch import load_file
 
 from primegpt.config import resolve
-from primegpt.data.batches import IGNORED, Batch
+from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
-from primegpt.training.metrics import TIMING_KEYS
-from primegpt.training.precision import Precision
-from primegpt.training.step import compute_gradients
+from primegpt.training.progress import TIMING_KEYS
+from primegpt.training.step import Precision, compute_gradients
 
 pytestmark = [
     pytest.mark.reliability,
@@ -152,9 +151,9 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from test_ranks import configuration, ragged
 from primegpt.model.gpt import GPT
-from primegpt.training.distributed import join
-from primegpt.training.precision import Precision
-from primegpt.training.sharded import whole
+from primegpt.parallel.distributed import join
+from primegpt.training.step import Precision
+from primegpt.parallel.world import whole
 from primegpt.training.step import compute_gradients
 from safetensors.torch import save_file
 
@@ -163,9 +162,7 @@ with join(config) as world:
     model, batches = world.shard(GPT(config.model, 3)).train(), ragged()
     mine = len(batches) // world.size
     own = batches[world.rank * mine : (world.rank + 1) * mine]
-    loss, supervised = compute_gradients(model, own, Precision("fp32", "cpu"), 0, 0, world=world)
-    world.sum_gradients(model)
-    total = world.sum(loss.item())
+    total, supervised, _ = compute_gradients(model, own, Precision("fp32", "cpu"), 0, 0, world=world)
     gradients = {name: whole(p.grad) for name, p in model.named_parameters()}
     if world.rank == 0:
         save_file({name: g.contiguous() for name, g in gradients.items()}, sys.argv[3])
@@ -194,7 +191,7 @@ def ragged() -> list[Batch]:
 @pytest.mark.parametrize(("ranks", "parallel"), [(2, "ddp"), (4, "ddp"), (2, "fsdp"), (4, "fsdp")])
 def test_gradients_of_a_ragged_step_are_those_of_one_process(tmp_path, ranks, parallel):
     model = GPT(configuration().model, 3).train()
-    total, supervised = compute_gradients(model, ragged(), Precision("fp32", "cpu"), 0, 0)
+    total, supervised, _ = compute_gradients(model, ragged(), Precision("fp32", "cpu"), 0, 0)
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
@@ -206,7 +203,7 @@ def test_gradients_of_a_ragged_step_are_those_of_one_process(tmp_path, ranks, pa
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert float(done.stdout.split("LOSS ")[1]) == pytest.approx(total.item() / supervised, abs=1e-6)
+    assert float(done.stdout.split("LOSS ")[1]) == pytest.approx(total / supervised, abs=1e-6)
     found = load_file(tmp_path / "gradients.safetensors")
     own = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == own.keys()

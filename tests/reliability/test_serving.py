@@ -17,7 +17,7 @@ import pytest
 from primegpt.bench.serving import bench_serving, quantile
 from primegpt.tokenizers.char import CharTokenizer
 
-pytestmark = [pytest.mark.reliability, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.reliability, pytest.mark.alone, pytest.mark.timeout(600)]
 
 GREEDY = {"prompt": "a", "max_tokens": 300, "temperature": 0}  # the random model then never ends a text
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from primegpt.run.checkpoint import list_checkpoints
-from primegpt.training.metrics import TIMING_KEYS
+from primegpt.training.progress import TIMING_KEYS
 
 pytestmark = [
     pytest.mark.reliability,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
 ]
 

@@ -26,9 +26,9 @@ from primegpt.run.checkpoint import (
     newest_good,
     read_evaluation,
     read_manifest,
-    save_checkpoint,
     verify_checkpoint,
 )
+from primegpt.run.saving import save_checkpoint
 
 FILES = ["MANIFEST.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 STATE = {"step": 1, "best": 0.1 + 0.2, "events": [{"oom": 3}], "config": {"lr": 6e-4, "none": None, "deep": [[]]}}
@@ -265,10 +265,10 @@ def test_a_renamed_checkpoint_is_found_but_a_copy_elsewhere_is_welcome(tmp_path:
 )
 def test_a_manifest_of_someone_elses_making_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     """The hash of itself proves that it is whole, not that it is honest."""
-    from primegpt.run.checkpoint import _seal
+    from primegpt.run.atomic import seal
 
     path = save(tmp_path, 1)
-    (path / "MANIFEST.json").write_bytes(_seal(content))
+    (path / "MANIFEST.json").write_bytes(seal(content))
     with pytest.raises(CheckpointError, match=r"MANIFEST\.json"):
         load_checkpoint(path)
 
@@ -282,7 +282,7 @@ def test_junk_for_a_manifest_is_one_line(tmp_path: Path, junk: bytes) -> None:
 
 
 def test_whole_files_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
-    from primegpt.run.checkpoint import write_checkpoint
+    from primegpt.run.saving import write_checkpoint
 
     path = write_checkpoint(tmp_path, 1, {"model.safetensors": [b"\x80\x04 pickled"], "state.json": [b"{}"]}, True)
     verify_checkpoint(path)
@@ -407,7 +407,7 @@ def test_the_evaluation_of_another_step_is_done_again(tmp_path: Path, warn: Warn
     commit_evaluation(one, {"val/loss": 1.0})
     shutil.copy(one / "evaluation.json", two)
     assert read_evaluation(two, warn) is None
-    assert "belongs to another step: 1; evaluating again" in warn[0]
+    assert "belongs to another checkpoint; evaluating again" in warn[0]
     shutil.copy(one / "MANIFEST.json", one / "evaluation.json")
     assert read_evaluation(one, warn) is None
     assert len(warn) == 2

@@ -17,15 +17,8 @@ import torch
 
 from primegpt.errors import PrimegptError
 from primegpt.run import atomic
-from primegpt.run.checkpoint import (
-    commit_evaluation,
-    list_checkpoints,
-    load_checkpoint,
-    newest_good,
-    read_evaluation,
-    save_checkpoint,
-)
-from primegpt.run.retention import prune, tidy
+from primegpt.run.checkpoint import commit_evaluation, list_checkpoints, load_checkpoint, newest_good, read_evaluation
+from primegpt.run.saving import prune, save_checkpoint, tidy
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import torch
 
 from primegpt.errors import CheckpointError, PrimegptError, RunFolderError
 from primegpt.run import atomic
-from primegpt.run.checkpoint import list_checkpoints, save_checkpoint
+from primegpt.run.checkpoint import list_checkpoints
 from primegpt.run.folder import RunFolder, latest_run, next_run_path
+from primegpt.run.saving import save_checkpoint
 
 
 def make_run(path: Path, *steps: int) -> RunFolder:
@@ -101,7 +102,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(RunFolderError, match="file is a file"):
         RunFolder.create(tmp_path / "file")
-    with pytest.raises(RunFolderError, match="could not create the run"):
+    with pytest.raises(RunFolderError, match="file is a file, so there can be no run"):
         RunFolder.create(tmp_path / "file" / "run")
 
 
@@ -289,7 +290,71 @@ def test_truncating_drops_later_rows_and_torn_lines_and_keeps_the_rest_to_the_by
     run.metrics_path.write_bytes(whole + torn + b'{"step": 3}\n' + b"\xff\n[1]\n\n" + whole[:-1])
     run.truncate_metrics(lambda row: True)
     assert run.metrics_path.read_bytes() == whole + whole
-    assert sorted(os.listdir(run.path)) == ["checkpoints", "metrics.jsonl", "samples"]
+    assert sorted(os.listdir(run.path)) == ["MANIFEST.json", "checkpoints", "metrics.jsonl", "samples"]
+
+
+NO_LINES = [
+    *(b'{"step": 1', b"\xff\xfe", b"[1]", b"null", b"[" * 100_000, b'{"stap": 1}', b'{"step": "1"}', b'{"step": -1}'),
+    *(b'{"step": 1e3}', b'{"step": true}', b'{"step": 9' + b"9" * 5000 + b"}"),
+]
+
+
+@pytest.mark.parametrize("line", NO_LINES)
+def test_a_line_that_is_no_longer_one_is_counted(tmp_path: Path, line: bytes) -> None:
+    run = make_run(tmp_path)
+    run.metrics_path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n{"step')
+    assert [row["step"] for row in run.read_metrics()] == [0, 2]
+    assert run.damages() == [f"1 line of {run.metrics_path} cannot be read and are left out"]
+
+
+def test_what_lies_outside_the_checkpoints_is_known_by_its_hash(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.append_metrics({"step": 0, "val/loss": 4.25})
+    run.data_path.write_text("{}", encoding="utf-8")
+    run.write_sample(0, "once")
+    assert run.damages() == []
+    run.append_metrics({"step": 1})  # more lines are to be expected
+    assert run.damages() == []
+    whole = contents(tmp_path)
+    changes = {
+        "metrics.jsonl": lambda data: data.replace(b"4.25", b"4.35"),
+        "samples/step-000000.txt": lambda data: b"twice",
+        "data.json": lambda data: b"{ }",
+    }
+    for name, change in changes.items():
+        (tmp_path / name).write_bytes(change(whole[str(Path(name))]))
+        assert run.damages() == [f"{tmp_path / name} is not as it was written"]
+        (tmp_path / name).unlink()
+        assert len(run.damages()) == 1
+        assert f"{tmp_path / name} cannot be read" in run.damages()[0]
+        (tmp_path / name).write_bytes(whole[str(Path(name))])
+    (tmp_path / "MANIFEST.json").write_bytes(whole["MANIFEST.json"][:-9])
+    assert "what lies outside the checkpoints cannot be checked" in run.damages()[0]
+
+
+def test_killed_while_lines_are_cut_off_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    for step in range(5):
+        run.append_metrics({"step": step})
+    run.seal()
+    run.append_metrics({"step": 5})
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_bytes_atomic", dying_before(run.metrics_path))
+        with pytest.raises(KeyboardInterrupt):
+            run.truncate_metrics(lambda row: row["step"] < 3)
+    assert len(run.read_metrics()) == 6
+    assert run.damages() == []
+
+
+def dying_before(file: Path) -> Callable[[Path, bytes], None]:
+    write = atomic.write_bytes_atomic
+
+    def write_or_die(path: Path, data: bytes) -> None:
+        if path == file:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    return write_or_die
 
 
 # Checkpoints
@@ -356,3 +421,36 @@ def test_a_run_can_be_moved(tmp_path: Path) -> None:
     run.point("best", 1)
     run.path.rename(tmp_path / "b")
     assert RunFolder.open(tmp_path / "b").load_checkpoint("best", print).step == 1
+
+
+def test_a_seal_takes_in_what_is_new_and_nothing_that_was_sealed_before(tmp_path: Path) -> None:
+    """It read all of metrics.jsonl and every sample again: long runs got slow, and damage in between was sealed in."""
+    run = make_run(tmp_path)
+    for step in range(3):
+        run.append_metrics({"step": step, "val/loss": 4.25})
+        run.write_sample(step, f"text {step}")
+    run.metrics_path.write_bytes(run.metrics_path.read_bytes().replace(b"4.25", b"4.35", 1))
+    run.sample_path(1).write_text("other")
+    run.append_metrics({"step": 3})
+    run.write_sample(3, "text 3")
+    assert run.damages() == [
+        f"{run.metrics_path} is not as it was written",
+        f"{run.sample_path(1)} is not as it was written",
+    ]
+    run.write_sample(1, "anew")
+    run.truncate_metrics(lambda row: row["step"] < 2)
+    run.append_metrics({"step": 2})
+    run.seal()
+    assert run.damages() == []
+
+
+def test_seals_of_a_run_that_goes_on_elsewhere_are_the_same(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.append_metrics({"step": 0})
+    run.write_sample(0, "once")
+    run.append_metrics({"step": 1})
+    run.seal()
+    sealed = (tmp_path / "MANIFEST.json").read_bytes()
+    again = RunFolder(tmp_path)
+    again.seal()
+    assert (tmp_path / "MANIFEST.json").read_bytes() == sealed

@@ -34,7 +34,7 @@ def test_the_library_writes_the_same_bytes() -> None:
     assert encode(named) == safetensors.torch.save(named, metadata={"format": "pt"})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda name: name != "__metadata__"),

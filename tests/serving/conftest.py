@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import primegpt
-from primegpt.serving.app import create_app
+from primegpt.serving.serve import create_app
 from primegpt.serving.server import listen, server_for
 from primegpt.tokenizers.char import CharTokenizer
 
@@ -38,13 +39,15 @@ class Served:
         with contextlib.closing(connection):
             return response.status, json.loads(response.read() or b"null")
 
-    def raw(self, body: bytes, size: int | None = None, receive_buffer: int | None = None) -> socket.socket:
-        """A connection on which POST /v1/completions with `body`, of `size` bytes as it says, has been sent."""
+    def raw(
+        self, body: bytes, size: int | None = None, receive_buffer: int | None = None, path: str = "/v1/completions"
+    ) -> socket.socket:
+        """A connection on which POST `path` with `body`, of `size` bytes as it says, has been sent."""
         connection = socket.socket()
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.connect(("127.0.0.1", self.port))
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body) if size is None else size}\r\n\r\n"
         connection.sendall(head.encode() + body)
         return connection
@@ -55,9 +58,24 @@ class Served:
         with contextlib.closing(connection):
             assert response.status == 200, response.read()
             assert response.getheader("content-type").startswith("text/event-stream")
-            events = response.read().decode().split("\n\n")[:-1]
-        texts = [event.removeprefix("data: ") for event in events]
+            texts = list(self.events(response.read()))
         return [text if text == "[DONE]" else json.loads(text) for text in texts]
+
+    @staticmethod
+    def events(body: bytes) -> Iterator[str]:
+        """The data of each event of a stream, read by the rules of the HTML standard and by no more than these.
+
+        https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+        """
+        data: list[str] = []
+        for line in re.split("\r\n|\n|\r", body.decode().removeprefix("\ufeff")):
+            name, _, value = line.partition(":")
+            if not line:
+                if data:
+                    yield "\n".join(data)
+                data = []
+            elif name == "data":
+                data.append(value.removeprefix(" "))
 
     def settle(self, seconds: float = 10.0) -> None:
         """Wait until no text is written, none waits and every slot is free. Fails when that does not come about."""

@@ -1,19 +1,26 @@
 """Requests that nobody in his senses would send, and clients that leave: nothing breaks, nothing is left behind."""
 
+import itertools
 import json
 import math
+import re
 import socket
 import threading
 import time
 
 import psutil
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from primegpt.serving.completions import read_logprobs
-from primegpt.serving.schema import ChatRequest, CompletionRequest, Message, StreamOptions
+from primegpt.serving.engine import read_logprobs
+from primegpt.serving.playground import Layer, Place, Prompt, Text, Writing
+from primegpt.serving.schema import NEUTRAL, ChatRequest, CompletionRequest, Message, StreamOptions
+from primegpt.serving.serve import page_routes
 
-FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *Message.model_fields, "nonsense"})
+SOME = {"logit_bias", "tools", "tool_calls", "user", "nonsense"}  # of the fields that may be there and do nothing
+FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *Message.model_fields, *SOME})
 texts = st.text(max_size=20)
 numbers = (
     st.integers(-3, 40)
@@ -76,6 +83,133 @@ def test_500_bodies_are_answered_or_refused(served) -> None:
 def test_bytes_that_are_no_json(served, content: bytes) -> None:
     status, answer = served.ask("/v1/completions", content)
     assert status == 400 or (status == 200 and json.loads(content) == {}), answer
+
+
+# Texts of JSON values, from the merely wrong to the absurd, as bytes since some of them are no text.
+ABSURD = [b"null", b"true", b'""', b'"x"', b"[]", b"{}", b"-1", b"0.5", b"1e308", b"-1e308", b"1e999", b"-0", b"NaN"]
+ABSURD += [b"Infinity", b"2147483648", b"-9223372036854775809", b"9" * 30, b"9" * 5000, b"-" + b"9" * 5000, b"1e-400"]
+ABSURD += [
+    b"[" * 150 + b"]" * 150,
+    b"[" * 10**4,
+    b'{"a":' * 10**3,
+    b'"\\ud800"',
+    b'"\\udc00\\ud800"',
+    b'"\xff"',
+    b'"\xed\xa0\x80"',
+]
+ABSURD += [
+    b'"\\u0000"',
+    b'"' + b"x" * 5000 + b'"',
+    b'"\xf0\x9f\x8e\xb5"',
+    b"[null]",
+    b"[[]]",
+    b"[{}]",
+    b'[""]',
+    b"[-1]",
+    b"[0.5]",
+    b"[true]",
+]
+ABSURD += [
+    b"[" + b"9" * 5000 + b"]",
+    b"[2000000]",
+    b'{"type":"text"}',
+    b'{"type":5}',
+    b'[{"type":"text"}]',
+    b'[{"type":[[]]}]',
+    b"",
+]
+PATHS = [
+    "-1",
+    "1",
+    "9" * 5000,
+    "0.5",
+    "1e3",
+    "NaN",
+    "true",
+    "%00",
+    "%ff",
+    "%ed%a0%80",
+    "%F0%9F%8E%B5",
+    "..",
+    "%2e%2e",
+    "%2F",
+    "+1",
+    "%20",
+    "%D9%A1",
+]
+USUAL = {"ids": [1, 2], "id": 1, "position": 1, "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+
+
+@pytest.fixture
+def playing(serve, make_run):
+    run = make_run()
+    return serve(run, routes=page_routes([run.folder.path])(run))
+
+
+def answered(served, method: str, path: str, content: bytes | None = None) -> int:
+    """The status, after it was made sure that it is no 5xx and that a refusal has its shape."""
+    response, connection = served.open(method, path, content)
+    body = response.read()
+    connection.close()
+    assert response.status < 500, (method, path[:60], content and content[:100], body)
+    if response.status >= 400 and method != "HEAD":
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}, (path[:60], body)
+        assert len(body) < 2000
+    return response.status
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.reliability)])
+def test_absurd_values_in_every_field_of_every_body(playing, every: int) -> None:
+    kinds = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/play/encode": Prompt}
+    kinds |= {"/play/next": Text, "/play/look": Text, "/play/attention": Layer, "/play/lens": Text, "/play/near": Place}
+    kinds |= {"/play/write": Writing}
+    posts = {route.path for route in playing.app.routes if "POST" in (getattr(route, "methods", None) or ())}
+    assert posts == set(kinds), "a route that this test does not know"
+    seen: dict[int, int] = {}
+    for path, kind in kinds.items():
+        usual = {name: json.dumps(USUAL[name]).encode() for name in USUAL if name in kind.model_fields}
+        usual |= {name: b"2" for name in ("max_tokens", "max_new_tokens") if name in kind.model_fields}
+        cases = itertools.product([*([name] for name in kind.model_fields), list(NEUTRAL)], ABSURD)
+        for names, value in itertools.islice(cases, 0, None, every):
+            fields = usual | dict.fromkeys(names, value)
+            body = b",".join(b'"%s":%s' % (name.encode(), text) for name, text in fields.items())
+            status = answered(playing, "POST", path, b"{" + body + b"}")
+            seen[status] = seen.get(status, 0) + 1
+        for body in (*ABSURD[::every], b'{"ids":[1],"ids":[1]}', b'{"prompt":"a","prompt":5}'):
+            answered(playing, "POST", path, body)
+    assert set(seen) <= {200, 400, 404}, seen
+    assert min(seen[200], seen[400]) > 10, seen
+    assert playing.ask("/v1/completions", {"prompt": "a"})[0] == 200
+    playing.settle()
+
+
+def test_absurd_values_in_every_part_of_every_path(playing) -> None:
+    methods = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "PATCH", "BREW")
+    for route in playing.app.routes:
+        for number, value in enumerate(PATHS if "{" in route.path else [""]):
+            path = re.sub(r"{[^}]*}", value, route.path)
+            answered(playing, "GET", path)
+            answered(playing, methods[number % len(methods)], path)
+    for value in PATHS:
+        for query in (f"after={value}", f"{value}={value}", f"after={value}&after=0", "after", "after=" + "&" * 500):
+            answered(playing, "GET", f"/play/runs/0/progress?{query}")
+    assert playing.ask("/play/runs/0/progress?after=1")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /health\xff HTTP/1.1", b"GET /\x00 HTTP/1.1", b"GET /a b HTTP/1.1", b"G\xc3 / HTTP/1.1"]
+)
+@pytest.mark.parametrize("header", [b"X: y", b"X\xff: y", b"X: \x00", b" X: y", b"X y"])
+def test_requests_that_are_no_text(served, line: bytes, header: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+        connection.sendall(line + b"\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 400")
+
+
+def test_a_fault_of_ours_has_the_shape_of_an_error(served, monkeypatch) -> None:
+    monkeypatch.setattr("primegpt.serving.serve.check_model", lambda run, name: 1 / 0)
+    status, answer = served.ask("/v1/models/songs")
+    assert (status, answer["error"]["type"]) == (500, "server_error")
 
 
 ENDLESS = {"prompt": "a", "max_tokens": 8000, "temperature": 0}  # the random model then never ends a text
@@ -160,3 +294,25 @@ def test_prompts_are_not_read_for_whoever_has_left(served, monkeypatch) -> None:
             time.sleep(0.001)
     time.sleep(0.6)
     assert len(read) <= 4
+
+
+def test_nothing_is_looked_at_for_whoever_has_left(playing, monkeypatch) -> None:
+    """A slider that is dragged asks many times and hears the last answer alone; so the last one alone is computed."""
+    asked, go = [], threading.Event()
+
+    def slowly(model, ids):
+        asked.append(ids[0])
+        go.wait(10)
+        return torch.zeros(3)
+
+    monkeypatch.setattr("primegpt.serving.lens.next_logits", slowly)
+    left = [playing.raw(b'{"ids":[%d]}' % id, path="/play/next") for id in range(1, 6)]
+    while not asked:
+        time.sleep(0.001)
+    for connection in left:
+        connection.close()
+    time.sleep(0.2)  # in which their leave-taking is noticed
+    go.set()
+    assert playing.ask("/play/next", {"ids": [6]})[0] == 200
+    assert len(asked) == 2
+    assert asked[1] == 6

@@ -17,14 +17,13 @@ import pytest
 import torch
 
 import primegpt
-from primegpt.api.playing import PAGE, page_routes
 from primegpt.config import resolve, write_toml
-from primegpt.generation.decoder import Decoder
+from primegpt.inference.decoder import Decoder
 from primegpt.model.gpt import GPT
-from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
-from primegpt.serving.app import create_app
+from primegpt.run.saving import save_checkpoint
 from primegpt.serving.security import Policy
+from primegpt.serving.serve import PAGE, create_app, page_routes
 from primegpt.serving.server import listen, server_for
 from primegpt.tokenizers import store
 from primegpt.tokenizers.char import CharTokenizer
@@ -309,9 +308,7 @@ def test_the_slider_goes_through_a_runs_life_beside_another(visit, picture, runs
 def test_the_curve_grows_while_a_run_trains(visit, runs, tmp_path):
     live = tmp_path / "live"
     shutil.copytree(runs[1], live)
-    (live / ".lock.pid").write_text("1")
-    (live / "metrics.jsonl").touch()  # as if a line had just been written
-    with served([live]) as where:
+    with RunFolder(live).lock(), served([live]) as where:  # as the process that trains holds it
         page = visit(where=where, at="#training")
         page.locator("#live").wait_for()
         before = page.locator("#curves circle").count()

@@ -1,20 +1,29 @@
 """The endpoints, against the package's own generation."""
 
 import json
+import os
+import sys
+from itertools import accumulate
+from urllib.parse import quote
 
 import pytest
 import torch
 
+import primegpt
 from primegpt.data.template import ChatTemplate, SongTemplate
 from primegpt.errors import NonFiniteError
-from primegpt.generation.decoder import Decoder
+from primegpt.inference.decoder import Decoder
+from primegpt.tokenizers.char import CharTokenizer
 
 PROMPT = {"prompt": "abc", "seed": 3}
 ENDLESS = {"prompt": "a", "max_tokens": 8000, "temperature": 0, "stream": True}  # the random model ends no such text
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "seed": 3}
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.8, "top_k": 0, "min_p": 0.01}])
+DECAY = {"decay_trigger": "e", "temperature_decay": 0.01, "temperature_floor": 0.001}
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.8, "top_k": 0, "min_p": 0.01}, DECAY])
 def test_a_completion_is_what_the_run_writes(served, settings) -> None:
     expected = served.run.generate("abc", seed=3, num_samples=2, **settings)
     status, answer = served.ask("/v1/completions", PROMPT | settings | {"n": 2})
@@ -59,6 +68,23 @@ def test_a_stream_is_the_completion_in_pieces(served, body) -> None:
                 assert value == (expected if name == "tokens" else pytest.approx(expected, abs=1e-4))
 
 
+def test_lines_of_a_stream_are_lines_to_every_client(serve, random_model, save_run) -> None:
+    """Many clients split where Python's str.splitlines does, which knows line ends that the standard does not."""
+    ends = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    tokenizer = CharTokenizer.train([ends])
+    run = primegpt.load(save_run(random_model(vocab_size=tokenizer.vocab_size), tokenizer, "ends"), device="cpu")
+    served = serve(run)
+    asked = {"prompt": ends, "echo": True, "max_tokens": 3, "stream": True}
+    response, connection = served.open("POST", "/v1/completions", asked)
+    body = response.read()
+    connection.close()
+    lines = body.decode().splitlines()
+    assert [line[:6] for line in lines if line] == ["data: "] * (len(lines) // 2)
+    *chunks, done = served.events(body)
+    text = "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks)
+    assert (done, text[: len(ends)]) == ("[DONE]", ends)
+
+
 def test_stop_strings_end_a_text_before_them(served) -> None:
     whole = served.run.generate("abc", seed=3)
     _, answer = served.ask("/v1/completions", PROMPT | {"stop": whole[3:5]})
@@ -84,6 +110,29 @@ def test_logprobs_of_prompt_and_text(served) -> None:
         best = expected[t - 1].topk(2)
         values = {decode([id]): value for id, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)}
         assert found["top_logprobs"][t] == pytest.approx(values, abs=1e-4)
+
+
+def test_tokens_of_a_tokenizer_that_puts_a_space_first(serve, random_model, save_run, spaced_tokenizer) -> None:
+    """The space before a text is none of it, that between two words is; nor is the beginning of text before it."""
+    theirs = spaced_tokenizer
+    run = primegpt.load(save_run(random_model(vocab_size=theirs.vocab_size), theirs, max_new_tokens=8), device="cpu")
+    served = serve(run)
+    for prompt in ("the river", "  the", theirs.encode("song"), theirs.encode_within("song")):
+        asked = {"prompt": prompt, "seed": 3, "logprobs": 2, "echo": True}
+        _, answer = served.ask("/v1/completions", asked)
+        (choice,) = answer["choices"]
+        found = choice["logprobs"]
+        assert "".join(found["tokens"]) == choice["text"]
+        ends = [0, *accumulate(map(len, found["tokens"]))]
+        assert found["text_offset"] == ends[:-1]
+    ids = [1, *theirs.encode("the river")]
+    with torch.no_grad():
+        likely = run.model(torch.tensor([ids]))[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+    _, answer = served.ask("/v1/completions", {"prompt": "the river", "max_tokens": 0, "logprobs": 0, "echo": True})
+    assert answer["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(likely.tolist(), abs=1e-4)
+    chat = HELLO | {"logprobs": True, "top_logprobs": 2, "max_tokens": 8}
+    (choice,) = served.ask("/v1/chat/completions", chat)[1]["choices"]
+    assert "".join(each["token"] for each in choice["logprobs"]["content"]) == choice["message"]["content"]
 
 
 def test_without_a_seed_texts_differ(served) -> None:
@@ -165,6 +214,172 @@ def test_songs_have_labels(serve, make_run) -> None:
         assert told in answer["error"]["message"]
 
 
+# ---- what asks for nothing, and what asks for what is not here
+
+# A message as the official client gives it back, `choice.message.model_dump()`.
+ANSWER = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": None}
+ANSWER |= {"function_call": None, "tool_calls": None}
+# Every field of the two endpoints in the official client (openai 3.57) that we have not, with values that ask nothing.
+NOTHING = {
+    "best_of": [1],
+    "echo": [False],
+    "frequency_penalty": [0, 0.0],
+    "function_call": ["none", "auto"],
+    "functions": [[]],
+    "logit_bias": [{}],
+    "logprobs": [False],
+    "max_completion_tokens": [],
+    "metadata": [{}, {"a": "b"}],
+    "modalities": [["text"]],
+    "moderation": [],
+    "audio": [],
+    "n": [1],
+    "parallel_tool_calls": [True, False],
+    "prediction": [{"type": "content", "content": "x"}],
+    "presence_penalty": [0, 0.0],
+    "prompt_cache_key": ["x"],
+    "prompt_cache_options": [{}],
+    "prompt_cache_retention": ["24h"],
+    "reasoning_effort": ["none"],
+    "response_format": [{"type": "text"}],
+    "safety_identifier": ["x"],
+    "service_tier": ["auto", "default"],
+    "stop": ["", []],
+    "store": [False, True],
+    "stream": [False],
+    "stream_options": [{}, {"include_usage": False}, {"include_usage": None}],
+    "suffix": [""],
+    "temperature": [],
+    "tool_choice": ["none", "auto"],
+    "tools": [[]],
+    "top_logprobs": [0],
+    "top_p": [],
+    "user": ["x"],
+    "verbosity": ["medium"],
+    "web_search_options": [],
+    "genre": [],
+    "what_nobody_knows": [],
+}
+ASKING = {
+    "audio": {"voice": "a", "format": "wav"},
+    "best_of": 2,
+    "frequency_penalty": 0.5,
+    "function_call": {"name": "f"},
+    "functions": [{"name": "f"}],
+    "logit_bias": {"5": 1},
+    "modalities": ["text", "audio"],
+    "moderation": {},
+    "presence_penalty": -1,
+    "reasoning_effort": "high",
+    "response_format": {"type": "json_object"},
+    "suffix": "x",
+    "tool_choice": "required",
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "verbosity": "low",
+    "web_search_options": {},
+}
+
+
+@pytest.mark.parametrize(("path", "body"), [("completions", PROMPT), ("chat/completions", HELLO)])
+def test_what_asks_for_nothing_changes_nothing(served, path: str, body: dict) -> None:
+    def choices(more: dict) -> list:
+        status, answer = served.ask(f"/v1/{path}", body | more)
+        assert status == 200, (more, answer)
+        return answer["choices"]
+
+    expected = choices({})
+    for name, values in NOTHING.items():
+        for value in (None, *values):
+            assert choices({name: value}) == expected, (name, value)
+    assert choices(dict.fromkeys(NOTHING)) == expected
+    assert choices({"tools": ASKING["tools"], "tool_choice": "none"}) == expected
+    assert choices({"functions": ASKING["functions"], "function_call": "none"}) == expected
+
+
+@pytest.mark.parametrize(("path", "body"), [("completions", PROMPT), ("chat/completions", HELLO)])
+def test_what_asks_for_what_is_not_here_is_refused_by_name(served, path: str, body: dict) -> None:
+    for name, value in ASKING.items():
+        status, answer = served.ask(f"/v1/{path}", body | {name: value})
+        error = answer["error"]
+        assert (status, error["param"], error["code"]) == (400, name, "unsupported_parameter"), error
+        assert error["message"].startswith(f"{name} is not supported here; leave it out"), error
+
+
+def test_a_prompt_that_is_null_begins_a_text(served) -> None:
+    assert served.ask("/v1/completions", PROMPT | {"prompt": None})[0] == 200
+
+
+def test_the_next_turn_of_a_client_that_gives_messages_back(serve, make_run) -> None:
+    """Its own notes in a message change nothing; what was said otherwise than in text is refused by name."""
+    served = serve(with_template(make_run(special_tokens=ChatTemplate.special_tokens), "chat"))
+    user = HELLO["messages"][0]
+
+    def ask(*messages: dict) -> tuple[int, dict]:
+        return served.ask("/v1/chat/completions", {"messages": [*messages, user], "seed": 3})
+
+    expected = ask(user, {"role": "assistant", "content": "b"})[1]["choices"]
+    notes = {"name": "x", "reasoning_content": "x", "id": 5, "cache_control": {"type": "ephemeral"}, "tool_calls": []}
+    for answer in (ANSWER, ANSWER | notes, ANSWER | {"content": [{"type": "text", "text": "b", "annotations": []}]}):
+        assert ask(user | notes, answer)[1]["choices"] == expected
+    empty = ask(user, {"role": "assistant", "content": ""})[1]["choices"]
+    for answer in (ANSWER | {"content": None}, ANSWER | {"content": []}, {"role": "assistant"}):
+        assert ask(user, answer)[1]["choices"] == empty
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for message, param, told in [
+        (ANSWER | {"content": None, "tool_calls": [call]}, "messages.0.tool_calls", "not supported"),
+        (ANSWER | {"function_call": call["function"]}, "messages.0.function_call", "not supported"),
+        (ANSWER | {"refusal": "no"}, "messages.0.refusal", "not supported"),
+        ({"role": "tool", "tool_call_id": "1", "content": "x"}, "messages.0.role", "'assistant'"),
+        ({"role": "function", "name": "f", "content": "x"}, "messages.0.role", "'assistant'"),
+        ({"role": "user", "content": None}, "messages.0.content", "required"),
+        ({"role": "user"}, "messages.0.content", "required"),
+    ]:
+        status, answer = ask(message)
+        assert (status, answer["error"]["param"]) == (400, param), answer
+        assert told in answer["error"]["message"]
+
+
+def test_a_conversation_of_two_turns_over_plain_events(serve, make_run) -> None:
+    """With nothing but the standard's rules for events, and each field as it comes by default."""
+    run = make_run(special_tokens=ChatTemplate.special_tokens, generate={"max_new_tokens": 8, "temperature": 0})
+    served, messages = serve(with_template(run, "chat")), []
+    for question in ("hello", "and so"):
+        messages.append({"role": "user", "content": question})
+        expected = served.run.generate(served.run.conversation(messages))
+        *chunks, done = served.stream("/v1/chat/completions", {"model": "songs", "messages": messages})
+        message: dict = {}
+        for (choice,) in (chunk["choices"] for chunk in chunks):
+            for name, text in choice["delta"].items():
+                message[name] = message.get(name, "") + text
+        assert (done, message, choice["finish_reason"]) == (
+            "[DONE]",
+            {"role": "assistant", "content": expected},
+            "length",
+        )
+        messages.append(message)
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}, "type 'image_url' are not supported"),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "'input_audio'"),
+        ({"type": "file", "file": {"file_id": "x"}}, "'file'"),
+        ({"type": "refusal", "refusal": "no"}, "'refusal'"),
+        ({"type": "text"}, "must have a text"),
+        ({"type": "text", "text": 5}, "must have a text"),
+        ({"text": "a"}, "object with a type"),
+        ({"type": None, "text": "a"}, "object with a type"),
+        ("a", "object with a type"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused_by_their_type(served, part, told: str) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]
+    status, answer = served.ask("/v1/chat/completions", {"messages": messages})
+    assert (status, answer["error"]["param"]) == (400, "messages.0.content")
+    assert told in answer["error"]["message"]
+
+
 MESSAGE = [{"role": "user", "content": "a"}]
 WRONG = [
     ("completions", {"promt": "a"}, "promt", "did you mean 'prompt'"),
@@ -183,14 +398,35 @@ WRONG = [
     ("completions", {"stop": ["x"] * 9}, "stop", "8"),
     ("completions", {"logprobs": 21}, "logprobs", "20"),
     ("completions", {"stream_options": {"include_usage": True}}, None, "without stream"),
-    ("completions", {"frequency_penalty": 0.5}, "frequency_penalty", "0"),
+    ("completions", {"stream": True, "stream_options": {"user": "x"}}, "stream_options.user", "not known"),
+    ("completions", {"max_completion_tokens": 5}, "max_completion_tokens", "did you mean 'max_tokens'"),
     ("chat/completions", {}, "messages", "required"),
     ("chat/completions", {"messages": []}, "messages", "at least 1"),
     ("chat/completions", {"messages": [{"role": "boss", "content": "a"}]}, "messages.0.role", "'system'"),
     ("chat/completions", {"messages": MESSAGE, "top_logprobs": 2}, None, "without logprobs"),
     ("chat/completions", {"messages": MESSAGE, "genre": "rock"}, None, "not trained on instructions"),
-    ("chat/completions", {"messages": [{"role": "user", "content": "a", "x": 1}]}, "messages.0.x", "not known"),
+    ("chat/completions", {"messages": MESSAGE, "max_tokens": 5, "max_completion_tokens": 6}, None, "one of them"),
+    ("chat/completions", {"messages": MESSAGE, "echo": True}, "echo", "not supported"),
+    ("completions", {"temperture": "hot"}, "temperture", "did you mean 'temperature'"),
 ]
+
+
+def test_log_probabilities_have_room_in_an_answer(served) -> None:
+    """They take more memory than all else, and whole answers hold them all."""
+    chat, long = {"messages": MESSAGE, "logprobs": True}, {"max_tokens": 8000, "logprobs": 20}
+    for path, body, told in [
+        ("completions", {"prompt": "a"} | long, "168,000 log-prob"),
+        ("completions", {"prompt": ["a"] * 4, "n": 8, "max_tokens": 5000, "logprobs": 0}, "160,000"),
+        ("completions", {"prompt": ["a" * 60] * 4, "echo": True, "n": 8, "logprobs": 20, "max_tokens": 200}, "174,720"),
+        ("chat/completions", chat | {"top_logprobs": 20, "max_tokens": 8000}, "168,000"),
+    ]:
+        status, answer = served.ask(f"/v1/{path}", body)
+        assert (status, answer["error"]["param"]) == (400, "logprobs")
+        assert told in answer["error"]["message"]
+    assert served.ask("/v1/completions", {"prompt": "a", "logprobs": 20, "max_tokens": 100})[0] == 200
+    response, connection = served.open("POST", "/v1/completions", {"prompt": "a", "stream": True} | long)
+    assert response.status == 200
+    connection.close()
 
 
 def test_what_is_wrong_is_named(served) -> None:
@@ -214,12 +450,45 @@ def test_models(served) -> None:
     status, answer = served.ask("/v1/models")
     assert (status, [model["id"] for model in answer["data"]]) == (200, ["songs"])
     assert served.ask("/v1/models/songs")[1] == answer["data"][0]
+    assert set(answer["data"][0]) == {"id", "object", "created", "owned_by"}
     for path, body in [("/v1/models/gpt-4", None), ("/v1/completions", PROMPT | {"model": "gpt-4"})]:
         status, answer = served.ask(path, body)
         assert (status, answer["error"]["code"]) == (404, "model_not_found")
     assert served.ask("/v1/completions", PROMPT | {"model": "songs"})[0] == 200
-    assert served.ask("/v1/nothing")[0] == 404
+    for path in ("/v1/nothing", "/chat/completions", "/v1/responses"):
+        status, answer = served.ask(path)
+        assert (status, answer["error"]["code"]) == (404, None)
+        assert "/v1/chat/completions" in answer["error"]["message"]
     assert served.ask("/v1/completions")[0] == 405
+
+
+def test_a_run_that_is_moved_is_served_on(served) -> None:
+    card, folder = served.ask("/v1/models/songs")[1], served.run.folder.path
+    folder.rename(folder.with_name("elsewhere"))
+    assert served.ask("/v1/models") == (200, {"object": "list", "data": [card]})
+    assert served.ask("/v1/models/songs") == (200, card)
+    assert served.ask("/v1/completions", PROMPT)[0] == 200
+    assert served.ask("/v1/chat/completions", HELLO)[0] == 200
+
+
+def test_the_name_of_a_run_is_that_of_its_folder_however_it_is_reached(make_run, serve, monkeypatch) -> None:
+    run = make_run("songs")
+    monkeypatch.chdir(run.folder.path)
+    assert serve(primegpt.load(".", device="cpu")).ask("/v1/models")[1]["data"][0]["id"] == "songs"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there alone")
+def test_a_run_whose_name_is_no_text_can_be_asked_for(make_run, serve) -> None:
+    path = make_run("songs").folder.path
+    path = path.rename(path.with_name(os.fsdecode(b"lieder-\xe4 #1")))
+    served = serve(primegpt.load(path, device="cpu"))
+    (card,) = served.ask("/v1/models")[1]["data"]
+    assert card["id"] == "lieder-\ufffd #1"
+    assert served.ask(f"/v1/models/{quote(card['id'])}") == (200, card)
+    _, answer = served.ask("/v1/completions", PROMPT | {"model": card["id"]})
+    assert answer["model"] == card["id"]
+    assert served.stream("/v1/completions", PROMPT)[-1] == "[DONE]"
+    assert served.ask("/v1/completions", PROMPT | {"model": "x"})[0] == 404
 
 
 def test_a_full_queue_is_told(serve) -> None:

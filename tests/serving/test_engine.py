@@ -11,10 +11,9 @@ import torch
 
 from primegpt.config import GenerateConfig
 from primegpt.errors import NonFiniteError
-from primegpt.generation.context import CachedContext, Row
-from primegpt.generation.decoder import Decoder
-from primegpt.generation.generator import Generator
-from primegpt.serving.engine import READ_TOGETHER, Busy, Engine, Job, Piece
+from primegpt.inference.context import CachedContext, Row
+from primegpt.inference.decoder import Decoder
+from primegpt.serving.engine import AHEAD, READ_TOGETHER, Busy, Engine, Job, Piece
 
 PROMPTS = ["a", "the river ran under", "b, c. ", "abc" * 15, "A song", "x" * 60, "and so on and so on", "z"]
 SAMPLED = GenerateConfig(max_new_tokens=30, top_k=20)
@@ -54,7 +53,7 @@ async def texts(job: Job, count: int) -> list[tuple[str, list[int], str | None]]
 
 
 def alone(decoder: Decoder, prompt: str, settings: GenerateConfig, samples: int = 1) -> list[Any]:
-    completions = Generator(decoder.model, decoder.tokenizer).generate([prompt], settings, num_samples=samples)[0]
+    completions = Decoder(decoder.model, decoder.tokenizer).generate([prompt], settings, num_samples=samples)[0]
     return [(c.text, c.ids, c.finish_reason) for c in completions]
 
 
@@ -138,6 +137,49 @@ def test_whoever_leaves_stops_the_writing_within_a_token(decoder: Decoder) -> No
         return rest
 
     assert running(decoder, test, slots=1) == alone(decoder, "b", SAMPLED)
+
+
+def test_writing_waits_for_a_reader_who_does_not_keep_up(decoder: Decoder) -> None:
+    """Its slots are for others meanwhile, and its texts are the same in the end."""
+    long = GenerateConfig(max_new_tokens=5 * AHEAD, temperature=0.1, seed=1)  # with which none ends early
+    rows = [decoder.row("the river", long, i) for i in range(3)]
+
+    async def test(engine: Engine) -> Any:
+        job = engine.submit(rows, long)
+        for _ in range(3):
+            await until(lambda: not engine.writing and len(job.waiting) == 3)
+            assert job.pieces.qsize() <= 3 * AHEAD + 3
+            assert await texts(engine.submit([engine.decoder.row("b", SAMPLED)], SAMPLED), 1) == alone(
+                decoder, "b", SAMPLED
+            )
+            for _ in range(AHEAD):
+                early.append(await anext(job))
+        assert engine.load == len(job.waiting) + len(engine.writing)  # they count all the time
+        return await texts(job, 3)
+
+    early: list[Piece] = []
+    rest = running(decoder, test, slots=2)
+    expected = alone(decoder, "the river", long, 3)
+    for index, (text, ids, reason) in enumerate(rest):
+        own = [piece for piece in early if piece.index == index]
+        ids = [t.id for piece in own for t in piece.tokens] + ids
+        assert ("".join(piece.text for piece in own) + text, ids, reason) == expected[index]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_a_job_that_waits_for_its_reader_can_be_given_up(decoder: Decoder) -> None:
+    long = GenerateConfig(max_new_tokens=100_000)
+
+    async def test(engine: Engine) -> None:
+        with engine.submit([engine.decoder.row("a", long)], long):
+            await until(lambda: bool(engine.waiting) and not engine.writing)
+        await until(lambda: not engine.waiting)
+
+    running(decoder, test)
 
 
 def test_a_request_that_left_the_queue_is_never_written(decoder: Decoder) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from primegpt.model.gpt import rotate
+from primegpt.model.kernels import rotate
 from primegpt.serving import lens
 
 

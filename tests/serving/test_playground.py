@@ -14,16 +14,15 @@ import torch
 from starlette.testclient import TestClient
 
 import primegpt
-from primegpt.api.playing import PAGE, page_routes
 from primegpt.config import GenerateConfig, resolve, write_toml
 from primegpt.data.template import SongTemplate
-from primegpt.generation import logits as rules
-from primegpt.run.checkpoint import save_checkpoint
+from primegpt.inference import logits as rules
 from primegpt.run.folder import RunFolder
+from primegpt.run.saving import save_checkpoint
 from primegpt.serving import lens
-from primegpt.serving.app import create_app
 from primegpt.serving.playground import STATIC, WRITERS, Playground
 from primegpt.serving.security import Policy
+from primegpt.serving.serve import PAGE, create_app, page_routes
 from primegpt.serving.shelf import OPEN, Shelf
 from primegpt.tokenizers.char import CharTokenizer
 
@@ -99,17 +98,26 @@ def test_what_the_page_is_told_of_a_run(client, run):
 
 
 def test_progress_tells_what_is_new(client, folder):
-    (folder / ".lock.pid").write_text("1")
-    RunFolder(folder).append_metrics({"step": 40, "train/loss": 1.0})
-    news = client.get("/play/runs/0/progress?after=2").json()
+    with RunFolder(folder).lock():
+        RunFolder(folder).append_metrics({"step": 40, "train/loss": 1.0})
+        news = client.get("/play/runs/0/progress?after=2").json()
     assert news["metrics"] == [{"step": 40, "train/loss": 1.0}]
     assert (news["rows"], news["training"]) == (3, True)
+    (folder / ".lock.pid").write_text("1")  # a killed one leaves it behind
+    assert client.get("/play/runs/0/progress").json()["training"] is False
     assert client.get("/play/runs/0/progress?after=-1").status_code == 400
+
+
+def test_a_line_of_metrics_that_is_no_number_is_no_fault(client, folder):
+    with (RunFolder(folder).metrics_path).open("a") as file:
+        file.write('{"step": 60, "val/loss": NaN}\n')  # as another program, or an earlier version, may have written
+    assert client.get("/play/runs/0/progress?after=2").json()["metrics"] == [{"step": 60, "val/loss": None}]
+    assert client.get("/play/runs").status_code == 200
 
 
 def test_a_prompt_in_ids_is_what_the_model_is_given(client, run):
     answer = client.post("/play/encode", json={"text": "the river"}).json()
-    assert answer["ids"] == run.generator().prompt_ids("the river", run.settings())
+    assert answer["ids"] == run.generator().encode("the river", run.settings())
     assert "knows no" in client.post("/play/encode", json={"text": "ж"}).json()["remarks"][0]
 
 

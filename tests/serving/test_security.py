@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 import primegpt.serving.server as server
-from primegpt.api.serving import policy_for
 from primegpt.cli.main import run
 from primegpt.errors import UsageError
-from primegpt.serving.app import create_app
-from primegpt.serving.security import LOOPBACK, Policy, host_name
+from primegpt.serving.security import LOOPBACK, Policy, host_name, policy_for
+from primegpt.serving.serve import create_app
 
 BODY = {"prompt": "a"}
 JSON = {"Content-Type": "application/json"}
@@ -174,10 +174,158 @@ def test_the_second_request_of_a_connection_is_timed_too(served, monkeypatch) ->
     assert seconds < 5
 
 
-def test_a_body_that_does_not_come_is_told(serve) -> None:
-    served = serve(policy=Policy(body_seconds=0.3))
-    with served.raw(b"{", size=9) as connection:
-        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 900\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n384\r\n{"])
+def test_a_body_that_does_not_come_is_told(served, monkeypatch, framing: bytes) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(POST + framing)
+        found, seconds = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 408")
+    assert b"body did not arrive within 0.3 seconds" in found
+    assert 0.2 < seconds < 5
+
+
+def drip(connection: socket.socket, limit: float = 10.0) -> tuple[bytes, float]:
+    """What is answered to somebody who sends a byte now and then, and how long he may go on."""
+    start, found = time.monotonic(), b""
+    connection.settimeout(0.02)
+    while time.monotonic() - start < limit:
+        try:
+            connection.sendall(b" ")
+            found += connection.recv(2**16)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return found, time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (POST, b"HTTP/1.1 408"),
+        (POST.replace(b"localhost", b"evil.com"), b"HTTP/1.1 403"),
+        (POST.replace(b"json", b"xml"), b"HTTP/1.1 415"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"HTTP/1.1 200"),
+    ],
+)
+def test_a_body_that_drips_ends_its_connection_whatever_was_answered(
+    served, monkeypatch, head: bytes, expected: bytes
+) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(head + b"Content-Length: 9000\r\n\r\n")
+        found, seconds = drip(connection)
+    assert found.startswith(expected)
+    assert found.count(b"HTTP/1.1") == 1
+    assert 0.2 < seconds < 5
+
+
+def test_each_body_of_a_connection_has_its_own_time(served, monkeypatch) -> None:
+    """Also one whose headers came before the last answer did."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 1.0)
+    body = b'{"prompt": "a", "max_tokens": 1}'
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(head)
+        for _ in range(3):
+            time.sleep(0.6)  # under the limit each, over it together
+            connection.sendall(body + head)
+            answer = b""
+            while not answer.endswith(b"}}"):
+                answer += connection.recv(2**16)
+            assert answer.startswith(b"HTTP/1.1 200")
+        found, _ = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_body_of_two_lengths_is_refused_and_nothing_behind_it_is_read(served, version: bytes) -> None:
+    """What a proxy and the server would take for different requests (RFC 9112, 6.1)."""
+    head = POST.replace(b"HTTP/1.1", b"HTTP/" + version) + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(head + b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        found, _ = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 400")
+    assert found.count(b"HTTP/1.1") == 1
+    assert b"\r\nconnection: close" in found.lower()
+
+
+BAD_LENGTHS = [b"+5", b"-1", b"5, 6", b"0x5", b"5 5", b"9" * 5000, b""]
+
+
+@pytest.mark.parametrize("length", BAD_LENGTHS)
+def test_lengths_that_are_none_are_refused(served, length: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(POST + b"Content-Length: " + length + b"\r\n\r\n{}   ")
+        found, _ = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("size", [17_000, 70_000, 2**20])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("place", "expected"), [("path", 414), ("query", 414), ("header", 431)])
+def test_a_head_beyond_the_limit_is_refused_in_whatever_pieces_it_comes(
+    served, size: int, at_once: bool, place: str, expected: int
+) -> None:
+    long = "x" * size
+    target = {"path": f"/health/{long}", "query": f"/health?{long}"}.get(place, "/health")
+    head = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nX: {long if place == 'header' else ''}\r\n\r\n".encode()
+    step = len(head) if at_once else 1500
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        for start in range(0, len(head), step):
+            connection.sendall(head[start : start + step])
+        found, _ = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 %d" % expected)
+    assert served.ask("/health?" + "x" * 15_000)[0] == 200
+
+
+def test_a_connection_that_asks_for_nothing_more_is_closed(serve, monkeypatch) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", serve().port)) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        found, seconds = closed_after(connection)
+    assert found.startswith(b"HTTP/1.1 200")
+    assert found.count(b"HTTP/1.1") == 1
+    assert 0.9 < seconds < 5
+
+
+def test_connections_beyond_the_limit_are_told_so(serve, monkeypatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 100)
+    served = serve()
+    idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(98)]
+    assert served.ask("/health")[0] == 200
+    idle += [socket.create_connection(("127.0.0.1", served.port)) for _ in range(2)]
+    assert status(served, "/health", Host="localhost") == 503
+    for connection in idle:
+        connection.close()
+    limit = time.monotonic() + 5
+    while status(served, "/health", Host="localhost") != 200:
+        assert time.monotonic() < limit
+
+
+def test_no_more_is_written_than_a_reader_takes(served) -> None:
+    """Four streams that are never read hold little memory, and no slot: whoever reads is answered."""
+    body = {"prompt": "a", "max_tokens": 8000, "temperature": 0, "stream": True, "logprobs": 20}
+    served.ask("/v1/completions", {"prompt": "a"})
+    before = psutil.Process().memory_info().rss
+    held = [served.raw(json.dumps(body | {"n": n}).encode(), receive_buffer=4096) for n in (4, 8, 16, 32)]
+    limit, still = time.monotonic() + 60, 0
+    while still < 10:  # until the buffers of the system are full as well
+        still = 0 if served.engine.writing or len(served.engine.waiting) < 4 else still + 1
+        assert time.monotonic() < limit, "it goes on writing"
+        time.sleep(0.05)
+    assert psutil.Process().memory_info().rss - before < 60 * 2**20
+    assert served.ask("/v1/completions", {"prompt": "a"})[0] == 200
+    assert served.ask("/health")[1]["waiting"] == 60
+    for connection in held:
+        connection.close()
+    served.settle()
 
 
 def test_a_reader_who_does_not_read_is_cut(served, monkeypatch) -> None:
@@ -197,7 +345,7 @@ def test_a_server_that_ends_waits_only_so_long(make_run, monkeypatch, capfd) -> 
     ending = server.server_for(app)
     thread = threading.Thread(target=ending.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    body = {"prompt": "a", "max_tokens": 8000, "n": 8, "temperature": 0, "logprobs": 20}
+    body = {"prompt": "a", "max_tokens": 8000, "n": 8, "temperature": 0, "logprobs": 0}
 
     def read(stream: bool) -> None:
         connection = http.client.HTTPConnection(*listening.getsockname(), timeout=20)
@@ -239,6 +387,15 @@ def test_the_token_of_the_environment_is_heeded(make_run, monkeypatch, capsys) -
     assert app.state.engine.slots == 3
     assert "model 'songs'" in capsys.readouterr().err
     assert run([*command[:-1], "0"], 0.0) == 2
+
+
+@pytest.mark.parametrize(
+    "flags", [["--port", n] for n in ("70000", "-1", "9" * 50)] + [["--port", "0", "--precision", "fp99"]]
+)
+def test_what_there_is_not_is_told_in_one_line(make_run, capsys, flags: list[str]) -> None:
+    assert run(["serve", str(make_run().folder.path), *flags], 0.0) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert ("precision" if "--precision" in flags else "65,535") in told
 
 
 def test_a_port_that_is_taken_is_told() -> None:

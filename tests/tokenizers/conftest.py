@@ -1,5 +1,6 @@
 """One small tokenizer of each kind, trained once, and what others make of its files."""
 
+import json
 import os
 import random
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from primegpt import tokenizers
-from primegpt.tokenizers import store
+from primegpt.tokenizers import splits, store
+from primegpt.tokenizers.imported import Imported
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CONTROLS = {"control": ["<song>", "</song>", "<prompt>"], "structure": ["[chorus]", "[verse]"]}
 
@@ -60,6 +63,38 @@ def sentencepiece(corpus):
     return tokenizers.train("sentencepiece", [corpus], 600, CONTROLS)
 
 
+def others(corpus: str) -> dict[str, bytes]:
+    """A tokenizer of others' making: Llama 3's split, special tokens before and after the pieces, a chat template."""
+    learner = Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(splits.LLAMA3), "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    learner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    names = ["<|begin_of_text|>", "<|end_of_text|>"]
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=names, show_progress=False)
+    learner.train_from_iterator([corpus], trainer)
+    learner.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    settings = {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|end_of_text|>",
+        "add_bos_token": True,
+        "chat_template": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+    }
+    return {"tokenizer.json": learner.to_str().encode(), "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+@pytest.fixture(scope="session")
+def imported(corpus):
+    return Imported(others(corpus)).with_special_tokens(CONTROLS)
+
+
+@pytest.fixture(scope="session")
+def foreign_files():
+    """A maker of another's files: text that they are learnt from -> name -> content."""
+    return others
+
+
 @pytest.fixture(scope="session")
 def gpt2(shared_data):
     return tokenizers.load(shared_data / "gpt2", CONTROLS)
@@ -80,7 +115,6 @@ def json_tokenizer(request):
 @pytest.fixture(scope="session")
 def huggingface(tmp_path_factory):
     """The `tokenizers` library's reading of what we saved, told (as every caller must) that text is ordinary."""
-    from tokenizers import Tokenizer
 
     def read(tokenizer):
         folder = tmp_path_factory.mktemp(tokenizer.kind)

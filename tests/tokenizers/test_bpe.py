@@ -46,13 +46,13 @@ def bpe_by_definition(merges, text: str) -> list[int]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.one_of(wordy, st.text()))
 def test_ids_are_those_of_the_definition(bpe, text):
     assert bpe.encode(text) == bpe_by_definition(bpe.merges, text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(corpus=st.lists(st.text(alphabet="ab ", min_size=1), min_size=1, max_size=4), text=st.text(alphabet="ab "))
 def test_merges_that_overlap_themselves_agree_too(corpus, text):
     """A tiny alphabet makes "aaaa" and "abab", where the order of merging matters most."""
@@ -166,7 +166,7 @@ def test_a_cut_is_a_split_for_every_letter_and_digit_there_is():
         assert max(judge.encode_ordinary("".join(c + after for c in before))) < 256
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     parts=st.lists(st.text(max_size=6), min_size=1), joints=st.lists(st.sampled_from(["a ", "9.", "é'", "t'", "日。"]))
 )
@@ -177,7 +177,7 @@ def test_cutting_at_a_sure_split_never_changes_ids(bpe, parts, joints):
         assert bpe_by_definition(bpe.merges, left) + bpe_by_definition(bpe.merges, right) == bpe.encode(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=wordy)
 def test_sections_are_the_text_in_bounded_parts(text):
     parts = sections(text, SURE_SPLIT, 8)

@@ -35,13 +35,13 @@ def test_the_pattern_is_tiktokens():
     assert openai_public.r50k_pat_str == SPLIT
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(texts=st.lists(st.one_of(spaced, st.text(max_size=20)), max_size=6))
 def test_texts_in_one_call_have_the_ids_of_each_by_itself(bpe, published, texts):
     assert [ids.tolist() for ids in bpe.encode_arrays(texts)] == [published.encode_ordinary(text) for text in texts]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(st.one_of(spelling, spaced), min_size=1, max_size=6))
 def test_text_that_spells_a_mark_is_ordinary(bpe, published, texts):
     text = "".join(texts) * 40  # enough that putting it apart would be worth while

@@ -4,8 +4,8 @@ import pytest
 
 from primegpt import tokenizers
 from primegpt.config import DataConfig, GenerateConfig, TokenizerConfig
-from primegpt.data.prepare import prepare
-from primegpt.generation.generator import Generator
+from primegpt.data.preparing.prepare import prepare
+from primegpt.inference.decoder import Decoder
 from primegpt.tokenizers import store
 
 # The control vocabulary of the song recipe, every kind's own tokens, and what libraries give a meaning to.
@@ -27,7 +27,12 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def config(kind, request):
-    """The configuration of each kind, small; GPT-2's files stand for what cannot be learnt."""
+    """The configuration of each kind, small; files stand for what cannot be learnt."""
+    if kind == "imported":
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("imported")
+        for name, content in request.getfixturevalue("foreign_files")(CORPUS).items():
+            (folder / name).write_bytes(content)
+        return TokenizerConfig(path=str(folder), special_tokens=CONTROLS)
     if kind == "gpt2":
         return TokenizerConfig(path=str(request.getfixturevalue("shared_data") / "gpt2"), special_tokens=CONTROLS)
     return TokenizerConfig(kind=kind, vocab_size=500, special_tokens=CONTROLS)
@@ -59,7 +64,7 @@ def test_prepared_data_has_end_of_text_ids_before_documents_and_no_other(config,
     for path in paths:
         path.write_text(CORPUS + str(path.name), encoding="utf-8")
     corpus = prepare(DataConfig(sources=tuple(map(str, paths))), config)
-    for shards, documents in ((corpus.train, 3), (corpus.val, 1)):
+    for shards, documents in ((corpus.train, 4), (corpus.val, 4)):  # of a few texts, the ends are held out
         special = [id for id in shards.slice(0, len(shards)).tolist() if id in corpus.tokenizer._special_ids]
         assert special == [corpus.tokenizer.eot_id] * documents
     assert corpus.tokenizer.special_kinds["structure"] == CONTROLS["structure"]
@@ -67,7 +72,7 @@ def test_prepared_data_has_end_of_text_ids_before_documents_and_no_other(config,
 
 
 def test_a_prompt_has_no_special_id_but_the_first(tokenizer, random_model):
-    generator = Generator(random_model(vocab_size=tokenizer.vocab_size), tokenizer)
-    ids = generator.prompt_ids("".join(SPELT), GenerateConfig(start_document=True))
+    decoder = Decoder(random_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    ids = decoder.encode("".join(SPELT), GenerateConfig(start_document=True))
     assert ids[0] == tokenizer.eot_id
     assert tokenizer._special_ids.isdisjoint(ids[1:])

@@ -61,7 +61,7 @@ def library_training(texts, **options) -> list[str]:
 # ---- encoding
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.one_of(wordy, st.text()).filter(lambda text: SPACE not in text))
 def test_ids_are_the_librarys_and_it_reads_them_back(request, text):
     ours, library = request.getfixturevalue("sentencepiece"), request.getfixturevalue("library")

@@ -4,10 +4,12 @@ import json
 import os
 import random
 import shutil
+from typing import get_args
 
 import pytest
 
 from primegpt import tokenizers
+from primegpt.config import TOKENIZER_KINDS, LearntKind, TokenizerConfig
 from primegpt.errors import ConfigError, MismatchError, PrimegptError, TokenizerError
 from primegpt.tokenizers import store
 
@@ -192,7 +194,7 @@ def test_a_missing_file_is_named(tokenizer, saved):
         store.save(tokenizer, saved)
         (saved / name).unlink()
         complaint = "no tokenizer at .*: {name} is missing"
-        if name == store.META and "tokenizer.json" in tokenizer.file_names:
+        if name == store.META:
             continue  # what is left may be anybody's, and is read as such (see test_foreign.py)
         with pytest.raises(TokenizerError, match=complaint.format(name=name)):
             tokenizers.load(saved)
@@ -221,6 +223,53 @@ def test_oversized_vocabularies_are_refused(saved, monkeypatch):
         monkeypatch.setattr(f"primegpt.tokenizers.{module}.MAX_VOCAB", 40)
     with pytest.raises(TokenizerError, match="the vocabulary is larger than 40"):
         tokenizers.load(saved)
+
+
+@pytest.mark.parametrize("name", ["id_rsa", "../private.tiktoken", ".env"])
+def test_a_record_names_files_of_a_tokenizer_alone(imported, tmp_path, name):
+    """What a folder holds goes out again with a run, an export, a push."""
+    folder = tmp_path / "theirs"
+    store.save(imported, folder)
+    (folder / name).write_text("secret")
+    edit(folder / "primegpt.json", lambda meta: meta.update(files=[*imported._files(), name]))
+    with pytest.raises(TokenizerError, match=r"primegpt.json names .*, which is no file of such a tokenizer"):
+        tokenizers.load(folder)
+
+
+def test_a_record_of_ours_names_our_files_alone(json_tokenizer, saved_json):
+    (saved_json / "added_tokens.json").write_text("{}")
+    edit(saved_json / "primegpt.json", lambda meta: meta.update(files=["tokenizer.json", "added_tokens.json"]))
+    with pytest.raises(TokenizerError, match=r"names 'added_tokens\.json'"):
+        tokenizers.load(saved_json)
+
+
+@pytest.mark.parametrize("saved_by_us", [True, False])
+def test_a_link_that_leaves_the_folder_is_refused(imported, tmp_path, saved_by_us):
+    folder, private = tmp_path / "theirs", tmp_path / "private"
+    store.save(imported, folder)
+    private.write_text("{{ 'secret' }}")
+    (folder / "chat_template.jinja").symlink_to(private)
+    if saved_by_us:
+        files = [*imported._files(), "chat_template.jinja"]
+        edit(folder / "primegpt.json", lambda meta: meta.update(files=files))
+    else:
+        (folder / "primegpt.json").unlink()
+    for path in (folder, *([] if saved_by_us else [folder / "tokenizer.json"])):
+        with pytest.raises(TokenizerError, match=f"chat_template.jinja leads outside its folder, to {private}"):
+            tokenizers.load(path)
+
+
+def test_links_into_the_hubs_cache_and_to_a_file_that_was_named_are_followed(imported, tmp_path):
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "1", tmp_path / "models--x" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, (name, content) in enumerate(imported._files().items()):
+        (blobs / str(number)).write_bytes(content)
+        (snapshot / name).symlink_to(blobs / str(number))
+    assert tokenizers.load(snapshot).encode_batch(TEXTS) == imported.encode_batch(TEXTS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tokenizer.json").symlink_to(snapshot / "tokenizer.json")
+    assert tokenizers.load(tmp_path / "mine" / "tokenizer.json").encode_batch(TEXTS) == imported.encode_batch(TEXTS)
 
 
 # ---- writing
@@ -263,8 +312,8 @@ def test_a_file_in_the_way_is_reported(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("kind", store.KINDS)
 def test_every_kind_in_the_table_trains_saves_and_loads(kind, tmp_path, request):
-    if kind == "gpt2":  # there is nothing to learn: its files are asked for
-        tokenizer = request.getfixturevalue("gpt2")
+    if not TOKENIZER_KINDS[kind].learnt:  # its files are asked for
+        tokenizer = request.getfixturevalue(kind)
     else:
         tokenizer = tokenizers.train(kind, iter(["some text, ", "some more text"]), 300)
     assert tokenizer.kind == kind
@@ -275,3 +324,17 @@ def test_every_kind_in_the_table_trains_saves_and_loads(kind, tmp_path, request)
 def test_an_unknown_kind_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match=r"tokenizer.kind = 'chr' is not known; did you mean 'char'\?"):
         tokenizers.train("chr", ["x"])
+
+
+def test_every_kind_can_be_asked_for_and_its_facts_are_true():
+    """A kind stands in the configuration, in the table of what is known of it, and in that of the classes."""
+    assert set(get_args(TokenizerConfig.model_fields["kind"].annotation)) == set(TOKENIZER_KINDS) == set(store.KINDS)
+    for kind in set(get_args(LearntKind)):
+        assert TOKENIZER_KINDS[kind].learnt
+        learnt = store.train(kind, ["the river is the song, and the song is the river"] * 20, 300)
+        assert learnt.kind == kind
+        pieces = [learnt.decode([id]) for id in learnt.encode("the river")]
+        assert (TOKENIZER_KINDS[kind].unit == "character") == (pieces == list("the river"))
+    assert not TOKENIZER_KINDS["gpt2"].learnt
+    with pytest.raises(ConfigError, match=r"is not learnt; name its files with --tokenizer.path"):
+        store.train("imported", ["the river"])

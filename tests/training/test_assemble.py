@@ -7,7 +7,7 @@ import torch
 
 from primegpt import api
 from primegpt.config import Config, resolve
-from primegpt.model import loss
+from primegpt.model import size
 from primegpt.model.size import learning_parameter_count, lora_parameter_count, parameter_count
 from primegpt.training.assemble import as_written, assemble
 from primegpt.training.optimizers import Optimizers
@@ -113,7 +113,8 @@ def test_a_compiled_run_learns_the_same(tmp_path):
 def test_compiled_gradients_are_the_same(preset, recomputed, isolated, monkeypatch):
     """Of functions with gradients by hand too, with the angles and masks that blocks share, and a loss in slices."""
     if isolated:
-        monkeypatch.setattr(loss, "MAX_LOGITS", 1000)
+        for name in ("MAX_LOGITS", "SLICE_LOGITS"):
+            monkeypatch.setattr(size, name, 1000)
     segments = torch.arange(16).ge(7).long().expand(3, -1) if isolated else None
     given = configuration(preset, activation_checkpointing=recomputed).with_values(model={"dropout": 0})
     plain, compiled = (gradients(given.with_values(train={"compile": on}), segments) for on in (False, True))

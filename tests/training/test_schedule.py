@@ -27,6 +27,12 @@ def test_stretches_follow_each_other():
     assert progress(65, 100, stretches) == 1.0
 
 
+def test_a_plan_that_is_cut_short_within_its_warm_up_ends_at_its_end():
+    stretches = [Stretch(1, 2, done=1.0)]
+    done, warm = progress(1, 100, stretches), progress(60, 100, stretches)
+    assert learning_rate_factor(1, after_warmup(done, warm), "cosine", floor=0.1) == pytest.approx(0.1)
+
+
 def test_cosine_is_nanogpts():
     """get_lr of nanoGPT, written out: warm-up (it + 1) / (warmup + 1), then a cosine over the rest down to min_lr."""
     peak, low, warmup, end = 6e-4, 6e-5, 10, 200

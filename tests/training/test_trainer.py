@@ -8,28 +8,28 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from primegpt.config import Config, resolve
-from primegpt.data.batches import IGNORED, Batch, TrainingWindows, validation_batches
-from primegpt.data.examples import TrainingExamples
-from primegpt.data.shards import Shards
-from primegpt.errors import NonFiniteError, PrimegptError
+from primegpt.data.batching.batches import IGNORED, Batch, Batches, Windows, validation_windows
+from primegpt.data.batching.examples import Examples
+from primegpt.data.preparing.shards import Shards
+from primegpt.errors import NonFiniteError, OutOfMemory, PrimegptError
 from primegpt.model.gpt import GPT
-from primegpt.run import atomic, retention
+from primegpt.parallel.world import World
+from primegpt.run import atomic, saving
 from primegpt.run.checkpoint import load_newest
 from primegpt.run.folder import RunFolder
+from primegpt.signals import Interrupted
 from primegpt.training import checkpoints
-from primegpt.training.interrupts import Interrupted
-from primegpt.training.metrics import TIMING_KEYS
-from primegpt.training.precision import Precision
-from primegpt.training.saving import save_shares
-from primegpt.training.step import compute_gradients
+from primegpt.training.checkpoints import save_shares
+from primegpt.training.progress import TIMING_KEYS
+from primegpt.training.step import Precision, compute_gradients
 from primegpt.training.trainer import EvaluationSet, Trainer
-from primegpt.training.world import World
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -79,14 +79,9 @@ def configuration(preset="gpt2", **train) -> Config:
 
 def make_trainer(config: Config, shards: Shards, folder: RunFolder, observer=None) -> Trainer:
     train = config.train
-    windows = TrainingWindows(
-        shards,
-        sequence_length=8,
-        batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        seed=train.seed,
-    )
-    fixed = EvaluationSet(list(validation_batches(shards, sequence_length=8, batch_size=4, max_targets=64)), 64.0)
+    rows = train.batch_size * train.gradient_accumulation_steps
+    windows = Batches(Windows(shards, sequence_length=8, seed=train.seed), train.batch_size, rows)
+    fixed = EvaluationSet(list(validation_windows(shards, sequence_length=8, batch_size=4, max_targets=64)), 64.0)
     return Trainer(
         config,
         GPT(config.model, train.seed),
@@ -123,7 +118,7 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split, preset):
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED).backward()
     model = GPT(config.model, 3)
     parts = [Batch(ids[i : i + split], targets[i : i + split], None, None, first_example=i) for i in range(0, 8, split)]
-    _, supervised = compute_gradients(model, parts, Precision("fp32", "cpu"), seed=0, step=0)
+    _, supervised, _ = compute_gradients(model, parts, Precision("fp32", "cpu"), seed=0, step=0)
     assert supervised == int((targets != IGNORED).sum())
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
@@ -131,7 +126,7 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_split(split, preset):
 
 
 def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path, write_shards):
-    """Batch 8, 8 x 1 and 4 x 2 of records of all lengths: each micro-batch is padded to its own longest."""
+    """Batch 8, 8 x 1 and 4 x 2 of records of all lengths, each micro-batch padded to its own longest; and to more."""
     draw = np.random.default_rng(0)
     documents = []
     for _ in range(40):
@@ -139,12 +134,9 @@ def test_records_padded_per_micro_batch_give_the_same_gradients(tmp_path, write_
         documents.append((draw.integers(1, 30, asked + answered), [0] * asked + [1] * answered))
     config, gradients = resolve({"model": SIZES}), []
     with write_shards(tmp_path / "records", documents, roles=True) as records:
-        for size in (8, 1, 2):
+        for size, lengths in ((8, ()), (1, ()), (2, ()), (2, (3, 7, 8))):
             model = GPT(config.model, 3)
-            examples = TrainingExamples(
-                records, batch_size=size, gradient_accumulation_steps=8 // size, seed=1, prompt_dropout=0.0
-            )
-            parts = examples.micro_batches(2)
+            parts = Batches(Examples(records, rows_per_step=8, seed=1, lengths=lengths), size, 8).micro_batches(2)
             assert len(parts) == 8 // size
             assert len({part.supervised for part in parts}) > (size < 8)
             compute_gradients(model, parts, Precision("fp32", "cpu"), seed=0, step=2)
@@ -356,6 +348,16 @@ def test_patience_ends_the_run(shards, tmp_path):
     losses = [line["val/loss"] for line in trainer.observer.evaluations]
     assert min(losses) not in losses[-2:]
     assert trainer.folder.pointed("best") == trainer.observer.evaluations[losses.index(min(losses))]["step"]
+    said, *_ = trainer.observer.messages
+    assert said.startswith(f"stopped early at step {trainer.state.step} of 400 (train.patience): no validation")
+    assert said.endswith(f"since step {trainer.folder.pointed('best')} was better than its {min(losses):.4f}")
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(2.0, True), (1e-2, False)])
+def test_a_run_that_gained_nothing_says_so(rate, warned, shards, tmp_path):
+    observer = Silent()
+    make_trainer(configuration(learning_rate=rate), shards, RunFolder.create(tmp_path / "run"), observer).fit()
+    assert any("the best checkpoint is step 0" in line for line in observer.messages) == warned
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(shards, tmp_path):
@@ -432,7 +434,8 @@ def test_the_schedule_is_fitted_to_the_time_there_is(planned, shards, tmp_path, 
         step(self)
         clock[0] += 0.005
 
-    monkeypatch.setattr("primegpt.training.trainer.time.monotonic", lambda: clock[0])
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"primegpt.training.trainer.time.{name}", lambda: clock[0])
     monkeypatch.setattr(Trainer, "step", step_of_five_milliseconds)
     rarely = {"eval_interval": 10**6, "sample_interval": 10**6, "checkpoint_interval": 10**6}
     config = configuration(max_steps=planned, schedule="linear", **rarely).with_values(plan={"training_seconds": 2.0})
@@ -442,8 +445,9 @@ def test_the_schedule_is_fitted_to_the_time_there_is(planned, shards, tmp_path, 
     assert trainer.state.events
     assert trainer.state.seconds == pytest.approx(2.0, rel=0.1)
     rates = [line["lr"] for line in logged(trainer.folder) if "lr" in line]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 0.1 * rates[0]
+    for n, rate in enumerate(rates[4:], 4):  # the first plan's steps were the wrong measure
+        assert rate == pytest.approx(1e-2 * (1 - 0.005 * (n + 1) / 2.0), abs=5e-4)
+    assert rates[-1] == 0.0
 
 
 def test_state_json_is_readable_and_complete(shards, tmp_path):
@@ -451,7 +455,7 @@ def test_state_json_is_readable_and_complete(shards, tmp_path):
     trainer.fit()
     state = json.loads((trainer.folder.checkpoint_path("last") / "state.json").read_text(encoding="utf-8"))
     assert state["train"]["step"] == 12
-    assert set(state) == {"train", "scaler", "config", "fingerprints", "conditions"}
+    assert set(state) == {"train", "scaler", "config", "fingerprints", "data", "conditions"}
 
 
 @pytest.mark.reliability
@@ -494,7 +498,7 @@ def test_every_failure_of_the_disk_can_be_resumed(fault, shards, tmp_path, monke
             break
         assert isinstance(caught, Exit) == (fault == "exit")
         assert fault == "exit" or f"{os.strerror(fault)}; last good is step " in str(caught)
-        retention.tidy(folder.checkpoints_dir)
+        saving.tidy(folder.checkpoints_dir)
         again = resumed(folder)
         assert again.state.step in (5, 6)
         again.fit()
@@ -539,10 +543,10 @@ def test_when_another_rank_runs_out_of_memory_this_one_halves_its_micro_batch_to
             return max(value, next(self.full))
 
     trainer = make_trainer(configuration(batch_size=4), shards, RunFolder.create(tmp_path / "run"))
-    expected, _ = trainer.gradients(trainer.batches.micro_batches(0))
+    expected, *_ = trainer.gradients(trainer.batches.micro_batches(0))
     trainer.optimizers.zero_grad()
     trainer.world = OtherRankIsFull()
-    loss, supervised = trainer.gradients(trainer.batches.micro_batches(0))
+    loss, supervised, _ = trainer.gradients(trainer.batches.micro_batches(0))
     assert (trainer.batches.batch_size, trainer.batches.gradient_accumulation_steps) == (2, 4)
     assert trainer.state.events == [{"step": 0, "batch_size": 2, "gradient_accumulation_steps": 4}]
     assert (loss, supervised) == (pytest.approx(expected, rel=0.2), 64)  # dropout is drawn anew
@@ -618,3 +622,106 @@ def test_a_disk_that_fails_behind_the_steps_ends_the_run_all_the_same(shards, tm
     run.folder.checkpoints_dir.write_text("no folder")
     with pytest.raises(PrimegptError, match="could not save step 0"):
         run.fit()
+
+
+def test_a_micro_batch_of_an_odd_size_is_divided_too(shards, tmp_path):
+    trainer = make_trainer(configuration(batch_size=9, max_steps=2), shards, RunFolder.create(tmp_path / "run"))
+    forward = trainer.model.forward
+
+    def small_memory(ids, **options):
+        if trainer.model.training and len(ids) > 2:
+            raise MemoryError
+        return forward(ids, **options)
+
+    trainer.model.forward = small_memory
+    trainer.fit()
+    assert [event["batch_size"] for event in trainer.state.events] == [3, 1]
+    assert trainer.batches.gradient_accumulation_steps == 18
+
+
+@pytest.mark.parametrize("where", ["gradients", "update", "evaluate", "sample"])
+def test_memory_that_no_micro_batch_helps_with_ends_the_run_in_one_line(where, shards, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    trainer = make_trainer(configuration(max_steps=6), shards, RunFolder.create(tmp_path / "run"))
+    if where == "gradients":
+        monkeypatch.setattr("primegpt.training.trainer.compute_gradients", full)
+    elif where == "update":
+        monkeypatch.setattr("primegpt.training.trainer.update", full)
+    else:
+        setattr(trainer, where, full)
+    with pytest.raises(OutOfMemory, match=r"^out of memory at step 0") as caught:
+        trainer.fit()
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_the_smaller_micro_batch(shards, tmp_path):
+    """Without dropout the steps are those of a run with enough memory; a resumed one is the same bit for bit."""
+    config = configuration(batch_size=4, max_steps=8, checkpoint_interval=1).with_values(model={"dropout": 0.0})
+
+    def full_from(step, trainer):
+        forward = trainer.model.forward
+
+        def small_memory(ids, **options):
+            if trainer.model.training and len(ids) > 2 and trainer.state.step >= step:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            return forward(ids, **options)
+
+        trainer.model.forward = small_memory
+        return trainer
+
+    enough = make_trainer(config, shards, RunFolder.create(tmp_path / "enough"))
+    enough.fit()
+    whole = full_from(2, make_trainer(config, shards, RunFolder.create(tmp_path / "whole")))
+    whole.fit()
+    losses, expected = ([line["train/loss"] for line in logged(t.folder) if "lr" in line] for t in (whole, enough))
+    assert losses == pytest.approx(expected, abs=1e-4)
+    folder = RunFolder.create(tmp_path / "parts")
+    first = full_from(2, make_trainer(config.with_values(train={"max_steps": 8}), shards, folder))
+    while first.state.step < 4:
+        first.step()
+        first.session_start = time.monotonic()
+        first.log()
+    first.save()
+    second = make_trainer(config, shards, folder)  # which would have memory enough
+    second.restore(load_newest(folder.checkpoints_dir, pytest.fail))
+    assert second.batches.batch_size == 2
+    second.fit()
+    for name, tensor in whole.model.weights().items():
+        assert torch.equal(tensor, second.model.weights()[name])
+
+
+def test_an_interval_that_is_edited_later_holds_from_then_on(shards, tmp_path):
+    """Though an event of the plan has another one, and though further events follow."""
+    config = configuration(eval_interval=4).with_values(plan={"chosen": ("eval_interval",)})
+    first = make_trainer(config, shards, RunFolder.create(tmp_path / "run"))
+    first.session_start = time.monotonic()
+    first.step()
+    first.state.events.append({"step": 1, "max_steps": 12, "done": 0.0, "eval_interval": 6})
+    assert first.timetable.interval(first.state, "eval_interval") == 6
+    first.save()
+    second = make_trainer(config.with_values(train={"eval_interval": 5}), shards, first.folder)
+    second.restore(load_newest(first.folder.checkpoints_dir, pytest.fail))
+    assert second.timetable.interval(second.state, "eval_interval") == 5
+    second.state.events.append({"step": 1, "max_steps": 100})
+    second.timetable.follow_plan(second.state, 12)
+    assert second.timetable.interval(second.state, "eval_interval") == 5
+    second.save()
+    third = make_trainer(second.config, shards, first.folder)
+    third.restore(load_newest(first.folder.checkpoints_dir, pytest.fail))
+    assert (third.timetable.interval(third.state, "eval_interval"), len(third.state.events)) == (5, 3)
+
+
+def test_ranks_agree_on_when_their_schedule_began(shards, tmp_path):
+    """Each has a clock of its own; the rate must be one."""
+
+    class OtherRankIsSlower(World):
+        def max(self, value: float) -> float:
+            return max(value, 50.0) if isinstance(value, float) and 0 < value < 50 else value
+
+    trainer = make_trainer(configuration(max_steps=2), shards, RunFolder.create(tmp_path / "run"))
+    trainer.world = OtherRankIsSlower()
+    trainer.fit()
+    assert trainer.state.seconds_before == 50.0

@@ -1,19 +1,25 @@
 """Side-by-side measurements: contestants in alternating turns on one machine, medians, spread, ratios.
 
 A figure alone says little on a machine that also does other things. Contestants take turns, so that a busy minute hits
-all of them, and what is reported is the ratio of medians.
+all of them, and what is reported is the ratio of medians. Most are processes of their own: how they are started and
+timed stands below.
 """
 
-import json
+import importlib.util
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from primegpt.device import available_cores
 from primegpt.errors import UsageError
+from primegpt.terminal import Say, as_json, silent
 
 Run = Callable[[], float]  # does the work once and returns its rate, in the unit of the comparison
 Runs = Callable[[], Sequence[float]]  # likewise, for several measures of the same work
@@ -65,12 +71,12 @@ class Comparison:
         """The same, with the rates that the machine allows, by contestant: the table gets a column of shares."""
         return replace(self, results=tuple(replace(r, limit=limits.get(r.name, r.limit)) for r in self.results))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON: every rate of every turn, and the medians."""
         return asdict(self) | {"medians": {r.name: r.median for r in self.results if r.rates}}
 
     def as_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=2)
+        return as_json(self.as_dict(), indent=2)
 
     def as_markdown(self) -> str:
         """A table: median, least and most of each, the ratio of ours to it, the share of the limit if there is one."""
@@ -102,7 +108,7 @@ def compare(
     contestants: Mapping[str, Run | str],
     *,
     turns: int = 5,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Comparison:
     """Let `contestants` take `turns` turns each; a text instead of a function says why one is absent."""
 
@@ -118,7 +124,7 @@ def compare_measures(
     contestants: Mapping[str, Runs | str],
     *,
     turns: int = 5,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> list[Comparison]:
     """As `compare`, where each turn of a contestant gives one rate for each of `measures`.
 
@@ -154,7 +160,7 @@ def compare_measures(
     ]
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, object]:
     """What the figures were measured on."""
     return {
         "processor": _processor(),
@@ -178,3 +184,64 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+PYTHON = sys.executable
+PRIMEGPT = [PYTHON, "-m", "primegpt"]
+
+
+def asked_threads(threads: int | None) -> int:
+    """How many threads every contestant gets: as many as this process may use, where nothing is said."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: at least one is needed")
+    return threads or available_cores()
+
+
+def missing(module: str) -> str:
+    """Why a peer is absent that is a Python package: "" if it is there. Nothing is imported."""
+    return "" if importlib.util.find_spec(module) else f"no package {module} is installed"
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """What a contestant is started with: this process's, without what `primegpt` has set there for itself."""
+    own = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    return own | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+
+
+def output_of(
+    command: Sequence[str],
+    *,
+    threads: int | None = None,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """What `command` writes to standard output, with more environment `variables` if given.
+
+    Raises Absent, with the last line of its complaint, if it fails.
+    """
+    given = environment(threads) | dict(variables or {})
+    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise Absent(f"{Path(command[0]).name} {' '.join(command[1:3])} failed: {last[:200]}")
+    return done.stdout
+
+
+def milliseconds_of(command: Sequence[str], *, threads: int | None = None) -> float:
+    """Wall-clock time of a whole process."""
+    start = time.perf_counter()
+    output_of(command, threads=threads)
+    return 1000 * (time.perf_counter() - start)
+
+
+def milliseconds_to_output(command: Sequence[str]) -> float:
+    """Wall-clock time from the start of `command` to the first byte that it writes."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        elapsed = 1000 * (time.perf_counter() - start)
+        process.communicate()
+    if not first:
+        raise Absent(f"{' '.join(command[1:4])} wrote nothing (exit code {process.returncode})")
+    return elapsed

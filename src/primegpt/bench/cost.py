@@ -6,28 +6,26 @@ Every measurement is a process of its own, so that its memory is known, and all 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from primegpt.bench.compare import Measure, Result, Runs, compare_measures, figure
-from primegpt.bench.processes import PYTHON, output_of
+from primegpt.bench.compare import PYTHON, Measure, Result, Runs, compare_measures, figure, output_of
 from primegpt.config import Config, resolve
-from primegpt.data.sources import read_documents
+from primegpt.data.reading.sources import read_documents
+from primegpt.device import available_cores
 from primegpt.errors import UsageError
 from primegpt.model.memory import training_memory
-from primegpt.run.atomic import write_bytes_atomic
-from primegpt.tokenizers.base import available_cores
-from primegpt.training.recipe import heads
+from primegpt.planning.recipe import heads
+from primegpt.report.pictures import GREY, PALETTE, figure_of, save
+from primegpt.terminal import Say, silent
+from primegpt.terminal import as_json as to_json
 
 LAYERS, TOKENS, CHARACTERS = 4, 2048, 65  # of every model; of every step; of its vocabulary
 WIDTH, CONTEXT = 256, 128  # where something else is varied
-PROCESS = [PYTHON, "-m", "primegpt.bench.cost_process"]
+PROCESS = [PYTHON, "-m", "primegpt.bench.process"]
 AS_IN_TRAINING = {"GOMP_SPINCOUNT": "10000"}  # what the command line sets for itself
-
-Say = Callable[[str], None]
 
 
 class Setup(NamedTuple):
@@ -104,7 +102,7 @@ def bench_cost(
     threads: Sequence[int] | None = None,
     megabytes: Sequence[int] = (),
     turns: int = 3,
-    say: Say = lambda line: None,
+    say: Say = silent,
 ) -> list[Growth]:
     """Measure steps over each of the three, and preparing so many megabytes of text if there are any.
 
@@ -181,7 +179,7 @@ def preparing(megabytes: Sequence[int], turns: int, say: Say) -> Growth:
 
 
 def in_process(arguments: Sequence[str], scale: float) -> Runs:
-    """A measurement by `cost_process`: `scale` times its seconds, and megabytes."""
+    """A measurement by process.py: `scale` times its seconds, and megabytes."""
 
     def turn() -> Sequence[float]:
         seconds, memory = json.loads(output_of([*PROCESS, *arguments], variables=AS_IN_TRAINING))
@@ -198,7 +196,7 @@ def write_text(path: Path, sample: str, megabytes: int) -> None:
             left -= file.write(piece[:left])
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(config: Config) -> dict[str, object]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
@@ -207,32 +205,24 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def plot_growths(growths: Sequence[Growth], path: Path) -> None:
     """Draw a panel for each of `growths` into the PNG at `path`: time for steps, memory for data."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(3.1 * len(growths), 3), dpi=120, layout="constrained")
-    for number, growth in enumerate(growths):
-        axes = picture.add_subplot(1, len(growths), number + 1)
+    figure, panels = figure_of(3.1 * len(growths), 3, dpi=120, panels=len(growths))
+    for axes, growth in zip(panels, growths, strict=True):
         costs = [cost for cost in growth.costs if cost.time.rates]
         of_data = growth.varied == "MB of text"
         results = [cost.memory if of_data else cost.time for cost in costs]
         values, medians = [cost.value for cost in costs], [result.median for result in results]
-        axes.plot(values, medians, "o-", color="#e4572e" if of_data else "#4c78a8", linewidth=1.5, markersize=4)
+        axes.plot(values, medians, "o-", color=PALETTE[1 if of_data else 0], linewidth=1.5, markersize=4)
         for value, result in zip(values, results, strict=True):
-            axes.plot([value, value], [min(result.rates), max(result.rates)], color="#9aa5b1", linewidth=1.2, zorder=0)
+            axes.plot([value, value], [min(result.rates), max(result.rates)], color=GREY, linewidth=1.2, zorder=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel(growth.varied)
         axes.set_ylabel("MB of memory" if of_data else growth.unit)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    png = BytesIO()
-    FigureCanvasAgg(picture).print_png(png)
-    write_bytes_atomic(path, png.getvalue())
+    save(figure, path)
 
 
 def as_json(growths: Sequence[Growth]) -> str:
     """Every figure of every turn."""
-    return json.dumps([asdict(growth) for growth in growths], indent=2)
+    return to_json([asdict(growth) for growth in growths], indent=2)

@@ -8,23 +8,32 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from primegpt import api
-from primegpt.api.interop import Target
-from primegpt.bench.compare import Absent, Comparison, Measure, Runs, compare_measures, seconds
-from primegpt.bench.memory import read_bandwidth
-from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, missing, output_of
+from primegpt.bench.compare import (
+    PRIMEGPT,
+    PYTHON,
+    Absent,
+    Comparison,
+    Measure,
+    Runs,
+    asked_threads,
+    compare_measures,
+    missing,
+    output_of,
+    seconds,
+)
 from primegpt.bench.random_run import save_random_run
 from primegpt.bench.writers import GGUF_TYPES, Writer, llama_writer, our_writer, transformers_writer
 from primegpt.errors import UsageError, nearest
+from primegpt.inference.run import Run, load
+from primegpt.jobs.interop import Target, export
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_count
-
-Say = Callable[[str], None]
+from primegpt.terminal import Say, silent
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}  # of one weight; llama.cpp's q8_0 takes 34 bytes for 32 weights
 OURS, COMPILED, TRANSFORMERS, LLAMA = "primegpt", "primegpt compiled", "Transformers", "llama.cpp"
@@ -37,10 +46,6 @@ from primegpt.bench import writers
 maker, path, arguments, prompt, tokens = json.loads(sys.argv[1])
 getattr(writers, maker)(Path(path), *arguments)([prompt], tokens)
 """
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def bench_decode(
@@ -66,35 +71,24 @@ def bench_decode(
     """
     import torch
 
-    for precision in precisions:
-        if precision not in BYTES:
-            raise UsageError(f"--precisions: {precision!r} is no number format", nearest(precision, BYTES))
-    if min(prompt, *streams) < 1 or tokens < 2:
-        raise UsageError("at least one id in a prompt, two tokens and one stream are needed")
+    if run and sizes:
+        raise UsageError("--shape is for random weights, and a run is given", "leave one of them out")
+    refuse_senseless(prompt, tokens, streams, precisions)
     threads = asked_threads(threads)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        if run is None:
-            say("making a run with random weights")
-            run = save_random_run(Path(folder) / "run", sizes)
-        opened = api.load(run, device="cpu", say=say)
+        path = Path(run) if run else random_run(Path(folder) / "run", sizes, say)
+        opened, exports = load(path, device="cpu", say=say), Exports(path, Path(folder))
         context = opened.model.config.block_size
         if prompt + tokens > context:
             raise UsageError(f"{prompt} + {tokens} tokens do not fit the model's context of {context}", "ask for fewer")
-        exports = Exports(Path(run), Path(folder))
-        bandwidth = read_bandwidth(buffer_megabytes)
-        weights = weights_per_token(opened.model)
+        bandwidth, weights = read_bandwidth(buffer_megabytes), weights_per_token(opened.model)
         title = f"{human_count(weights)} weights, {prompt} + {tokens} tokens, {threads} threads"
         say(f"{title}; memory is read at {bandwidth / 1e9:.1f} GB/s")
         found = []
         for precision in precisions:
-            with ExitStack() as held:  # models of one format at a time
-                makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled)
-                writers = {name: m if isinstance(m, str) else m() for name, m in makers.items()}
-                if isinstance(reason := writers.get(COMPILED), str):
-                    say(f"{precision}: {reason}")
-                    del writers[COMPILED]
-                held.callback(writers.clear)
+            makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled)
+            with made_ready(makers, precision, say) as writers:
                 for count in streams:
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
                     named = f"{precision}, {count} stream{'s' * (count > 1)}: {title}"
@@ -102,8 +96,56 @@ def bench_decode(
                     limit = count * bandwidth / (BYTES[precision] * weights)
                     found += [prefill, decode.with_limits(dict.fromkeys(writers, limit))]
             if cold:
-                found.append(bench_cold(Path(run), opened, exports, precision, threads, turns, say, compiled))
+                found.append(bench_cold(path, opened, exports, precision, threads, turns, say, compiled))
         return found
+
+
+def refuse_senseless(prompt: int, tokens: int, streams: Sequence[int], precisions: Sequence[str]) -> None:
+    if wrong := [each for each in precisions if each not in BYTES]:
+        raise UsageError(f"--precisions: {wrong[0]!r} is no number format", nearest(wrong[0], BYTES))
+    if min(prompt, *streams) < 1 or tokens < 2:
+        raise UsageError("at least one id in a prompt, two tokens and one stream are needed")
+
+
+def random_run(path: Path, sizes: Mapping[str, int] | None, say: Say) -> Path:
+    say("making a run with random weights")
+    return save_random_run(path, sizes)
+
+
+@contextmanager
+def made_ready(
+    makers: Mapping[str, Callable[[], Writer | str] | str], precision: str, say: Say
+) -> Generator[dict[str, Writer | str], None, None]:
+    """The contestants of one format; afterwards their models are gone, and there is memory for the next format's."""
+    writers = {name: maker if isinstance(maker, str) else maker() for name, maker in makers.items()}
+    if isinstance(reason := writers.get(COMPILED), str):
+        say(f"{precision}: {reason}")
+        del writers[COMPILED]
+    yield writers
+    writers.clear()
+
+
+def read_bandwidth(megabytes: int = 512, repeats: int = 10) -> float:
+    """Bytes per second at which torch reads a buffer that no cache holds, on the threads it is set to.
+
+    The best of `repeats` by each of several reductions, since none is the fastest on every machine. Tighter code may
+    read faster still, on a single core above all: a share of this may come out above 100%.
+    """
+    import torch
+
+    from primegpt.hugepages import use_huge_pages
+
+    held = torch.nn.Parameter(torch.ones(megabytes * 2**18), requires_grad=False)  # fp32; written, to be really there
+    use_huge_pages([held])  # as weights are
+    buffer = held.data
+    left, right = buffer.chunk(2)
+    best = float("inf")
+    for _ in range(repeats):
+        for read in (buffer.sum, buffer.amax, buffer.norm, lambda: torch.dot(left, right)):
+            start = time.perf_counter()
+            read()
+            best = min(best, time.perf_counter() - start)
+    return 4 * buffer.numel() / best
 
 
 def weights_per_token(model: GPT) -> int:
@@ -126,11 +168,11 @@ class Exports:
     def __call__(self, to: str, dtype: str | None = None) -> Path:
         """Raises UsageError where the other side cannot express the model."""
         path = self.folder / f"model-{dtype or 'f32'}{'.gguf' if to == 'gguf' else '-hf'}"
-        return path if path.exists() else api.export(self.run, path, to=cast(Target, to), dtype=dtype, say=silent)
+        return path if path.exists() else export(self.run, path, to=cast(Target, to), dtype=dtype, say=silent)
 
 
 def contestants(
-    run: api.Run, exports: Exports, precision: str, threads: int, context: int, compiled: bool
+    run: Run, exports: Exports, precision: str, threads: int, context: int, compiled: bool
 ) -> dict[str, Callable[[], Writer | str] | str]:
     """How each contestant is made ready, or why it is absent."""
     made: dict[str, Callable[[], Writer | str] | str] = {}
@@ -194,7 +236,7 @@ def measure(
 
 def bench_cold(
     path: Path,
-    run: api.Run,
+    run: Run,
     exports: Exports,
     precision: str,
     threads: int,
@@ -211,9 +253,9 @@ def bench_cold(
     tokens = min(COLD_TOKENS, run.model.config.block_size - len(ids))
     flags = ["--max-new-tokens", str(tokens), "--temperature", "0", "--precision", precision, "--json"]
 
-    def ours(*more: str, compilations: Path | None = None) -> tuple[float]:
+    def ours(*more: str, compilations: str | None = None) -> tuple[float]:
         command = [*PRIMEGPT, "generate", str(path), COLD_PROMPT, *flags, *more]
-        variables = {} if compilations is None else {"TORCHINDUCTOR_CACHE_DIR": str(compilations)}
+        variables = {} if compilations is None else {"TORCHINDUCTOR_CACHE_DIR": compilations}
         start = time.perf_counter()
         written = json.loads(output_of(command, threads=threads, variables=variables))
         elapsed = time.perf_counter() - start
@@ -221,23 +263,22 @@ def bench_cold(
             raise Absent(f"the text ended after {len(written['ids'])} tokens")
         return (elapsed,)
 
-    def first() -> tuple[float]:
-        with tempfile.TemporaryDirectory() as empty:
-            return ours("--compile", compilations=Path(empty))
+    def compiling(starts: int) -> Runs:
+        """The last of so many starts that share what torch keeps on the disk."""
 
-    def again() -> tuple[float]:
-        with tempfile.TemporaryDirectory() as kept:
-            ours("--compile", compilations=Path(kept))
-            return ours("--compile", compilations=Path(kept))
+        def turn() -> tuple[float]:
+            with tempfile.TemporaryDirectory() as kept:
+                return [ours("--compile", compilations=kept) for _ in range(starts)][-1]
+
+        return turn
 
     def script(maker: str, file: Path | str, *arguments: object) -> Runs | str:
-        given = json.dumps([maker, str(file), arguments, ids, tokens])
-        command = [PYTHON, "-c", COLD_SCRIPT, given]
+        command = [PYTHON, "-c", COLD_SCRIPT, json.dumps([maker, str(file), arguments, ids, tokens])]
         return file if isinstance(file, str) else lambda: (seconds(lambda: output_of(command, threads=threads)),)
 
     runs: dict[str, Runs | str] = {
         f"{OURS} generate": ours,
-        **({f"{COMPILED}, first time": first, f"{COMPILED}, again": again} if compiled else {}),
+        **({f"{COMPILED}, first time": compiling(1), f"{COMPILED}, again": compiling(2)} if compiled else {}),
         TRANSFORMERS: script("transformers_writer", transformers_path(exports, precision), precision),
         llama_name(precision): script("llama_writer", llama_path(exports, precision), threads, len(ids) + tokens),
     }

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from primegpt.bench.compare import Absent, Comparison, compare
-from primegpt.bench.processes import PYTHON, output_of
+from primegpt.bench.compare import PYTHON, Absent, Comparison, compare, output_of
 from primegpt.bench.train import parse_iterations
 from primegpt.config import resolve
+from primegpt.device import matmul_rate
 from primegpt.errors import UsageError
 from primegpt.model.size import flops_per_token
-from primegpt.training.precision import matmul_rate
+from primegpt.terminal import Say, silent
 
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257}  # padded to 50,304
 ITERATION = re.compile(r"time per iteration: ([\d.]+)ms")
@@ -28,7 +28,7 @@ def bench_gpu(
     compile: bool = True,
     sizes: Mapping[str, int] = GPT2,
     device: str = "cuda",
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Comparison:
     """Tokens per second of one process on one GPU, in bf16, with random tokens.
 
@@ -63,8 +63,8 @@ def our_rate(
 ) -> Callable[[], float]:
     """The step of `primegpt train`: fused attention, fused AdamW, bf16."""
     train = {"batch_size": batch_size, "device": device, "precision": "bf16", "attention": "sdpa", "compile": compile}
-    given = {"model": {"preset": "gpt2", "bias": False, **sizes}, "train": train, "steps": steps}
-    command = [PYTHON, "-m", "primegpt.bench.gpu_steps", json.dumps(given)]
+    given = {"model": {"preset": "gpt2", "bias": False, **sizes}, "train": train}
+    command = [PYTHON, "-m", "primegpt.bench.process", "steps", json.dumps(given), str(steps)]
     return lambda: 1000 * tokens / parse_iterations(output_of(command)).milliseconds
 
 
@@ -84,7 +84,7 @@ def nanogpt_rate(
 
     def run() -> float:
         if not (said := ITERATION.findall(output_of(command, folder=checkout))):
-            raise Absent("its bench.py told of no time per iteration")
+            raise Absent("its bench.py printed no time per iteration")
         return 1000 * tokens / float(said[-1])
 
     return run

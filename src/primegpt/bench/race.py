@@ -6,7 +6,7 @@ nanoGPT's context side by side. Its checkpoint is a pickle, which its own proces
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,21 +14,30 @@ import numpy as np
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from primegpt.bench.compare import Comparison, Measure, Runs, compare_measures
-from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, output_of
-from primegpt.bench.train import SHAPES, prepared_checkout, text_of
+from primegpt.bench.compare import (
+    PRIMEGPT,
+    PYTHON,
+    Comparison,
+    Measure,
+    Runs,
+    asked_threads,
+    compare_measures,
+    output_of,
+)
+from primegpt.bench.train import SHAPES, text_and_checkout
 from primegpt.config import resolve
-from primegpt.data.batches import Batch
+from primegpt.data.batching.batches import Batch
 from primegpt.errors import UsageError
 from primegpt.evaluation.perplexity import evaluate_loss, sliding_windows
 from primegpt.model.gpt import GPT
 from primegpt.run.folder import RunFolder
+from primegpt.terminal import Say, silent
 
 SHAPE = SHAPES["small"]  # nanoGPT's README, "I only have a macbook"
 AS_TENSORS = """
 import torch
 from safetensors.torch import save_file
-weights = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=False)["model"]
+weights = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=True)["model"]
 own = {name.removeprefix("transformer."): w.contiguous() for name, w in weights.items() if name != "lm_head.weight"}
 save_file(own, "weights.safetensors")
 """
@@ -42,27 +51,19 @@ def bench_race(
     iterations: int = 2000,
     turns: int = 1,
     threads: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> list[Comparison]:
     """Seconds of `primegpt train --minutes` and of `iterations` of nanoGPT's train.py, and the loss that each bought.
 
     Ours starts with an empty cache, so that it prepares the text and measures its steps; nanoGPT's `prepare.py` has run
     before. Raises UsageError for what is not there.
     """
-    if nanogpt and not (nanogpt / "train.py").is_file():
-        raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
     if minutes <= 0 or iterations < 1:
         raise UsageError("--minutes and --iterations: more than nothing is needed")
     threads = asked_threads(threads)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        text = folder / "input.txt"
-        text.write_text(text_of(source), encoding="utf-8")
-        checkout = prepared_checkout(nanogpt, folder / "nanoGPT", text) if nanogpt else "no checkout given (--nanogpt)"
-        if isinstance(checkout, str):
-            say(f"nanoGPT is absent: {checkout}")
+    with text_and_checkout(source, nanogpt, say) as (text, checkout):
         contestants: dict[str, Runs | str] = {
-            f"primegpt train --minutes {minutes:g}": our_command(text, folder, minutes, threads),
+            f"primegpt train --minutes {minutes:g}": our_command(text, text.parent, minutes, threads),
             f"nanoGPT, {iterations:,} iterations": checkout
             if isinstance(checkout, str)
             else nanogpt_command(text, checkout, iterations, threads),

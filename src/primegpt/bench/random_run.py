@@ -6,8 +6,8 @@ from pathlib import Path
 from primegpt.config import Config, resolve, write_toml
 from primegpt.errors import UsageError
 from primegpt.model.gpt import GPT
-from primegpt.run.checkpoint import save_checkpoint
 from primegpt.run.folder import RunFolder
+from primegpt.run.saving import save_checkpoint
 from primegpt.tokenizers import store
 from primegpt.tokenizers.bpe import LETTERS, ByteLevelBPE
 

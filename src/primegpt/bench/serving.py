@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from primegpt.bench.compare import Comparison, compare
 from primegpt.errors import UsageError
+from primegpt.terminal import Say, silent
 
 HEALTH_EVERY = 0.05  # seconds
 
@@ -52,7 +53,7 @@ def bench_serving(
     clients: int = 16,
     tokens: int = 128,
     turns: int = 5,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> tuple[Comparison, Waits]:
     """Let `clients` at once and a single one take turns at having texts of `tokens` tokens written.
 

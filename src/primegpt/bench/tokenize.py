@@ -8,7 +8,6 @@ the text in memory before the clock starts, and throws its ids away. Starting Py
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -17,11 +16,12 @@ from typing import Any
 
 from primegpt.bench.compare import Comparison, compare, seconds
 from primegpt.config import DataConfig, TokenizerConfig
-from primegpt.data.prepare import prepare
-from primegpt.data.sources import read_documents
+from primegpt.data.preparing.prepare import prepare
+from primegpt.data.reading.sources import read_documents
+from primegpt.device import available_cores
 from primegpt.errors import ConfigError
+from primegpt.terminal import Say, silent
 from primegpt.tokenizers import store
-from primegpt.tokenizers.base import available_cores
 
 DOCUMENT = 3_000  # characters of a document of the benchmark, about those of a web page
 
@@ -34,7 +34,7 @@ def bench_tokenize(
     *,
     megabytes: float = 50,
     turns: int = 3,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Comparison:
     """Compare preparing about `megabytes` of text like `source` with bare encoding by the same vocabulary.
 

@@ -9,20 +9,31 @@ import re
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
-from primegpt.api.runs import load_config
-from primegpt.bench.compare import Absent, Comparison, Measure, Runs, compare_measures
-from primegpt.bench.processes import PRIMEGPT, PYTHON, asked_threads, missing, output_of
+from primegpt.bench.compare import (
+    PRIMEGPT,
+    PYTHON,
+    Absent,
+    Comparison,
+    Measure,
+    Runs,
+    asked_threads,
+    compare_measures,
+    missing,
+    output_of,
+)
 from primegpt.config import resolve, write_toml
-from primegpt.data.sources import read_documents
+from primegpt.data.reading.sources import read_documents
 from primegpt.errors import PrimegptError, UsageError, nearest
+from primegpt.inference.run import load_config
+from primegpt.planning.plan import NOT_COMPILED
 from primegpt.run.folder import RunFolder
-from primegpt.training.plan import NOT_COMPILED
+from primegpt.terminal import Say, silent
 
 ITERATION = re.compile(r"^iter (\d+): loss (\S+), time (\S+?)ms", re.MULTILINE)
 WARM_UP = 10  # steps that are not counted, at most a quarter of all
@@ -56,7 +67,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all contestants are told: the optimisation of nanoGPT's character model, over so many steps.
+    """What all contestants are given: the optimisation of nanoGPT's character model, over so many steps.
 
     Without its warm-up, which is as long as a short bench.
     """
@@ -67,7 +78,7 @@ class Recipe:
     threads: int
 
     @property
-    def optimisation(self) -> dict[str, Any]:
+    def optimisation(self) -> dict[str, object]:
         """In nanoGPT's names, where they differ from ours."""
         return {
             "learning_rate": 1e-3,
@@ -82,7 +93,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a program tells of its steps: the loss of each, and when it ended, in seconds from any moment."""
+    """What a program reports of its steps: the loss of each, and when it ended, in seconds from any moment."""
 
     losses: Sequence[float]
     ends: Sequence[float]
@@ -95,7 +106,7 @@ class Progress:
         window = max(1, min(WINDOW, (len(ends) - 1) // 4))
         marks = ends[::window]
         if len(marks) < 2:
-            raise Absent(f"it told of {len(self.ends)} steps only")
+            raise Absent(f"it reported only {len(self.ends)} steps")
         return statistics.median(1000 * (b - a) / window for a, b in pairwise(marks))
 
     @property
@@ -121,7 +132,7 @@ def bench_train(
     dropout: float = 0.0,
     threads: int | None = None,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> list[Comparison]:
     """Milliseconds a step, tokens a second, and the training loss reached, for each of `configurations`.
 
@@ -129,33 +140,24 @@ def bench_train(
     not written to. `compiled` adds both with `torch.compile`; ours then comes first, as what the others are compared
     with. Raises UsageError for what is not there.
     """
-    if nanogpt and not (nanogpt / "train.py").is_file():
-        raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
     if steps < 8:
         raise UsageError(f"--steps {steps}: at least 8 are needed")
     for name in configurations:
         if name not in shapes:
             raise UsageError(f"--configurations: {name!r} is not one", nearest(name, shapes))
     threads = asked_threads(threads)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        text = folder / "input.txt"
-        text.write_text(text_of(source), encoding="utf-8")
-        checkout = prepared_checkout(nanogpt, folder / "nanoGPT", text) if nanogpt else "no checkout given (--nanogpt)"
-        if isinstance(checkout, str):
-            say(f"nanoGPT is absent: {checkout}")
+    with text_and_checkout(source, nanogpt, say) as (text, checkout):
         found = []
         for name in configurations:
             recipe = Recipe(shapes[name], steps, dropout, threads)
             contestants = {
-                "primegpt compiled": our_run(recipe, text, folder, "auto", compiled=True),
-                "primegpt": our_run(recipe, text, folder, "auto"),
-                "primegpt fp32": our_run(recipe, text, folder, "fp32"),
+                "primegpt compiled": our_run(recipe, text, text.parent, "auto", compiled=True),
+                "primegpt": our_run(recipe, text, text.parent, "auto"),
+                "primegpt fp32": our_run(recipe, text, text.parent, "fp32"),
                 "nanoGPT compiled": nanogpt_run(recipe, checkout, compiled=True),
                 "nanoGPT": nanogpt_run(recipe, checkout),
                 "Transformers fp32": transformers_run(recipe, text, "fp32"),
                 "Transformers bf16": transformers_run(recipe, text, "bf16"),
-                "litgpt": missing("litgpt") or "is installed, but nothing here drives it yet",
             }
             if not compiled:
                 contestants = {name: run for name, run in contestants.items() if not name.endswith(" compiled")}
@@ -167,7 +169,7 @@ def measure(
     contestants: Mapping[str, "Callable[[], Progress] | str"],
     recipe: Recipe,
     turns: int,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> list[Comparison]:
     """Let programs that tell their progress take turns."""
 
@@ -189,9 +191,23 @@ def measure(
     return compare_measures(measures, runs, turns=turns, say=say)
 
 
-def text_of(source: str | None) -> str:
-    """The text all learn from."""
-    return "".join(document.text for document in read_documents([source or "songbook"], songs=SONGS))
+@contextmanager
+def text_and_checkout(source: str | None, nanogpt: Path | None, say: Say) -> Iterator[tuple[Path, Path | str]]:
+    """The text all learn from, in a folder that goes with the block, and nanoGPT prepared with it, or why it is absent.
+
+    Raises UsageError if `nanogpt` is no checkout.
+    """
+    if nanogpt and not (nanogpt / "train.py").is_file():
+        raise UsageError(f"--nanogpt {nanogpt}: no train.py is there", "name a checkout of nanoGPT")
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "input.txt"
+        documents = read_documents([source or "songbook"], songs=SONGS)
+        text.write_text("".join(document.text for document in documents), encoding="utf-8")
+        absent = "no checkout given (--nanogpt)"
+        checkout = prepared_checkout(nanogpt, Path(folder) / "nanoGPT", text) if nanogpt else absent
+        if isinstance(checkout, str):
+            say(f"nanoGPT is absent: {checkout}")
+        yield text, checkout
 
 
 # ---- Ours --------------------------------------------------------------------------------------------------------
@@ -230,7 +246,7 @@ def our_run(recipe: Recipe, text: Path, folder: Path, precision: str, compiled: 
         except Absent as error:
             raise PrimegptError(str(error)) from None
         if compiled and not (made := load_config(RunFolder.open(out))).train.compile:
-            raise Absent(next((note for note in made.plan.notes if note.startswith(NOT_COMPILED)), "not compiled"))
+            raise Absent(next((note for note in made.plan.warnings if note.startswith(NOT_COMPILED)), "not compiled"))
         rows = [row for row in RunFolder.open(out).read_metrics() if "train/loss" in row]
         return Progress([row["train/loss"] for row in rows], [row["seconds"] for row in rows])
 
@@ -278,7 +294,7 @@ def nanogpt_run(recipe: Recipe, checkout: Path | str, compiled: bool = False) ->
 
 
 def transformers_run(recipe: Recipe, text: Path, precision: str) -> Callable[[], Progress] | str:
-    """The loop of `primegpt.bench.transformers_train`, as one writes it by hand."""
+    """The loop that one writes by hand (process.py)."""
     given = {
         **asdict(recipe.shape),
         **recipe.optimisation,
@@ -287,5 +303,5 @@ def transformers_run(recipe: Recipe, text: Path, precision: str) -> Callable[[],
         "text": str(text),
         "precision": precision,
     }
-    command = [PYTHON, "-m", "primegpt.bench.transformers_train", json.dumps(given)]
+    command = [PYTHON, "-m", "primegpt.bench.process", "transformers", json.dumps(given)]
     return missing("transformers") or (lambda: parse_iterations(output_of(command, threads=recipe.threads)))

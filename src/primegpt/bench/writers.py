@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from primegpt.api.runs import Run
+    from primegpt.inference.run import Run
 
 
 @dataclass(frozen=True)
 class Written:
-    """`ids` behind each prompt; seconds to the first of every prompt (the prefill), and of all others."""
+    """`ids` after each prompt; seconds to the first of every prompt (the prefill), and of all others."""
 
     ids: list[list[int]]
     prefill: float
@@ -38,18 +38,18 @@ def written(ids: list[list[int]], start: float, stamps: Sequence[float], tokens:
 
 
 def our_writer(run: "Run", precision: str, compiled: bool = False) -> Writer | str:
-    """Ours, through the loop behind `primegpt generate`; or why it cannot be `compiled`."""
+    """Ours, through the loop of `primegpt generate`; or why it cannot be `compiled`."""
     reasons: list[str] = []
-    generator = run.generator(precision, compiled=compiled, say=reasons.append)
+    decoder = run.generator(precision, compiled=compiled, say=reasons.append)
     if reasons:
         return reasons[0]
-    generator.stop_ids = frozenset()
+    decoder.stop_ids = frozenset()
 
     def write(prompts: Sequence[list[int]], tokens: int) -> Written:
         settings = run.settings(temperature=0.0, max_new_tokens=tokens, repetition_penalty=1.0)
-        rows = [generator.row(prompt, settings) for prompt in prompts]
+        rows = [decoder.row(prompt, settings) for prompt in prompts]
         start = time.perf_counter()
-        stamps = [time.perf_counter() for _ in generator.decode_loop(rows, settings)]
+        stamps = [time.perf_counter() for _ in decoder.decode_loop(rows, settings)]
         return written([row.added for row in rows], start, stamps, tokens)
 
     return write
@@ -70,7 +70,7 @@ def transformers_writer(folder: Path, precision: str) -> Writer:
         def __init__(self) -> None:
             self.stamps: list[float] = []
 
-        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        def __call__(self, input_ids: Any, scores: Any, **_: object) -> Any:
             self.stamps.append(time.perf_counter())
             return torch.zeros(len(input_ids), dtype=torch.bool)
 
@@ -114,7 +114,7 @@ def llama_writer(path: Path, threads: int, context: int) -> Writer:
         return llama.llama_init_from_model(model, params), llama.llama_batch_init(texts * context, 0, 1)
 
     def next_ids(state: Any, batch: Any, windows: Sequence[Sequence[int]], position: int) -> list[int]:
-        """The likeliest ids behind `windows`, the new tokens of each text, which begin at `position`."""
+        """The likeliest ids after `windows`, the new tokens of each text, which begin at `position`."""
         batch.n_tokens, ends = 0, []
         for text, window in enumerate(windows):
             for offset, id in enumerate(window):

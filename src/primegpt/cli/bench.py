@@ -1,14 +1,14 @@
 """`primegpt bench`: measurements beside the tools that others use, on this machine."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
+from primegpt.cli.shared import Json, RunPath, Threads, Turns, show_json
 from primegpt.errors import UsageError
+from primegpt.terminal import to_stderr
 
 if TYPE_CHECKING:
     from primegpt.bench.compare import Comparison
@@ -22,8 +22,8 @@ def tokenize(
     *,
     tokenizer: Path,
     megabytes: float = 50.0,
-    turns: int = 3,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    turns: Turns = 3,
+    as_json: Json = False,
 ) -> None:
     """Text to shards, end to end, beside as many tiktoken processes as there are cores on the same bytes.
 
@@ -35,14 +35,10 @@ def tokenize(
         A folder with GPT-2's vocabulary (vocab.bpe and encoder.json), or a bpe tokenizer.
     megabytes
         How much text.
-    turns
-        How often each contestant runs.
-    as_json
-        Print JSON instead of a Markdown table.
     """
     from primegpt.bench.tokenize import bench_tokenize
 
-    found = bench_tokenize(source, str(tokenizer), megabytes=megabytes, turns=turns, say=_to_stderr)
+    found = bench_tokenize(source, str(tokenizer), megabytes=megabytes, turns=turns, say=to_stderr)
     print(found.as_json() if as_json else found.as_markdown())
 
 
@@ -53,11 +49,11 @@ def train(
     nanogpt: Path | None = None,
     configurations: str = "small,medium",
     steps: int = 200,
-    turns: int = 3,
+    turns: Turns = 3,
     dropout: float = 0.0,
-    threads: int | None = None,
+    threads: Threads = None,
     compile: bool = False,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Training steps on this CPU, beside nanoGPT and a plain Transformers loop on the same text and network.
 
@@ -71,16 +67,10 @@ def train(
         small: 4 layers, 128 wide, context 64, batch 12. medium: 6 layers, 384 wide, context 256, batch 16.
     steps
         Optimizer steps a turn.
-    turns
-        How often each contestant runs.
     dropout
         The same for all.
-    threads
-        CPU threads of every contestant; as many as the process may use when not given.
     compile
         Ours and nanoGPT compiled too; ours is then what the others are compared with.
-    as_json
-        Print JSON instead of Markdown tables.
     """
     from primegpt.bench.train import bench_train
 
@@ -93,7 +83,7 @@ def train(
         dropout=dropout,
         threads=threads,
         compiled=compile,
-        say=_to_stderr,
+        say=to_stderr,
     )
     _print(found, as_json)
 
@@ -104,9 +94,9 @@ def gpu(
     nanogpt: Path | None = None,
     batch_size: int = 12,
     steps: int = 40,
-    turns: int = 3,
+    turns: Turns = 3,
     compile: bool = True,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Training steps of GPT-2's 124M on one GPU, and their share of the rate of matrix products.
 
@@ -118,16 +108,12 @@ def gpu(
         Windows of 1,024 tokens in a step.
     steps
         Optimizer steps a turn.
-    turns
-        How often each contestant runs.
     compile
         With torch.compile; --no-compile without.
-    as_json
-        Print JSON instead of a Markdown table.
     """
     from primegpt.bench.gpu import bench_gpu
 
-    found = bench_gpu(nanogpt=nanogpt, batch_size=batch_size, steps=steps, turns=turns, compile=compile, say=_to_stderr)
+    found = bench_gpu(nanogpt=nanogpt, batch_size=batch_size, steps=steps, turns=turns, compile=compile, say=to_stderr)
     _print([found], as_json)
 
 
@@ -138,9 +124,9 @@ def race(
     nanogpt: Path | None = None,
     minutes: float = 0.2,
     iterations: int = 2000,
-    turns: int = 1,
-    threads: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    turns: Turns = 1,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Whole commands from a text to a model: how long they take, and the loss on the last tenth of the text.
 
@@ -154,12 +140,6 @@ def race(
         What ours is given.
     iterations
         What nanoGPT is given.
-    turns
-        How often each contestant runs.
-    threads
-        CPU threads of every contestant; as many as the process may use when not given.
-    as_json
-        Print JSON instead of Markdown tables.
     """
     from primegpt.bench.race import bench_race
 
@@ -170,7 +150,7 @@ def race(
         iterations=iterations,
         turns=turns,
         threads=threads,
-        say=_to_stderr,
+        say=to_stderr,
     )
     _print(found, as_json)
 
@@ -186,11 +166,11 @@ def decode(
     shape: dict[str, int] | None = None,
     compile: bool = False,
     cold: bool = False,
-    turns: int = 3,
-    threads: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    turns: Turns = 3,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
-    """Reading a prompt and writing behind it, beside Transformers and llama.cpp with the same weights.
+    """Reading a prompt and writing on from it, beside Transformers and llama.cpp with the same weights.
 
     Parameters
     ----------
@@ -199,7 +179,7 @@ def decode(
     prompt
         Ids of each prompt.
     tokens
-        Tokens written behind it.
+        Tokens written after it.
     streams
         How many texts at once, one number or several with commas.
     precisions
@@ -210,17 +190,9 @@ def decode(
         Ours with compiled steps too; it is then what the others are compared with.
     cold
         Also the time from the start of a process to the end of 200 tokens.
-    turns
-        How often each contestant runs.
-    threads
-        CPU threads of every contestant; as many as the process may use when not given.
-    as_json
-        Print JSON instead of Markdown tables.
     """
     from primegpt.bench.decode import bench_decode
 
-    if run and shape:
-        raise UsageError("--shape is for random weights, and a run is given", "leave one of them out")
     found = bench_decode(
         run,
         prompt=prompt,
@@ -232,7 +204,7 @@ def decode(
         threads=threads,
         compiled=compile,
         cold=cold,
-        say=_to_stderr,
+        say=to_stderr,
     )
     _print(found, as_json)
 
@@ -241,8 +213,8 @@ def decode(
 def resume(
     *,
     shape: dict[str, int] | None = None,
-    turns: int = 3,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    turns: Turns = 3,
+    as_json: Json = False,
 ) -> None:
     """From `train --resume` to the next step of a killed run; checkpoints beside bare safetensors files.
 
@@ -250,30 +222,18 @@ def resume(
     ----------
     shape
         Other sizes than GPT-2's 124M of the checkpoint: --shape.n_layer 2 --shape.n_embd 64.
-    turns
-        How often each contestant runs.
-    as_json
-        Print JSON instead of Markdown tables.
     """
-    from primegpt.bench.resume import bench_resume
+    from primegpt.bench.startup import bench_resume
 
-    _print(bench_resume(turns=turns, sizes=shape, say=_to_stderr), as_json)
+    _print(bench_resume(turns=turns, sizes=shape, say=to_stderr), as_json)
 
 
 @app.command
-def startup(*, turns: int = 5, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
-    """The help page, `import primegpt`, and the first text of a tiny model, beside bare imports of torch and such.
-
-    Parameters
-    ----------
-    turns
-        How often each contestant runs.
-    as_json
-        Print JSON instead of Markdown tables.
-    """
+def startup(*, turns: Turns = 5, as_json: Json = False) -> None:
+    """The help page, `import primegpt`, and the first text of a tiny model, beside bare imports of torch and such."""
     from primegpt.bench.startup import bench_startup
 
-    _print(bench_startup(turns=turns, say=_to_stderr), as_json)
+    _print(bench_startup(turns=turns, say=to_stderr), as_json)
 
 
 @app.command
@@ -285,7 +245,7 @@ def cost(
     data: str | None = None,
     turns: int = 3,
     plot: Path | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time and memory of a training step over the model's width, the context and the threads; of data over its size.
 
@@ -303,8 +263,6 @@ def cost(
         How often each is measured.
     plot
         A picture of it: a PNG file.
-    as_json
-        Print JSON instead of Markdown tables.
     """
     from primegpt.bench import cost
 
@@ -316,7 +274,7 @@ def cost(
         threads=_numbers(threads, "--threads") if threads else None,
         megabytes=_numbers(data, "--data") if data else (),
         turns=turns,
-        say=_to_stderr,
+        say=to_stderr,
     )
     if plot:
         cost.plot_growths(found, plot)
@@ -325,39 +283,35 @@ def cost(
 
 @app.command
 def serve(
-    run: Path | None = None,
+    run: RunPath = None,
     *,
     clients: int = 16,
     tokens: int = 128,
     turns: int = 5,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """The tokens per second of many clients of a server, beside those of one, and how long they wait.
 
     Parameters
     ----------
-    run
-        A run folder; the latest in runs/ when not given.
     clients
         How many ask at once.
     tokens
         How long a text each wants.
     turns
         How often the many and the one take turns.
-    as_json
-        Print JSON instead of a Markdown table.
     """
     from primegpt.bench.serving import bench_serving
     from primegpt.run.folder import latest_run
 
-    found, waits = bench_serving(run or latest_run(), clients=clients, tokens=tokens, turns=turns, say=_to_stderr)
+    found, waits = bench_serving(run or latest_run(), clients=clients, tokens=tokens, turns=turns, say=to_stderr)
     print(found.as_json() if as_json else found.as_markdown())
-    _to_stderr(waits.describe())
+    to_stderr(waits.describe())
 
 
 def _print(found: "Sequence[Comparison]", as_json: bool) -> None:
     if as_json:
-        print(json.dumps([comparison.as_dict() for comparison in found], indent=2))
+        show_json([comparison.as_dict() for comparison in found])
     else:
         print("\n\n".join(comparison.as_markdown() for comparison in found))
 
@@ -368,7 +322,3 @@ def _numbers(text: str, flag: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{flag} {text}: not whole numbers with commas between them", "as in 1,16") from None
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,13 @@
-"""`primegpt data`: audit a text, prepare it, fetch a public corpus, write a songbook."""
+"""Commands before a training: `primegpt data` and `primegpt tokenizer`."""
 
-import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from primegpt.cli.train import Settings, given_settings
+from primegpt.cli.shared import Json, Preparing, Reading, given_settings, show, show_json, show_rows
+from primegpt.config import LearntKind
 
 app = App(name="data", help="Look at training text, fetch it, or make it.")
 
@@ -15,9 +16,9 @@ app = App(name="data", help="Look at training text, fetch it, or make it.")
 def audit(
     *sources: str,
     config: Path | None = None,
-    text_field: str | None = None,
     model_parameters: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
+    settings: Annotated[Reading | None, Parameter(name="*")] = None,
 ) -> None:
     """Judge a text before training on it: size, copies, leakage, odd characters, and what to do about them.
 
@@ -26,24 +27,17 @@ def audit(
     sources
         As for `train`; those of the recipe when none is given.
     config
-        A CONFIG.toml that says how the text is cleaned and how large the model is.
-    text_field
-        The field of a record that holds the text; "text" when not given.
+        A recipe (a CONFIG.toml, or a name as char-10m): how the text is read and cleaned, how large the model is.
     model_parameters
         Parameters of the model that is to learn it.
-    as_json
-        Print JSON.
     """
-    from primegpt.api import data
+    from primegpt.jobs import data
 
-    report = data.audit(*sources, config=config, text_field=text_field, n_parameters=model_parameters)
+    report = data.audit(*sources, config=config, settings=given_settings(settings), n_parameters=model_parameters)
     if as_json:
-        print(json.dumps(report.as_json(), indent=2))
+        show_json(report.as_json())
         return
-    for name, value in report.rows():
-        print(f"{name:<17} {value}")
-    for warning in report.warnings:
-        print(f"{'warning':<17} {warning}")
+    show_rows([*report.rows(), *(("warning", warning) for warning in report.warnings)], 17)
 
 
 @app.command
@@ -51,38 +45,33 @@ def prepare(
     *sources: str,
     preview: int = 0,
     shard: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
-    settings: Annotated[Settings | None, Parameter(name="*")] = None,
+    as_json: Json = False,
+    settings: Annotated[Preparing | None, Parameter(name="*")] = None,
 ) -> None:
     """Tokenize a corpus into shards ahead of training; run again, it goes on where it was stopped.
+
+    It takes the settings of `train`, so that the same command line can follow: those of training alone change nothing.
 
     Parameters
     ----------
     sources
-        As for `train`; or one CONFIG.toml.
+        As for `train`; or one recipe.
     preview
         Show so many training records: what the model is shown, and what it is asked for.
     shard
         Prepare one part of several, as 2/8, beside other machines; the last to finish puts them together.
-    as_json
-        Print JSON.
     """
-    from primegpt.api import data
+    from primegpt.jobs import data
 
     prepared = data.prepare_data(*sources, preview=preview, shard=shard, settings=given_settings(settings))
     if as_json:
-        print(json.dumps({**prepared.facts, "previews": prepared.previews}, indent=2, ensure_ascii=False))
+        show_json({**prepared.facts, "previews": prepared.previews})
         return
-    for name, value in prepared.facts.items():
-        print(f"{name.replace('_', ' '):<20} {_shown(value)}")
+    show_rows([(name.replace("_", " "), _shown(value)) for name, value in prepared.facts.items()], 20)
     for number, record in enumerate(prepared.previews, 1):
-        print(f"\n── {number} " + "─" * 60)
+        show(f"\n── {number} " + "─" * 60)
         for name, value in record.items():
-            print(
-                f"{name.replace('_', ' ')}:\n{value}"
-                if isinstance(value, str)
-                else f"{name.replace('_', ' ')}: {value}"
-            )
+            show(f"{name.replace('_', ' ')}:" + (f"\n{value}" if isinstance(value, str) else f" {value}"))
 
 
 def _shown(value: object) -> str:
@@ -104,10 +93,10 @@ def fetch(name: str) -> None:
     name
         shakespeare, fineweb-edu, imdb or hellaswag. Afterwards `primegpt train NAME` knows it.
     """
-    from primegpt.api import data
+    from primegpt.jobs import data
 
     for path in data.fetch_corpus(name):
-        print(path)
+        show(path)
 
 
 @app.command
@@ -125,6 +114,108 @@ def songbook(out: Path, songs: int = 8000, alignment: float = 1.0, seed: int = 0
     seed
         Another seed is another book.
     """
-    from primegpt.api import data
+    from primegpt.jobs import data
 
-    print(data.write_songbook(out, songs=songs, alignment=alignment, seed=seed))
+    show(data.write_songbook(out, songs=songs, alignment=alignment, seed=seed))
+
+
+tokenizer_app = App(name="tokenizer", help="Learn a tokenizer, or look at what one makes of a text.")
+
+
+@tokenizer_app.command(name="train")
+def train_tokenizer(
+    *sources: str,
+    out: Path,
+    kind: LearntKind = "bpe",
+    vocab_size: int | None = None,
+    special_tokens: Annotated[dict[str, str] | None, Parameter(name="--special_tokens")] = None,
+    overwrite: bool = False,
+    as_json: Json = False,
+    settings: Annotated[Reading | None, Parameter(name="*")] = None,
+) -> None:
+    """Learn a tokenizer from text and keep it in a folder, to be used with --tokenizer.path.
+
+    Parameters
+    ----------
+    sources
+        Text files, folders, globs, `-` for standard input, or `songbook`.
+    out
+        The folder to write.
+    kind
+        char: one id a character. bpe: pieces learnt from bytes. sentencepiece: pieces learnt from characters.
+    vocab_size
+        Number of ids, special tokens included; 4096 for bpe, 8000 for sentencepiece, every character for char.
+    special_tokens
+        Names of special tokens by kind, spaces between them.
+    overwrite
+        Replace the tokenizer that is there.
+    """
+    from primegpt.jobs import tokenizers as api
+
+    asked = {"kind": kind, "vocab_size": vocab_size, "special_tokens": special_tokens or {}}
+    given = given_settings(settings) | {"tokenizer": asked}
+    tokenizer = api.train_tokenizer(*sources, out=out, settings=given, overwrite=overwrite)
+    facts = api.describe_tokenizer(tokenizer) | {"folder": str(out)}
+    print_facts(facts, [*identity_rows(facts), ("folder", str(out))], as_json)
+
+
+@tokenizer_app.command(name="show")
+def show_tokenizer(
+    path: Path | None = None,
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Tell what a tokenizer is, and what it makes of a text: pieces, ids, unknown characters, the round trip.
+
+    Parameters
+    ----------
+    path
+        A tokenizer's folder or file (tokenizer.json, tokenizer.model, tekken.json, *.tiktoken, *.gguf), or a run; the
+        latest run when not given.
+    text
+        Text to encode; `-` reads standard input.
+    """
+    from primegpt.jobs import tokenizers as api
+
+    tokenizer = api.open_tokenizer(path)
+    facts = api.describe_tokenizer(tokenizer)
+    rows = identity_rows(facts)
+    if text is not None:
+        found = api.describe_text(tokenizer, text)
+        facts["text"] = found
+        rows += text_rows(found)
+    print_facts(facts, rows, as_json)
+
+
+def identity_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("kind", facts["kind"]),
+        ("vocabulary", f"{facts['vocab_size']:,} ids"),
+        ("fingerprint", facts["fingerprint"]),
+    ]
+    for kind, ids in facts["special_tokens"].items():
+        rows.append((kind, "  ".join(f"{name} {id}" for name, id in ids.items())))
+    return rows
+
+
+def text_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pieces one by one, and what they amount to."""
+    count, unknown = len(found["ids"]), found["unknown"]
+    share = f", {found['bytes_per_token']:.2f} bytes a token" if count else ""
+    names = ", ".join(f"{character!r} x{times:,}" for character, times in unknown.items())
+    lost = "unknown characters" if unknown else "characters that the tokenizer normalizes"
+    return [
+        ("pieces", "|".join(found["pieces"])),
+        ("ids", " ".join(map(str, found["ids"]))),
+        ("tokens", f"{count:,} for {found['bytes']:,} bytes{share}"),
+        ("unknown", f"{sum(unknown.values()):,} characters: {names}" if unknown else "none"),
+        ("round trip", "exact" if found["round_trip"] else f"not exact: {lost} do not come back"),
+    ]
+
+
+def print_facts(facts: Mapping[str, Any], rows: Iterable[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        show_json(facts)
+    else:
+        show_rows(rows, 12)

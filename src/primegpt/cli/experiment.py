@@ -1,15 +1,14 @@
 """`primegpt experiment`: findings that anyone can repeat, on a laptop."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
+
+from primegpt.cli.shared import Json, show, show_json
 
 app = App(name="experiment", help="Repeat a finding: train the arms of a controlled experiment and report on them.")
-
-Json = Annotated[bool, Parameter(name="--json")]
 
 
 @app.command
@@ -24,11 +23,9 @@ def alignment(*, quick: bool = False, out: Path | None = None, as_json: Json = F
         One seed instead of three; about 12 minutes on two cores.
     out
         Where everything is kept; runs/alignment when not given.
-    as_json
-        Print what was found as JSON.
     """
     from primegpt import api
-    from primegpt.experiments import alignment_report as report
+    from primegpt.experiments import alignment as report
 
     found = api.experiment_alignment(out, quick=quick)
     _show(found, report.HEADER, report.table(found), report.conclusions(found), as_json)
@@ -46,11 +43,9 @@ def duplication(*, quick: bool = False, out: Path | None = None, as_json: Json =
         One seed instead of three; about 5 minutes on two cores.
     out
         Where everything is kept; runs/duplication when not given.
-    as_json
-        Print what was found as JSON.
     """
     from primegpt import api
-    from primegpt.experiments import duplication_report as report
+    from primegpt.experiments import duplication as report
 
     found = api.experiment_duplication(out, quick=quick)
     _show(found, report.HEADER, report.table(found), [], as_json)
@@ -65,9 +60,9 @@ def _show(
 ) -> None:
     """The table of all arms as Markdown, the conclusions, and where the page is; or everything as JSON."""
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        show_json(found)
         return
     for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(row) + " |")
-    print("".join(f"\n{line}\n" for line in conclusions))
-    print(f"report     {found['report']}")
+        show("| " + " | ".join(row) + " |")
+    show("".join(f"\n{line}\n" for line in conclusions))
+    show(f"report     {found['report']}")

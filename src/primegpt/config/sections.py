@@ -2,11 +2,49 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from primegpt.errors import nearest
+from primegpt.errors import nearest, quoted
+
+# What lies beyond these bounds is a slip of the hand, or meant to do harm. Each is well above what anyone has used, and
+# low enough that sums and products of settings stay ordinary numbers; what a machine can hold, the forecast says.
+MAX_VOCAB = 2_000_000  # ids: eight times the largest vocabulary in use
+MAX_CONTEXT = 2**20  # tokens: the longest contexts of published weights of these families are a million
+MAX_WIDTH = 2**16  # of the residual stream, a head, an adapter; the widest model that is known has 2^14.6
+MAX_HIDDEN = 2**20  # width of an MLP
+MAX_LAYERS = 1_000  # the deepest Transformer that was ever trained (DeepNet, arXiv:2203.00555)
+MAX_HEADS = 1_024
+MAX_THREADS = 1_024  # cores of the largest machines
+MAX_BATCH = 2**16  # windows of a micro-batch
+MAX_STEP_TOKENS = 2**28  # of an optimizer step; the largest run that is known has 2^26, and all of a step are in memory
+MAX_STEPS = 10**9  # a step a millisecond, for eleven days
+MAX_TOKENS = 10**15  # sixty times all the text that a model was ever trained on
+MAX_LENGTH = 2**40  # of a text, in bytes or characters: a terabyte
+MAX_EPOCHS = 10**6
+MAX_MINUTES = 527_040  # a year
+MIN_MINUTES = 0.001  # 60 ms: less than the shortest step of any use
+MAX_RATE = 10.0  # of learning: above 1 every step of AdamW moves each weight by more than any weight is large
+MIN_RATE = 1e-12  # below it fp32 weights do not move
+MAX_SONGS = 1_000_000
+MAX_NEW_TOKENS = MAX_CONTEXT
+MAX_FACTOR = 1e6  # temperature, penalties, scales: beyond it their effect has long been complete
+MAX_SEED = 2**63 - 1  # the largest integer that TOML has
+MAX_NAME = 255  # characters of a field's, token's or label's name
+MAX_TEXT = 100_000  # characters of a prompt or a stop string in the configuration
+MAX_LIST = 100_000  # entries of a list, as of sources that a shell has made of `*`
+
+
+def _usable_place(place: str) -> str:
+    if "\0" in place or len(place.encode()) > 4096 or any(len(part.encode()) > 255 for part in place.split("/")):
+        raise ValueError("no file can be called so")
+    return place
+
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Place = Annotated[str, AfterValidator(_usable_place)]
 
 
 class Section(BaseModel):
@@ -16,54 +54,80 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Pydantic would take `batch_size = true` for 1."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("true/false is not allowed here")
+        return value
+
 
 class ModelConfig(Section):
     """The network. Sizes default to GPT-2's 124M; the switches default to GPT-2's block."""
 
-    preset: Literal["gpt2", "qwen3", "prime"] = "gpt2"
-    """A named set of the switches below: gpt2, qwen3 (these two export), or prime (learns fastest)."""
-    vocab_size: int = Field(0, ge=0)
+    preset: Literal["gpt2", "llama", "mistral", "qwen2", "qwen3", "prime"] = "gpt2"
+    """A named set of the switches below: another model's (all of these run in llama.cpp), or prime (learns fastest)."""
+    vocab_size: int = Field(0, ge=0, le=MAX_VOCAB)
     """Number of token ids; filled in from the tokenizer."""
-    block_size: int = Field(1024, ge=2)
+    block_size: int = Field(1024, ge=2, le=MAX_CONTEXT)
     """Longest context, in tokens."""
-    n_layer: int = Field(12, ge=1)
+    n_layer: int = Field(12, ge=1, le=MAX_LAYERS)
     """Number of blocks."""
-    n_head: int = Field(12, ge=1)
+    n_head: int = Field(12, ge=1, le=MAX_HEADS)
     """Number of query heads."""
-    n_kv_head: int | None = Field(None, ge=1)
+    n_kv_head: int | None = Field(None, ge=1, le=MAX_HEADS)
     """Number of key/value heads (grouped-query attention); n_head when unset."""
-    n_embd: int = Field(768, ge=1)
+    n_embd: int = Field(768, ge=1, le=MAX_WIDTH)
     """Width of the residual stream."""
-    head_dim: int | None = Field(None, ge=1)
+    head_dim: int | None = Field(None, ge=1, le=MAX_WIDTH)
     """Width of one head; n_embd / n_head when unset."""
-    intermediate_size: int | None = Field(None, ge=1)
+    intermediate_size: int | None = Field(None, ge=1, le=MAX_HIDDEN)
     """Hidden width of the MLP; 4 n_embd when unset (8/3 n_embd, rounded up to 64, for swiglu)."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout probability in embeddings, attention and residual branches."""
     bias: bool = True
     """Biases in linear layers and layer norms."""
+    attention_bias: Literal["none", "qkv", "all"] | None = None
+    """Biases in attention: none, qkv (of queries, keys and values alone) or all; as model.bias has it when unset."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation before each branch and before the head."""
     norm_gain: bool = True
     """Whether norms have a learnt gain."""
-    norm_eps: float = Field(1e-5, gt=0.0)
+    norm_eps: float = Field(1e-5, ge=1e-15, le=1.0)
     """Added to the variance inside norms."""
     position: Literal["learned", "rope"] = "learned"
     """Absolute learnt position embeddings, or rotary ones."""
-    rope_theta: float = Field(10000.0, gt=0.0)
+    rope_theta: float = Field(10000.0, ge=1.0, le=1e15)
     """Base of the rotary wavelengths."""
+    rope_type: Literal["default", "linear", "llama3"] = "default"
+    """Stretch of rotary positions for a longer context: none, linear (all alike), or llama3 (slow ones alone)."""
+    rope_factor: float = Field(8.0, ge=1.0, le=MAX_FACTOR)
+    """How many times longer the stretched wavelengths are."""
+    rope_low_freq_factor: float = Field(1.0, ge=0.01, le=MAX_FACTOR)
+    """llama3: what turns less often than this in the original context is stretched whole."""
+    rope_high_freq_factor: float = Field(4.0, ge=0.01, le=MAX_FACTOR)
+    """llama3: what turns more often than this in the original context is not stretched."""
+    rope_original_context: int = Field(8192, ge=2, le=MAX_CONTEXT)
+    """llama3: the context, in tokens, before it was stretched."""
     mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
     """Kind of MLP: GELU, SwiGLU (three matrices) or squared ReLU."""
     qk_norm: bool = False
     """RMS-normalise queries and keys, head by head."""
     embedding_norm: bool = False
     """Normalise the embeddings too, before the first block."""
-    logit_softcap: float | None = Field(None, gt=0.0)
+    logit_softcap: float | None = Field(None, ge=0.01, le=MAX_FACTOR)
     """Squash logits to (-c, c) by c * tanh(x / c); unset leaves them as they are."""
     tie_embeddings: bool = True
     """Use the token embedding as the output head too."""
     residual_init: Literal["scaled", "zero"] = "scaled"
     """Start of the projections that write into the residual stream: GPT-2's 1/sqrt(2 n_layer), or zero."""
+
+    @property
+    def biased_attention(self) -> Literal["none", "qkv", "all"]:
+        """Which linear layers of attention have biases."""
+        return self.attention_bias or ("all" if self.bias else "none")
 
     @property
     def kv_heads(self) -> int:
@@ -95,44 +159,107 @@ class ModelConfig(Section):
             yield f"model.n_head = {self.n_head} is not a multiple of model.n_kv_head = {self.n_kv_head}"
         if self.position == "rope" and self.head_size % 2:
             yield f"model.head_dim = {self.head_size} is odd; rotary positions need an even one"
+        if self.rope_type == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
+            yield (
+                f"model.rope_low_freq_factor = {self.rope_low_freq_factor} is not below "
+                f"model.rope_high_freq_factor = {self.rope_high_freq_factor}"
+            )
 
 
 # A command line has no lists: --tokenizer.special_tokens.control "<song> </song>".
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)]
 
+
+# One name, or several.
+AnyFieldNames = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(lambda names: (names,) if isinstance(names, str) else names),
+    Field(max_length=20),
+]
+FieldNames = Annotated[AnyFieldNames, Field(min_length=1)]
 
 LEARNT = {"kind", "vocab_size"}  # keys of a tokenizer that is yet to be learnt
+
+
+class TokenizerKind(NamedTuple):
+    """What is known of a kind of tokenizer before there is one. The classes are in tokenizers/store.py."""
+
+    vocab_size: int | None
+    """Ids with special tokens, where none are asked for; None: as many as the text or ready files have."""
+    assumed: int = 0
+    """Ids beside the user's own where `vocab_size` is None, to forecast with."""
+    learnt: bool = True
+    """Whether there is anything to learn from a text."""
+    unit: str = "token"
+    """What a loss is counted by: "character" where every character is an id."""
+
+
+LearntKind = Literal["char", "bpe", "sentencepiece"]
+TOKENIZER_KINDS = {
+    "char": TokenizerKind(None, assumed=96, unit="character"),  # about as many as English has
+    "bpe": TokenizerKind(4096),
+    "sentencepiece": TokenizerKind(8000),
+    "gpt2": TokenizerKind(None, assumed=50_257, learnt=False),
+    "imported": TokenizerKind(None, assumed=128_256, learnt=False),
+}
 
 
 class TokenizerConfig(Section):
     """How text becomes ids."""
 
-    kind: Literal["char", "bpe", "sentencepiece", "gpt2"] = "bpe"
-    """char: one id a character. bpe: byte pairs, sentencepiece: pieces of words, both learnt. gpt2: GPT-2's own."""
-    vocab_size: int | None = Field(None, ge=2)
-    """Size of a learnt vocabulary, special tokens included; 4,096 for bpe and 8,000 for sentencepiece when unset."""
+    kind: Literal[LearntKind, "gpt2", "imported"] = "bpe"
+    """char: one id a character. bpe: byte pairs, sentencepiece: pieces of words, both learnt. gpt2: GPT-2's own.
+    imported: another's, from its files (path)."""
+    vocab_size: int | None = Field(None, ge=2, le=MAX_VOCAB)
+    """Size of a learnt vocabulary with special tokens; unset, 4,096 for bpe, 8,000 for sentencepiece, all for char."""
     special_tokens: dict[str, Names] = {}
     """Special tokens of your own, by kind: a list of names, or one string with spaces between them."""
-    path: str | None = None
-    """Use the tokenizer in this folder (of a run, or GPT-2's files) instead of training one; it has a kind already."""
+    path: Place | None = None
+    """Use the tokenizer in this folder (a run's, or another's) or file (tokenizer.json, tokenizer.model, tekken.json,
+    *.tiktoken, *.gguf) instead of training one; it has a kind already."""
 
     @property
     def learnt_vocab_size(self) -> int | None:
-        """What to train for, or None for the kinds whose text, or whose files, say how many ids there are."""
-        default = {"bpe": 4096, "sentencepiece": 8000}.get(self.kind)
-        return default and (self.vocab_size or default)
+        """What to train for, or None where the text, or ready files, say how many ids there are."""
+        return (self.vocab_size or self.facts.vocab_size) if self.facts.learnt else None
+
+    @property
+    def facts(self) -> TokenizerKind:
+        """What is known of the kind."""
+        return TOKENIZER_KINDS[self.kind]
 
 
-class DataConfig(Section):
-    """Where the text comes from and how it is cut into training windows."""
+class SourceConfig(Section):
+    """How one of several sources is read, where that is not as [data] says for all of them."""
 
-    sources: tuple[str, ...] = ()
+    template: Literal["text"] | None = None
+    """text: plain text among records, which all have the template of [data]."""
+    text_field: Name | None = None
+    """The field of a record that holds the text."""
+    prompt_field: AnyFieldNames = ()
+    """The field of a record that holds the instruction, or several."""
+    response_field: Name | None = None
+    """The field that holds the answer."""
+    genre_field: Name | None = None
+    """The field of a song's genre."""
+    emotion_field: Name | None = None
+    """The field of a song's emotion."""
+    genre: Name | None = None
+    """The genre of songs that do not say theirs."""
+    emotion: Name | None = None
+    """The emotion of songs that do not say theirs."""
+
+
+class ReadingConfig(Section):
+    """Where the text comes from, and how it is read: the settings of every command that reads a source."""
+
+    sources: tuple[Place, ...] = Field((), max_length=MAX_LIST)
     """Files, folders, globs, `-` for standard input, `hf:NAME`, the name of a fetched corpus, or `songbook`."""
-    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """How often each source is drawn from, as [3, 1]; when unset, all text is one, and is seen equally often."""
-    text_field: str = "text"
+    source: dict[str, SourceConfig] = Field({}, max_length=MAX_LIST)
+    """How one source is read, if otherwise than the rest, by its name or number: --data.source.2.text_field lyrics."""
+    text_field: Name = "text"
     """The field of a record (.jsonl, .csv, .parquet, data set) that holds the text."""
-    songs: int = Field(8000, ge=1)
+    songs: int = Field(8000, ge=1, le=MAX_SONGS)
     """Size of the built-in songbook when it is a source."""
     html: Literal["keep", "text"] = "keep"
     """text: remove tags and scripts, resolve entities (the extra [data])."""
@@ -140,56 +267,87 @@ class DataConfig(Section):
     """normalize: line ends \\n, one space for several, no space at the ends of lines, one empty line for several."""
     non_ascii: Literal["keep", "strip", "drop"] = "keep"
     """What to do about characters beyond ASCII: strip them, or drop the documents that have any."""
-    min_length: int | None = Field(None, ge=1)
+    min_length: int | None = Field(None, ge=1, le=MAX_LENGTH)
     """Drop documents of fewer characters."""
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(None, ge=1, le=MAX_LENGTH)
     """Drop documents of more characters."""
     duplicates: Literal["keep", "exact", "near"] = "keep"
-    """exact: drop documents that were there before. near: those much like an earlier one too (the extra [data])."""
+    """exact: drop documents that were there before, and lines of long ones. near: those much like an earlier one too,
+    and paragraphs (the extra [data])."""
     similarity: float = Field(0.7, gt=0.0, le=1.0)
     """For duplicates = near: the share of five-word spans in common that makes two documents copies."""
-    val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
-    """Share held out for validation: whole documents, or the last part of a single one."""
-    max_bytes: int | None = Field(None, ge=1)
-    """Read no more than about this much text of the sources: the first so many bytes."""
-    val_tokens: int | None = Field(None, ge=1)
-    """Validation targets used while training (the first ones); all of them at the end, and when unset."""
-    stride: int | None = Field(None, ge=1)
-    """Distance between the starts of training windows; sequence_length (every token once an epoch) when unset."""
-    isolate_documents: bool = False
-    """Keep attention inside a document when a window holds several."""
+    max_bytes: int | None = Field(None, ge=1, le=MAX_LENGTH)
+    """Take the first so many bytes of the text, whatever source they are in; of a template's records those that fit."""
+    max_record_bytes: int = Field(128_000_000, ge=1, le=MAX_LENGTH)
+    """Refuse records that are larger: each is held in memory whole. Plain text is read in parts, however long it is."""
     template: Literal["text", "song", "response", "chat"] = "text"
     """text: a stream of documents. song, response, chat: one record a row, supervised on its answer only."""
-    prompt_field: str = "prompt"
-    """The field of a record that holds the instruction (song, response)."""
-    response_field: str | None = None
-    """The field that holds the answer; `lyrics` for songs, `response` for responses, when unset."""
-    genre_field: str = "genre"
+    prompt_field: FieldNames = ("prompt",)
+    """The field of a record that holds the instruction, or several, put together in this order (song, response)."""
+    response_field: Name | None = None
+    """The field that holds the answer; `lyrics` for songs, `response` (or Alpaca's `output` …) when unset."""
+    genre_field: Name = "genre"
     """The field of a song's genre; records without it get `genre`."""
-    emotion_field: str = "emotion"
+    emotion_field: Name = "emotion"
     """The field of a song's emotion; records without it get `emotion`."""
-    genre: str | None = None
+    genre: Name | None = None
     """The genre of songs that do not say theirs; `random` draws one for each, by a fixed seed."""
-    emotion: str | None = None
+    emotion: Name | None = None
     """The emotion of songs that do not say theirs; `random` draws one for each, by a fixed seed."""
     structure: Literal["parse", "keep"] = "parse"
     """parse: a line of the lyrics that is a section header, like [Chorus], becomes its structure token."""
+
+    def of(self, group: int) -> Self:
+        """What holds for source number `group` (from 0)."""
+        named = (self.sources[group], str(group + 1)) if group < len(self.sources) else ()
+        own = next((self.source[name] for name in named if name in self.source), None)
+        return self.model_copy(update={name: value for name, value in own or () if value})
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between fields, each with its remedy."""
+        numbers = [str(number) for number in range(1, len(self.sources) + 1)]
+        for name in self.source if self.sources else ():
+            if name not in self.sources and name not in numbers:
+                which = f"neither a source nor the number of one (1 to {len(self.sources)})"
+                yield f"data.source has {quoted(name)}, which is {which}; {nearest(name, self.sources)}"
+            if name in numbers and self.sources[int(name) - 1] in self.source:
+                yield f"data.source has {self.sources[int(name) - 1]!r} twice, by its name and as {name}; leave one out"
+        if self.min_length and self.max_length and self.min_length > self.max_length:
+            yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
+
+
+class DataConfig(ReadingConfig):
+    """The text, and how it is learnt: what is held out, in which windows and shares it is seen, what is asked for."""
+
+    weights: tuple[Annotated[float, Field(ge=1 / MAX_FACTOR, le=MAX_FACTOR)], ...] = Field((), max_length=MAX_LIST)
+    """How often each source is drawn from, as [3, 1]; when unset, all text is one, and is seen equally often."""
+    val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
+    """Share held out for validation, of every source: the ends of up to 50 texts, whole documents of more."""
+    val_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    """Validation targets used while training, spread over the text; all of them at the end, and when unset."""
+    stride: int | None = Field(None, ge=1, le=MAX_CONTEXT)
+    """Distance between the starts of training windows; sequence_length (every token once an epoch) when unset."""
+    isolate_documents: bool = False
+    """Keep attention inside a document when a window holds several."""
     prompt_dropout: float = Field(0.1, ge=0.0, lt=1.0)
     """How often an instruction is left out in training, so that a model also writes without one (song, response)."""
     mask_prompt: bool = True
     """Train on the answer of a record alone; false: on all of it. Validation asks for the answer either way."""
     drop_labels: bool = False
     """Leave genre and emotion out together with the instruction."""
-    base_text: str | None = None
-    """For fine-tuning: a text whose loss is told before and after; the base run's own validation text when unset."""
+    base_text: Place | None = None
+    """For fine-tuning: a text whose loss is shown before and after; the base run's own validation text when unset."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""
-        if self.min_length and self.max_length and self.min_length > self.max_length:
-            yield f"data.min_length = {self.min_length} is above data.max_length = {self.max_length}; nothing is left"
+        yield from super().problems()
         if self.weights and self.sources and len(self.weights) != len(self.sources):
             yield f"data.weights has {len(self.weights)} numbers for {len(self.sources)} sources; give one for each"
 
+
+# Keys of a record's layout, which a model learns with its text, and of the labels of songs that do not say theirs.
+LAYOUT = ("template", "prompt_field", "response_field", "genre_field", "emotion_field", "structure", "drop_labels")
+LABELS = ("genre", "emotion")
 
 BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys that say how long to train
 
@@ -197,61 +355,61 @@ BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys that say how long
 class TrainConfig(Section):
     """The optimisation. A step consumes batch_size * gradient_accumulation_steps * sequence_length tokens."""
 
-    batch_size: int = Field(12, ge=1)
+    batch_size: int = Field(12, ge=1, le=MAX_BATCH)
     """Windows in one micro-batch."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=MAX_STEP_TOKENS)
     """Micro-batches in one optimizer step."""
-    sequence_length: int | None = Field(None, ge=1)
+    sequence_length: int | None = Field(None, ge=1, le=MAX_CONTEXT)
     """Length of a training window; model.block_size when unset, never more."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Optimizer steps in all. One budget at most: max_steps, minutes, tokens or epochs."""
-    minutes: float | None = Field(None, gt=0.0)
+    minutes: float | None = Field(None, ge=MIN_MINUTES, le=MAX_MINUTES)
     """Wall-clock budget of the whole command; the steps that fit are measured before the first one."""
-    tokens: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     """Training tokens in all."""
-    epochs: float | None = Field(None, gt=0.0)
+    epochs: float | None = Field(None, ge=1 / MAX_EPOCHS, le=MAX_EPOCHS)
     """Passes over the training text."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
-    learning_rate: float = Field(6e-4, gt=0.0)
+    learning_rate: float = Field(6e-4, ge=MIN_RATE, le=MAX_RATE)
     """Peak learning rate of AdamW."""
-    head_learning_rate: float | None = Field(None, gt=0.0)
-    """That of a head of its own (model.tie_embeddings false); learning_rate when unset."""
-    muon_learning_rate: float = Field(0.02, gt=0.0)
+    head_learning_rate: float | None = Field(None, ge=MIN_RATE, le=MAX_RATE)
+    """Peak rate of the head where it is not tied (model.tie_embeddings false); learning_rate when unset."""
+    muon_learning_rate: float = Field(0.02, ge=MIN_RATE, le=MAX_RATE)
     """Peak learning rate of Muon, when it is the optimizer."""
-    min_lr: float | None = Field(None, ge=0.0)
+    min_lr: float | None = Field(None, ge=0.0, le=MAX_RATE)
     """Where learning_rate ends (the others in proportion); a tenth of the peak when unset (0 for linear, wsd)."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps of linear warm-up."""
+    warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
+    """Steps of linear warm-up; a plan takes at most half of its steps for it."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape of the learning rate after the warm-up; wsd stays flat, then falls over the last 20%."""
-    weight_decay: float = Field(0.1, ge=0.0)
+    weight_decay: float = Field(0.1, ge=0.0, le=10.0)
     """Decoupled decay of matrices; vectors (biases, gains) are never decayed."""
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     """AdamW's first moment decay."""
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
     """AdamW's second moment decay."""
-    grad_clip: float = Field(1.0, ge=0.0)
+    grad_clip: float = Field(1.0, ge=0.0, le=MAX_FACTOR)
     """Largest norm of the whole gradient; 0 turns clipping off."""
-    eval_interval: int | None = Field(None, ge=1)
+    eval_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between evaluations; about a tenth of the run when unset."""
-    sample_interval: int | None = Field(None, ge=1)
-    """Steps between samples (also drawn at the start and the end); as eval_interval when unset."""
-    sample_prompts: tuple[str, ...] = ()
+    sample_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
+    """Steps between samples (also drawn at the start and the end); about a quarter of the run when unset."""
+    sample_prompts: tuple[Text, ...] = Field((), max_length=1_000)
     """Prompts of the samples; chosen from the validation text when empty."""
-    checkpoint_interval: int | None = Field(None, ge=1)
+    checkpoint_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between checkpoints, beside the one before each evaluation; as eval_interval when unset."""
-    keep_checkpoints: int | Literal["milestones"] | None = Field(None)
+    keep_checkpoints: Annotated[int, Field(ge=1, le=MAX_STEPS)] | Literal["milestones"] | None = None
     """How many of the last checkpoints stay (3), or milestones: the weights of log-spaced steps too (small models)."""
     async_checkpoint: bool = False
-    """Write checkpoints behind the next steps, which wait only until the tensors are copied in memory."""
-    log_interval: int | None = Field(None, ge=1)
+    """Write checkpoints while the next steps run, which wait only until the tensors are copied in memory."""
+    log_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
     tensorboard: bool = False
     """Write the lines of metrics.jsonl for TensorBoard too, into the run's folder tensorboard (the extra [track])."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Stop after this many evaluations without a better validation loss."""
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=MAX_SEED)
     """Seed of every random stream."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
@@ -263,62 +421,63 @@ class TrainConfig(Section):
     """Which implementation of the same attention; auto measures both."""
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, about a third more time."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS)
     """CPU threads; as many as the process may use when unset."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """What several processes, started by torchrun, share: ddp: the batch; fsdp: weights and optimizer state too."""
-    rank_timeout: float = Field(600.0, gt=0.0)
+    """What several processes started by torchrun share. ddp: the batch; fsdp: weights and optimizer state too."""
+    rank_timeout: float = Field(600.0, ge=1.0, le=1e6)
     """Seconds after which a process that the others wait for counts as hung."""
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""
         budgets = [name for name in TrainConfig.model_fields if name in BUDGETS and getattr(self, name) is not None]
         if len(budgets) > 1:
-            yield f"train.{' and train.'.join(budgets)} are both a budget; give one of them"
+            yield f"train.{' and train.'.join(budgets)} are budgets; give only one of them"
         if self.min_lr is not None and self.min_lr > self.learning_rate:
             yield f"train.min_lr = {self.min_lr} is above train.learning_rate = {self.learning_rate}"
-        if isinstance(self.keep_checkpoints, int) and self.keep_checkpoints < 1:
-            yield f"train.keep_checkpoints = {self.keep_checkpoints}: keep at least one"
 
 
 class GenerateConfig(Section):
     """Defaults of generation."""
 
-    max_new_tokens: int = Field(200, ge=1)
+    max_new_tokens: int = Field(200, ge=1, le=MAX_NEW_TOKENS)
     """Tokens to add."""
-    temperature: float = Field(0.9, ge=0.0)
+    temperature: float = Field(0.9, ge=0.0, le=MAX_FACTOR)
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = Field(200, ge=0)
+    top_k: int = Field(200, ge=0, le=2**31)
     """Sample among the k likeliest only; 0 for all."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Sample among the fewest tokens whose probabilities reach p."""
     min_p: float = Field(0.0, ge=0.0, le=1.0)
     """Sample among tokens with at least this share of the likeliest one's probability."""
-    repetition_penalty: float = Field(1.0, gt=0.0)
+    repetition_penalty: float = Field(1.0, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
     """Above 1, what already stands in the text becomes less likely."""
-    decay_trigger: str = "[chorus]"
-    """Once this token stands in the text, the temperature falls with every token; no effect where it is no token."""
+    decay_trigger: Name = "[chorus]"
+    """Once this token stands in the text, the temperature falls with every token; without it, no effect."""
     temperature_decay: float = Field(0.98, gt=0.0, le=1.0)
-    """By what the temperature is then multiplied, a token."""
-    temperature_floor: float = Field(0.5, ge=0.0)
-    """Where that ends."""
-    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts at which the writing ends; they are not part of what is returned."""
-    num_beams: int = Field(1, ge=1)
+    """The temperature is then multiplied by this at every token."""
+    temperature_floor: float = Field(0.5, ge=0.0, le=MAX_FACTOR)
+    """The lowest temperature that this leads to."""
+    stop_strings: tuple[Annotated[Text, Field(min_length=1)], ...] = Field((), max_length=1_000)
+    """A text that ends the writing, and is not part of what is returned; there may be several."""
+    num_beams: int = Field(1, ge=1, le=1_000)
     """Above 1: beam search, which looks for the likeliest text; nothing is drawn then."""
-    length_penalty: float = 1.0
+    length_penalty: float = Field(1.0, ge=-100.0, le=100.0)
     """Beam search divides a text's log-probability by its length to this power: above 0 favours long texts."""
     early_stopping: bool = False
-    """Beam search ends once num_beams texts are complete, though better ones might follow."""
+    """End beam search once as many texts as beams are complete, though better ones might follow."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Number format of the weights while writing. auto: bf16 for large models where the machine is fast in it."""
     compile: bool = False
     """Compile the step of one token: starts some seconds later, writes faster. On CPUs; needs a C++ compiler."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of sampling."""
     start_document: bool | None = None
     """Begin every prompt with the end-of-text id, as documents did in training; set by training."""
 
+
+DECAY = ("decay_trigger", "temperature_decay", "temperature_floor")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", *DECAY)  # say which token is drawn: nothing to beam search
 
 LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_gate", "mlp.c_proj")
 
@@ -326,9 +485,9 @@ LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_gate", "mlp.c_p
 class LoRAConfig(Section):
     """Low-rank adapters in place of training every weight: what is adapted, and how much can change."""
 
-    rank: int = Field(0, ge=0)
+    rank: int = Field(0, ge=0, le=MAX_WIDTH)
     """Rank of each change; 0: no adapters, every weight is trained."""
-    alpha: float = Field(16.0, gt=0.0)
+    alpha: float = Field(16.0, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
     """The change is scaled by alpha / rank, so that a learning rate fits every rank."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout probability of what goes into an adapter."""
@@ -349,19 +508,33 @@ class LoRAConfig(Section):
 class PlanRecord(Section):
     """What was measured or chosen before step 1. Written by training, read by resume; not meant for editing."""
 
-    device: str = ""
-    threads: int = 0
-    train_tokens: int = 0
+    run: Name = ""
+    """Which run this is; its checkpoints carry it too. Drawn when training begins."""
+    base: Name = ""
+    """Of a fine-tuned run: the fingerprint of what lies in base/."""
+    device: Name = ""
+    threads: int = Field(0, ge=0, le=MAX_THREADS)
+    train_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
     """Tokens of the training split."""
-    step_seconds: float = 0.0
+    step_seconds: float = Field(0.0, ge=0.0)
     """Measured time of one optimizer step."""
-    peak_flops: float = 0.0
+    peak_flops: float = Field(0.0, ge=0.0)
     """Measured rate of matrix products, the 100% of `mfu`."""
-    training_seconds: float = 0.0
+    training_seconds: float = Field(0.0, ge=0.0)
     """Time that training may take, when the budget is one of time."""
-    expected_seconds: float = 0.0
-    """Forecast of the whole training, evaluation included."""
-    expected_memory_mb: float = 0.0
+    closing_seconds: float = Field(0.0, ge=0.0)
+    """Forecast of what follows it: the best checkpoint on all the held-out text, and what fine-tuning has forgotten."""
+    expected_seconds: float = Field(0.0, ge=0.0)
+    """Forecast of all that follows the plan, evaluations and samples included."""
+    reread_targets: int = Field(100_000, ge=0, le=MAX_TOKENS)
+    """Targets of the text that a base model has learnt, of which fine-tuning tells how much is forgotten."""
+    expected_memory_mb: float = Field(0.0, ge=0.0)
     """Forecast of the growth of memory by model, optimizer and activations."""
-    notes: tuple[str, ...] = ()
+    chosen: tuple[Name, ...] = Field((), max_length=MAX_LIST)
+    """Intervals in steps that follow the plan where its steps change, since they were not asked for."""
+    lengths: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] = Field((), max_length=MAX_LIST)
+    """Batches of records are padded to the next of these, in tokens: each of them takes memory for kernels."""
+    notes: tuple[Text, ...] = Field((), max_length=MAX_LIST)
     """Choices in words, as printed."""
+    warnings: tuple[Text, ...] = Field((), max_length=MAX_LIST)
+    """What to know before the time is spent, as printed."""

@@ -8,48 +8,35 @@ through a sample of all 64-byte spans that is drawn by the spans' own hashes, so
 the sample too (Broder 1997). Shares are estimates where the text is larger than the sample, with an error below 1%.
 """
 
-import hashlib
-import re
-from array import array
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from primegpt.data.corpus import Corpus
-from primegpt.data.formats import Document
-from primegpt.data.shards import Shards
-from primegpt.data.spans import LONG, Similar, SpanSample, blocks, span_hashes
+from primegpt.data.audit_counts import Integers, TextCounts, held_out_places
+from primegpt.data.cleaning.spans import LONG
+from primegpt.data.preparing.corpus import Corpus
+from primegpt.data.preparing.shards import Shards
+from primegpt.data.reading.formats import Document
 from primegpt.model.size import human_bytes, human_count
 from primegpt.tokenizers.base import Tokenizer
-
-BATCH = 1 << 20  # bytes looked at together
-TOKENIZED = 1_000_000  # characters tokenized to tell the number of tokens
-TYPICAL_BYTES_PER_TOKEN = 4.0  # of English in a vocabulary of tens of thousands
-HELD_OUT = 0.1
-BLOCKWISE = 10_000  # bytes; longer documents are compared paragraph by paragraph
 
 SMALL = 1e6  # bytes
 # 20 tokens a parameter are what a model can use (Hoffmann et al. 2022). Below half a token a parameter they are more
 # than 40 passes over the text, and by then another pass teaches nothing (Muennighoff et al. 2023, section 6).
 TOKENS_PER_PARAMETER = 0.5
-REPEATED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
+COPIED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
 EXAMPLES_FROM = 0.05
 UNKNOWN, HTML, TRUNCATED, SUPERVISED = 0.001, 0.01, 0.1, 0.05
-
-_TAGS = "a abbr article b blockquote body br center code div em font footer h1 h2 h3 h4 h5 h6 head header hr html i"
-_TAGS += " iframe img input li link main meta nav ol option p pre script section small span strong style sub sup table"
-_TAGS += " tbody td th thead title tr u ul"
-_HTML = re.compile(
-    rf"</?(?:{'|'.join(_TAGS.split())})(?:\s[^<>]{{0,300}})?/?>|<!--|&(?:amp|lt|gt|quot|nbsp|apos|#\d{{1,6}});", re.I
-)
+SCRIPT, ONE_SIDED = 0.02, 20  # of the letters on one side, and how many times as many as on the other
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was found. Shares are of 0 … 1; None is what could not be told from what was given."""
+    """What was found. Shares are of 0 … 1; None is what could not be known from what was given."""
 
     n_documents: int
     bytes: int
@@ -65,7 +52,7 @@ class AuditReport:
     duplicate_share: float
     """Documents that are exactly an earlier one."""
     near_duplicate_share: float
-    """Documents (or paragraphs of long ones) that share half of their 16-byte spans with an earlier one."""
+    """Documents (or paragraphs of long ones) whose 16-byte spans are like an earlier one's: Jaccard 0.6, by MinHash."""
     near_duplicates_of: str
     """What was compared: documents, or paragraphs."""
     repeated_share: float
@@ -84,15 +71,27 @@ class AuditReport:
     """Characters that the tokenizer does not know."""
     html_share: float
     """Characters that belong to HTML tags and entities."""
-    truncated_share: float | None
+    truncated_share: float | None = None
     """Examples that were cut to fit."""
-    supervised_share: float | None
+    supervised_share: float | None = None
     """Tokens that the loss is taken of."""
+    fitting_context: int | None = None
+    """Tokens of a context that 90% of the examples fit into."""
+    dropped: str = "keep"
+    """Which duplicates have been dropped already, as in data.duplicates."""
+    copied_share: float = 0.0
+    """64-byte spans that stood before and are no refrain: in another document, or long before in the same."""
+    copied_lines_share: float = 0.0
+    """The part of the text in lines of long documents that begin so."""
+    end_marks: dict[str, int] = field(default_factory=dict)
+    """How often the text spells what ends a document elsewhere."""
+    one_sided: list[tuple[str, float, float]] = field(default_factory=list)
+    """Scripts, with their shares of the letters of the training and the validation text, if one has next to none."""
 
     @property
     def distinct_bytes(self) -> float:
-        """Size without what stood before."""
-        return self.bytes * (1 - self.repeated_share)
+        """Size without copies."""
+        return self.bytes * (1 - self.copied_share)
 
     @property
     def tokens_per_parameter(self) -> float | None:
@@ -105,14 +104,14 @@ class AuditReport:
     def warnings(self) -> list[str]:
         return warnings_worth_saying(self)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return asdict(self) | {"tokens_per_parameter": self.tokens_per_parameter, "warnings": self.warnings}
 
     @classmethod
     def from_json(cls, values: Any) -> "AuditReport | None":
         """The report that `as_json` gave; None if `values` is none, such as one of another version."""
         try:
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (KeyError, TypeError):
             return None
 
@@ -134,10 +133,13 @@ class AuditReport:
         rows.append(("near-duplicates", f"{self.near_duplicate_share:.1%} of the {self.near_duplicates_of}"))
         elsewhere = f"; {self.repeated_elsewhere_share:.1%} in other documents" if n > 1 else ""
         rows.append(("repeated text", f"{self.repeated_share:.1%} of all {LONG}-byte spans{elsewhere}"))
+        rows.append(("copied text", f"{self.copied_share:.1%}: that without refrains"))
         if self.repeated_share >= EXAMPLES_FROM:
             rows += [("", f"{count:,} times {text!r}") for text, count in self.repeated_examples]
         rows.append(("split leakage", f"{self.leaked_share:.1%} of {self.held_out} stands in the rest too"))
         rows.append(("characters", f"{self.distinct_characters:,} different; {self.non_ascii_share:.2%} are not ASCII"))
+        if self.end_marks:
+            rows.append(("end marks", ", ".join(f"{count:,} times {mark!r}" for mark, count in self.end_marks.items())))
         if self.unknown_share is not None:
             rows.append(("<UNK>", f"{self.unknown_share:.3%} of the characters"))
         rows.append(("HTML", f"{self.html_share:.2%} of the characters"))
@@ -148,84 +150,81 @@ class AuditReport:
         return rows
 
 
-def audit(
+def audit_documents(
     documents: Iterable[Document],
     tokenizer: Tokenizer | None = None,
     n_parameters: int | None = None,
     *,
     validation: Iterable[Document] | None = None,
-    n_tokens: int | None = None,
     by_character: bool = False,
+    dropped: str = "keep",
     complete: bool = True,
-    truncated_share: float | None = None,
-    supervised_share: float | None = None,
 ) -> AuditReport:
     """Look at `documents`, once.
 
-    Tokens are `n_tokens` if that is known, else told from a part by `tokenizer`, else the characters if the model is to
-    read `by_character`, else told from the size. With `validation`
-    documents, leakage is measured between the two; without, between a tenth of the documents and the rest (or the last
-    tenth of a single one and what comes before). `complete` is false if `documents` are a part of the text.
+    Tokens are told from a part by `tokenizer`, else they are the characters if the model is to read `by_character`,
+    else told from the size. Leakage is measured from `validation`, else from a tenth of the documents (or the end of a
+    single one). `complete` is false for a part of the text; `dropped` is the data.duplicates it was read with.
     """
-    reading = _Reading(tokenizer)
-    reading.read(documents)
-    n_training = len(reading.sizes)
-    if validation is not None:
-        reading.read(validation)
-    held_out, name = _held_out(reading, n_training, validation is not None)
-    tokens, exact = n_tokens, n_tokens is not None
-    if tokens is None and tokenizer is None and by_character:
-        tokens, exact = reading.characters, True
-    if tokens is None:
-        tokens = round(reading.bytes / reading.bytes_per_token)
-        exact = tokenizer is not None and reading.all_tokenized
-    lengths = np.sort(np.asarray(reading.lengths)) if reading.lengths else np.zeros(1, np.int64)
-    points = zip(("shortest", "5%", "median", "95%", "longest"), (0, 0.05, 0.5, 0.95, 1), strict=True)
-    characters = max(1, reading.characters)
-    spans, similar = reading.spans, reading.similar.resolve()
+    seen = TextCounts(tokenizer).read(documents)
+    n_training, training_letters = len(seen.sizes), seen.letters.copy()
+    seen.read(validation or ())
+    held_out, name = held_out_places(seen, n_training, validation is not None)
+    tokens, exact = seen.tokens(by_character=by_character)
+    spans, similar = seen.spans, seen.similar.resolve()
+    told_apart = validation is not None and complete  # the beginnings of both need not be of the same files
     return AuditReport(
-        n_documents=len(reading.sizes),
-        bytes=reading.bytes,
-        characters=reading.characters,
+        n_documents=len(seen.sizes),
+        bytes=seen.bytes,
+        characters=seen.characters,
         complete=complete,
         tokens=tokens,
         tokens_are_exact=exact,
         n_parameters=n_parameters,
-        lengths={point: int(lengths[round(at * (len(lengths) - 1))]) for point, at in points},
-        duplicate_share=1 - len(np.unique(np.asarray(reading.hashes))) / max(1, len(reading.hashes)),
-        near_duplicate_share=similar.share,
-        near_duplicates_of="paragraphs" if reading.blockwise else "documents",
+        lengths=seen.lengths_of_documents(),
+        duplicate_share=seen.duplicate_share(),
+        near_duplicate_share=similar.copied_share,
+        near_duplicates_of="paragraphs" if seen.blockwise else "documents",
         repeated_share=spans.repeated_share(),
         repeated_elsewhere_share=spans.repeated_elsewhere_share(),
-        repeated_examples=spans.examples(bytes(reading.head)),
+        repeated_examples=spans.examples(bytes(seen.head)),
         leaked_share=max(spans.leaked_share(held_out), similar.leaked_share(held_out)),
         held_out=name,
-        distinct_characters=len(reading.alphabet),
-        non_ascii_share=reading.non_ascii / characters,
-        unknown_share=None if tokenizer is None or tokenizer.unk_token is None else reading.unknown / characters,
-        html_share=reading.html / characters,
-        truncated_share=truncated_share,
-        supervised_share=supervised_share,
+        distinct_characters=int(np.count_nonzero(seen.letters)),
+        non_ascii_share=seen.non_ascii / max(1, seen.characters),
+        unknown_share=seen.unknown_share(),
+        html_share=seen.html / max(1, seen.characters),
+        dropped=dropped,
+        copied_share=spans.copied_share(),
+        copied_lines_share=seen.lines.copied_share() * seen.long_bytes / max(1, seen.bytes),
+        end_marks=dict(seen.end_marks.most_common()),
+        one_sided=_one_sided(training_letters, seen.letters - training_letters) if told_apart else [],
     )
 
 
-def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int) -> AuditReport:
+def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int, *, dropped: str = "keep") -> AuditReport:
     """Audit what a run is about to learn from and to be judged by, as it stands in the shards.
 
     Of either split no more than the first `max_tokens` are looked at; their number is that of all.
     """
     complete = max(len(corpus.train), len(corpus.val)) <= max_tokens
-    tally = corpus.tally
-    report = audit(
+    report = audit_documents(
         _decoded(corpus.train, corpus.tokenizer, max_tokens),
         n_parameters=n_parameters,
         validation=_decoded(corpus.val, corpus.tokenizer, max_tokens),
-        n_tokens=len(corpus.train) + len(corpus.val),
+        dropped=dropped,
         complete=complete,
-        truncated_share=tally.truncated / tally.examples if tally.examples else None,
-        supervised_share=tally.supervised_share if tally.examples else None,
     )
-    report = replace(report, n_documents=corpus.n_documents)  # a single one lies in both splits
+    # A single document lies in both splits.
+    n_tokens = len(corpus.train) + len(corpus.val)
+    report = replace(report, n_documents=corpus.n_documents, tokens=n_tokens, tokens_are_exact=True)
+    if (tally := corpus.tally).examples:
+        report = replace(
+            report,
+            truncated_share=tally.truncated / tally.examples,
+            fitting_context=tally.fitting_context(1 - TRUNCATED),
+            supervised_share=tally.supervised_share,
+        )
     if corpus.tokenizer.unk_id is None:
         return report
     unknown = np.mean(corpus.train.slice(0, min(max_tokens, len(corpus.train))) == corpus.tokenizer.unk_id)
@@ -241,164 +240,94 @@ def _decoded(shards: Shards, tokenizer: Tokenizer, max_tokens: int) -> Iterator[
 
 
 def warnings_worth_saying(report: AuditReport) -> list[str]:
-    """What is wrong enough with the data to be told before time is spent on it: one line each, with its remedy."""
-    warnings = list[str]()
+    """What is wrong enough with the data to say before time is spent on it: one line each, with its remedy."""
+    return [*_too_little(report), *_unfit(report)]
+
+
+def _too_little(report: AuditReport) -> Iterator[str]:
+    """Warnings of copies, of too little text, and of validation text that was learnt."""
     size, distinct = human_bytes(report.bytes), human_bytes(report.distinct_bytes)
-    n, repeated = report.n_documents, report.repeated_share
-    copied = repeated >= REPEATED
+    n, copied, remedy = report.n_documents, report.copied_share >= COPIED, _remedy(report)
     if copied:
-        remedy = "--data.duplicates near drops copied documents" if n > 1 else "give the original text once"
-        warnings.append(
-            f"{repeated:.0%} of the text repeats what stood before: {size}, but only {distinct} of it is distinct; "
-            f"a model learns copies by heart, so {remedy}"
+        yield (
+            f"{report.copied_share:.0%} of the text repeats what stood before: {size}, but only {distinct} of it is "
+            f"distinct; a model learns copies by heart: {remedy}"
         )
     if report.complete and (report.distinct_bytes if copied else report.bytes) < SMALL:
         only = f"the distinct text is {distinct}" if copied else f"the text is {size}"
-        warnings.append(f"{only}, less than 1 MB: expect words rather than sense; add more text")
+        yield f"{only}, less than 1 MB: expect words rather than sense; add more text"
     ratio = report.tokens_per_parameter
     if ratio is not None and ratio < TOKENS_PER_PARAMETER:
         fitting = human_count(ratio * (report.n_parameters or 0) / TOKENS_PER_PARAMETER)
-        warnings.append(
+        yield (
             f"{ratio:.2g} distinct tokens for each of the model's {human_count(report.n_parameters or 0)} parameters "
             f"are few: it will learn the text by heart; use a model of at most {fitting} parameters, or more text"
         )
     near, exact = report.near_duplicate_share, report.duplicate_share
     if exact >= DUPLICATED or near >= NEARLY_DUPLICATED:
         exactly = f" ({exact:.0%} exactly)" if n > 1 else ""
-        kind = "exact" if near - exact < NEARLY_DUPLICATED / 2 else "near"
-        remedy = f"drop them with --data.duplicates {kind}" if n > 1 else "remove them from the file"
-        warnings.append(
-            f"{max(near, exact):.0%} of the {report.near_duplicates_of} copy an earlier one{exactly}; {remedy}"
-        )
+        yield (f"{max(near, exact):.0%} of the {report.near_duplicates_of} copy an earlier one{exactly}; {remedy}")
     if report.leaked_share >= LEAKED:
-        remedy = "drop copies with --data.duplicates near" if n > 1 else "remove the repetitions"
-        warnings.append(
+        yield (
             f"{report.leaked_share:.0%} of {report.held_out} stands in the training text too: the validation loss "
             f"will be too good; {remedy}"
         )
+
+
+def _unfit(report: AuditReport) -> Iterator[str]:
+    """Warnings of what the text is made of."""
+    for script, training, held_out in report.one_sided:
+        yield (
+            f"{script} letters are {training:.1%} of those in the training text and {held_out:.1%} of those in the "
+            f"validation text, which therefore judges something else; name the files of each language as a source"
+        )
+    if sum(report.end_marks.values()) > 1:
+        marks = ", ".join(f"{mark!r} {count:,} times" for mark, count in report.end_marks.items())
+        yield (
+            f"the text spells {marks}: ordinary characters here, which end nothing; make each document a line "
+            '{"text": "…"} of a .jsonl file'
+        )
     if (report.unknown_share or 0) >= UNKNOWN:
-        warnings.append(
+        yield (
             f"the tokenizer does not know {report.unknown_share:.1%} of the characters, which become <UNK>; "
-            f"train one on this text, or use --tokenizer.kind bpe"
+            f"a model that is trained with --tokenizer.kind bpe knows every one"
         )
     if report.html_share >= HTML:
-        warnings.append(f"{report.html_share:.1%} of the characters are HTML; --data.html text turns it into text")
+        yield f"{report.html_share:.1%} of the characters are HTML; --data.html text turns it into text"
     if (report.truncated_share or 0) >= TRUNCATED:
-        warnings.append(f"{report.truncated_share:.0%} of the examples are cut to fit; raise --model.block_size")
+        fitting = f", and {report.fitting_context:,} tokens hold {1 - TRUNCATED:.0%}" if report.fitting_context else ""
+        yield (
+            f"{report.truncated_share:.0%} of the records are longer than the context and were cut{fitting}; "
+            f"raise --model.block_size (and --train.sequence_length where it is set)"
+        )
     if report.supervised_share is not None and report.supervised_share < SUPERVISED:
-        warnings.append(
-            f"only {report.supervised_share:.1%} of the tokens are learnt from; check the template's fields"
-        )
-    return warnings
+        yield (f"only {report.supervised_share:.1%} of the tokens are learnt from; check the template's fields")
 
 
-class _Reading:
-    """What is gathered while documents go by. It takes 24 bytes a document, and the samples."""
-
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
-        self.tokenizer = tokenizer
-        self.bytes = self.characters = self.non_ascii = self.html = self.unknown = 0
-        self.sizes, self.lengths, self.hashes = array("q"), array("q"), array("Q")
-        self.alphabet: set[str] = set()
-        self.spans, self.similar = SpanSample(), Similar()
-        self.blockwise = False
-        self.head = bytearray()  # the beginning, where examples are quoted from
-        self.tokenized = [0, 0, 0]  # characters, bytes, tokens
-
-    def read(self, documents: Iterable[Document]) -> None:
-        for batch in _batches(documents):
-            self._read_batch(batch)
-
-    @property
-    def bytes_per_token(self) -> float:
-        _, size, tokens = self.tokenized
-        return size / tokens if tokens else TYPICAL_BYTES_PER_TOKEN
-
-    @property
-    def all_tokenized(self) -> bool:
-        return self.tokenized[1] == self.bytes
-
-    def _read_batch(self, documents: list[Document]) -> None:
-        """Documents of about BATCH bytes together, or a single longer one."""
-        encoded = [document.text.encode() for document in documents]
-        first = len(self.sizes)
-        for document, data in zip(documents, encoded, strict=True):
-            self._count(document.text, data)
-        if len(self.head) < BATCH:
-            self.head += b"\0".join(encoded)[: BATCH - len(self.head)]
-        if len(encoded) > 1:
-            self._hash(b"".join(encoded), np.array([len(data) for data in encoded]), first, 0)
-            return
-        for start in range(0, len(encoded[0]), BATCH):  # overlapping, so that no span is lost between two pieces
-            piece = encoded[0][start : start + BATCH + LONG - 1]
-            self._hash(piece, np.array([len(piece)]), first, start)
-
-    def _count(self, text: str, data: bytes) -> None:
-        self.sizes.append(len(data))
-        self.lengths.append(len(text))
-        self.hashes.append(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
-        self.bytes += len(data)
-        self.characters += len(text)
-        self.alphabet.update(text)
-        if len(text) != len(data):
-            self.non_ascii += int(np.count_nonzero(np.frombuffer(data, np.uint8) >= 0xC0))  # first bytes of characters
-        if "<" in text or "&" in text:
-            self.html += sum(match.end() - match.start() for match in _HTML.finditer(text))
-        if self.tokenizer is not None:
-            self.unknown += sum(self.tokenizer.count_unknown(text).values())
-            if (room := TOKENIZED - self.tokenized[0]) > 0:
-                part = text[:room]
-                size = len(data) if len(part) == len(text) else len(part.encode())
-                counted = (len(part), size, len(self.tokenizer.encode_array(part)))
-                self.tokenized = [a + b for a, b in zip(self.tokenized, counted, strict=True)]
-
-    def _hash(self, data: bytes, sizes: npt.NDArray[np.int64], first: int, start: int) -> None:
-        """Sample the spans of documents `first`, `first` + 1, …, whose bytes stand in `data` one after another."""
-        array_of_bytes = np.frombuffer(data, np.uint8)
-        ends = np.cumsum(sizes)
-        owner = np.repeat(np.arange(len(sizes)), sizes)  # which document each byte belongs to
-        short, long = span_hashes(array_of_bytes)
-        whole = ends[owner[: len(long)]] - np.arange(len(long)) >= LONG
-        position = start + np.arange(len(long)) - (ends - sizes)[owner[: len(long)]]
-        self.spans.add(long[whole], first + owner[: len(long)][whole], position[whole])
-        starts = ends - sizes
-        if int(sizes.max(initial=0)) > BLOCKWISE:
-            self.blockwise = True
-            starts = blocks(array_of_bytes, starts[sizes > 0])
-        else:
-            starts = starts[sizes > 0]
-        self.similar.add(
-            short, starts, len(data), first + owner[starts], start + starts - (ends - sizes)[owner[starts]]
-        )
+def _remedy(report: AuditReport) -> str:
+    """What takes the copies out of this text: told by what they are copies of, and not what was tried already."""
+    worth, near = max(report.copied_share, report.near_duplicate_share) / 2, report.near_duplicate_share
+    if report.dropped == "keep" and report.duplicate_share > 0 and report.duplicate_share >= worth:
+        return "drop copied documents with --data.duplicates exact"
+    if (
+        report.dropped == "keep"
+        and report.copied_lines_share > 0
+        and report.copied_lines_share >= max(worth, 0.9 * near)
+    ):
+        return "drop copied lines with --data.duplicates exact"
+    if report.dropped != "near" and near > 0 and near >= worth:
+        return f"drop copied {report.near_duplicates_of} with --data.duplicates near"
+    return "give each text once" if report.n_documents == 1 else "take out what many documents have in common"
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents of about BATCH bytes together; one that is longer comes alone."""
-    batch, size = list[Document](), 0
-    for document in documents:
-        if len(document.text) >= BATCH:
-            if batch:
-                yield batch
-            yield [document]
-            batch, size = [], 0
-            continue
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _held_out(reading: _Reading, n_training: int, given: bool) -> tuple[Any, str]:
-    """Whether a place in the text, (document, position), is held out, for arrays of them; and the name of that part."""
-    if given:
-        return (lambda document, position: document >= n_training), "the validation text"
-    if n_training > 1:  # evenly spread over the corpus, whatever order it is in
-        golden = (5**0.5 - 1) / 2
-        return (
-            lambda document, position: (document * golden) % 1 < HELD_OUT
-        ), f"a random {HELD_OUT:.0%} of the documents"
-    cut = (1 - HELD_OUT) * reading.bytes
-    return (lambda document, position: position >= cut), f"the last {HELD_OUT:.0%} of the text"
+def _one_sided(training: Integers, validation: Integers) -> list[tuple[str, float, float]]:
+    """Scripts that one of two texts is partly written in, and the other hardly at all, with their shares of letters."""
+    shares = []
+    for counts in (training, validation):
+        scripts = Counter[str]()
+        for code in np.flatnonzero(counts).tolist():
+            if (letter := chr(code)).isalpha():
+                scripts[unicodedata.name(letter, "other").split()[0]] += int(counts[code])
+        shares.append({script: count / scripts.total() for script, count in scripts.items()})
+    both = [(script, shares[0].get(script, 0.0), shares[1].get(script, 0.0)) for script in {**shares[0], **shares[1]}]
+    return [(script, a, b) for script, a, b in both if max(a, b) >= max(SCRIPT, ONE_SIDED * min(a, b))]

@@ -13,23 +13,27 @@ exception is asked for: in the lyrics of a song, a line that is a section header
 """
 
 import re
-from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from itertools import groupby
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from primegpt.config import DataConfig
-from primegpt.data.sources import Document
-from primegpt.errors import ConfigError, DataError, nearest
+from primegpt.config import DataConfig, TokenizerConfig
+from primegpt.data.layout import BySource, Layout, Part, PlainText, Tally, Template, Tokenized, joined, size_of
+from primegpt.data.preparing.shards import CONTEXT, PROMPT, SUPERVISED
+from primegpt.data.reading.messages import Turn, list_of, messages_of, turn_of, unread_keys
+from primegpt.data.reading.records import FORMS, Document
+from primegpt.errors import ConfigError, DataError, nearest, quoted
 from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
 
-CONTEXT, SUPERVISED, PROMPT = 0, 1, 2  # the roles of tokens; a PROMPT is context that training may leave out
 RANDOM = "random"  # a label that is drawn for each record
+
+Labels = Mapping[str, str | Sequence[str]]
+
+LONGEST_HEADER = 100  # characters; a longer line in brackets is none
+_LINE_END = re.compile(r"(\r\n|\r|\n)")
+_BRACKETED = re.compile(r"\s*\[.*\]\s*")
 
 # [Chorus], [Verse 1: Ann], (Bridge), [Chorus x2]; not (oh, yeah)
 _HEADER = re.compile(
@@ -37,129 +41,6 @@ _HEADER = re.compile(
     r"[ \t]*(?:[x×]?\d+[x×]?|one|two|three|four|i{1,3}|iv)?[ \t]*(?:[:,–—-][^\n\])]*)?[\])][ \t]*",
     re.IGNORECASE,
 )
-
-
-class Part(NamedTuple):
-    """A stretch of a record with one role: ordinary text, or the name of one special token."""
-
-    content: str
-    role: int
-    special: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One record in tokens. `ids` and `roles` are (n,)."""
-
-    ids: npt.NDArray[np.unsignedinteger]
-    roles: npt.NDArray[np.uint8]
-    cut: int = 0
-    """Tokens that did not fit."""
-
-
-@dataclass
-class Tally:
-    """What was seen while records were rendered, for the preview and the audit."""
-
-    examples: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    truncated: int = 0
-    """Examples that lost tokens."""
-    cut: int = 0
-    """Tokens that they lost."""
-    headers: Counter[str] = field(default_factory=Counter)
-    """Section headers that became a structure id, by its name."""
-    unknown_headers: Counter[str] = field(default_factory=Counter)
-    """Lines that look like a section header and stayed text."""
-
-    def add(self, example: Example) -> None:
-        self.examples += 1
-        self.tokens += len(example.ids)
-        self.supervised += int((example.roles == SUPERVISED).sum())
-        self.truncated += example.cut > 0
-        self.cut += example.cut
-
-    def merge(self, other: "Tally") -> None:
-        """Add what was seen elsewhere."""
-        for name in ("examples", "tokens", "supervised", "truncated", "cut"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.headers += other.headers
-        self.unknown_headers += other.unknown_headers
-
-    def as_json(self) -> dict[str, Any]:
-        seen = vars(self).items()
-        return {name: dict(value.most_common()) if isinstance(value, Counter) else value for name, value in seen}
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "Tally":
-        tally = cls()
-        for name, value in saved.items():
-            setattr(tally, name, Counter(value) if isinstance(value, Mapping) else value)
-        return tally
-
-    @property
-    def supervised_share(self) -> float:
-        return self.supervised / self.tokens if self.tokens else 0.0
-
-
-class Template(ABC):
-    """The layout of one kind of record. Stateless but for its settings: the same record gives the same parts."""
-
-    name: ClassVar[str]
-    special_tokens: ClassVar[SpecialTokens]
-    """What the layout needs in the vocabulary, by kind."""
-
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-
-    @abstractmethod
-    def parts(self, document: Document, index: int, tally: Tally | None = None) -> list[Part]:
-        """The parts of record number `index`. Raises DataError if a field is missing or of the wrong kind."""
-
-    @abstractmethod
-    def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
-        """What stands before the answer to `prompt`, as in training."""
-
-    def texts(self, document: Document, index: int) -> Iterator[str]:
-        """The ordinary text of a record: what a tokenizer learns from."""
-        return (part.content for part in self.parts(document, index) if not part.special)
-
-    def encode(
-        self, document: Document, index: int, tokenizer: Tokenizer, limit: int, tally: Tally | None = None
-    ) -> Example:
-        """Record number `index` in at most `limit` tokens, at least one of them supervised.
-
-        Where there are too many, the end of the prompt's text goes first, down to half of the room, then the end of
-        the answer. Raises DataError if a field is missing, or nothing would be left to supervise.
-        """
-        rows = [tokenized(part, tokenizer) for part in self.parts(document, index, tally)]
-        try:
-            example = fitted(rows, limit)
-        except ValueError as error:
-            raise DataError(f"{document.place or document.source}: {error}", "raise train.sequence_length") from None
-        if tally is not None:
-            tally.add(example)
-        return example
-
-    def prompt_ids(self, tokenizer: Tokenizer, prompt: str, labels: Mapping[str, str] | None = None) -> list[int]:
-        """The ids to give a model so that it answers `prompt`. Raises ConfigError for a label that is not there."""
-        return joined(self.prompt_parts(prompt, labels or {}), tokenizer)
-
-    def field(self, document: Document, name: str) -> str:
-        """A field of the record that must be text."""
-        value = document.fields.get(name)
-        if isinstance(value, str):
-            return value
-        where = document.place or document.source
-        if name in document.fields:
-            raise DataError(f"{where}: the field {name!r} is not text", "give it a string")
-        raise DataError(f"{where}: there is no field {name!r}", nearest(name, document.fields))
-
-    @property
-    def stop_token(self) -> str:
-        """The special token that ends an answer."""
-        return self.special_tokens["control"][-1]
 
 
 class SongTemplate(Template):
@@ -180,17 +61,23 @@ class SongTemplate(Template):
         self.sections = {plain(name): name for name in kinds.get("structure", ())}
 
     def parts(self, document: Document, index: int, tally: Tally | None = None) -> list[Part]:
-        config = self.config
-        labels = {kind: self.label_of(document, index, kind) for kind in self.labels}
+        labels = {kind: self.labels_of(document, index, kind) for kind in self.labels}
         return [
-            *self.prompt_parts(self.field(document, config.prompt_field), labels),
-            *self.lyrics(self.field(document, config.response_field or "lyrics"), tally),
+            *self.prompt_parts(self.prompt_of(document, self.config.prompt_field), labels),
+            *self.lyrics(self.field(document, self.answer_field, "response_field"), tally),
             Part("</song>", SUPERVISED, special=True),
         ]
 
-    def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
+    @property
+    def answer_field(self) -> str:
+        return self.config.response_field or "lyrics"
+
+    def used(self, record: Mapping[str, object]) -> Iterable[str]:
+        return (*self.config.prompt_field, self.answer_field, self.config.genre_field, self.config.emotion_field)
+
+    def prompt_parts(self, prompt: str, labels: Labels) -> list[Part]:
         role = PROMPT if self.config.drop_labels else CONTEXT
-        named = [self.token(kind, labels[kind]) for kind in self.labels if labels.get(kind)]
+        named = [self.token(kind, label) for kind in self.labels for label in _listed(labels.get(kind))]
         return [
             Part("<prompt>", CONTEXT, special=True),
             *(Part(name, role, special=True) for name in named),
@@ -199,23 +86,28 @@ class SongTemplate(Template):
             Part("<song>", CONTEXT, special=True),
         ]
 
-    def label_of(self, document: Document, index: int, kind: str) -> str:
-        """The label of a record: its own field's, else the configured one, else none."""
+    def labels_of(self, document: Document, index: int, kind: str) -> list[str]:
+        """The labels of a record: its own field's, a string or a list of them, else the configured one, else none."""
+        where = document.place or document.source
         own = document.fields.get(getattr(self.config, f"{kind}_field"))
-        label = own if isinstance(own, str) and own.strip() else getattr(self.config, kind) or ""
+        if not isinstance(own, str | list | None) or not all(isinstance(label, str) for label in own or ()):
+            raise DataError(f"{where}: {kind} {quoted(own)} is not text", "give it a string, or a list of strings")
+        labels = [label for label in dict.fromkeys(_listed(own)) if label.strip()]
+        labels = labels or _listed(getattr(self.config, kind))
         choices = list(self.labels[kind])
-        if label == RANDOM and choices:
-            return choices[derive_seed(0, "label", kind, index) % len(choices)]
-        if label and plain(label, kind) not in choices:
-            where = document.place or document.source
-            raise DataError(f"{where}: {kind} {label!r} is not in the vocabulary", nearest(plain(label, kind), choices))
-        return label
+        if labels == [RANDOM] and choices:
+            return [choices[derive_seed(0, "label", kind, index) % len(choices)]]
+        for label in labels:
+            if plain(label, kind) not in choices:
+                remedy = nearest(plain(label, kind), choices)
+                raise DataError(f"{where}: {kind} {quoted(label)} is not in the vocabulary", remedy)
+        return labels
 
     def token(self, kind: str, label: str) -> str:
         """The special token of a label: "R&B" is <genre_rb>. Raises ConfigError, naming the labels there are."""
         name = plain(label, kind)
         if name not in self.labels[kind]:
-            raise ConfigError(f"{kind} {label!r} is not in the vocabulary", nearest(name, self.labels[kind]))
+            raise ConfigError(f"{kind} {quoted(label)} is not in the vocabulary", nearest(name, self.labels[kind]))
         return self.labels[kind][name]
 
     def lyrics(self, text: str, tally: Tally | None = None) -> list[Part]:
@@ -223,7 +115,9 @@ class SongTemplate(Template):
         if self.config.structure == "keep":
             return [Part(f"\n{text.strip()}\n", SUPERVISED)]
         parts, plain_text = list[Part](), "\n"
-        for line in text.strip().splitlines():
+        song = text.strip()
+        pieces = _LINE_END.split(song)  # not splitlines: a form feed, say, is the author's
+        for line, end in zip(pieces[::2], [*pieces[1::2], "\n" if song else ""], strict=True):
             header = _HEADER.fullmatch(line)
             if header and (name := self.sections.get(plain(header[1]))):
                 parts += [Part(plain_text, SUPERVISED), Part(name, SUPERVISED, special=True)]
@@ -232,9 +126,9 @@ class SongTemplate(Template):
                     tally.headers[name] += 1
             else:
                 plain_text += line
-                if tally is not None and line.strip().startswith("[") and line.strip().endswith("]"):
+                if tally is not None and len(line) <= LONGEST_HEADER and _BRACKETED.fullmatch(line):
                     tally.unknown_headers[line.strip()] += 1
-            plain_text += "\n"
+            plain_text += end
         return [part for part in (*parts, Part(plain_text, SUPERVISED)) if part.content]
 
 
@@ -245,12 +139,27 @@ class ResponseTemplate(Template):
     special_tokens: ClassVar[SpecialTokens] = {"control": ("<prompt>", "<response>", "</response>")}
 
     def parts(self, document: Document, index: int, tally: Tally | None = None) -> list[Part]:
-        response = self.field(document, self.config.response_field or "response")
+        prompt, answer = self.form(document.fields)
+        response = self.field(document, answer, "response_field")
         return [
-            *self.prompt_parts(self.field(document, self.config.prompt_field), {}),
+            *self.prompt_parts(self.prompt_of(document, prompt), {}),
             Part(response, SUPERVISED),
             Part("</response>", SUPERVISED, special=True),
         ]
+
+    def form(self, record: Mapping[str, object]) -> tuple[Sequence[str], str]:
+        """The fields of the prompt and of the response: those that are configured, else those of a known form."""
+        prompt, answer = self.config.prompt_field, self.config.response_field
+        if answer or prompt != DataConfig().prompt_field or {*prompt, "response"} <= record.keys():
+            return prompt, answer or "response"
+        for (first, *others), theirs in FORMS:
+            if {first, theirs} <= record.keys():
+                return (first, *(name for name in others if name in record)), theirs
+        return prompt, "response"
+
+    def used(self, record: Mapping[str, object]) -> Iterable[str]:
+        prompt, answer = self.form(record)
+        return (*prompt, answer)
 
     def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
         refuse_labels(labels, self.name)
@@ -262,35 +171,60 @@ class ResponseTemplate(Template):
 
 
 class ChatTemplate(Template):
-    """A conversation, {"messages": [{"role": "user", "content": "…"}, …]}; the assistant's turns are supervised."""
+    """A conversation (messages.py); what the assistant says is supervised, unless its weight is 0."""
 
     name = "chat"
     special_tokens: ClassVar[SpecialTokens] = {"control": ("<system>", "<user>", "<assistant>", "</turn>")}
-    roles = ("system", "user", "assistant")
 
     def parts(self, document: Document, index: int, tally: Tally | None = None) -> list[Part]:
-        messages, where = document.fields.get("messages"), document.place or document.source
-        if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-            raise DataError(f"{where}: there is no list 'messages'", 'a line is {"messages": [{"role", "content"}, …]}')
-        parts = list[Part]()
-        for number, message in enumerate(messages, 1):
-            parts += self.turn(message, f"{where}, message {number}")
+        where, parts = document.place or document.source, list[Part]()
+        for number, message in enumerate(messages_of(document.fields, where), 1):
+            parts += self.turn(turn_of(message, f"{where}, message {number}"))
         if not any(part.role == SUPERVISED for part in parts):
-            raise DataError(f"{where}: no message is the assistant's", "there is nothing to learn: leave it out")
+            raise DataError(f"{where}: no assistant message has a weight other than 0", "leave it out")
         return parts
 
-    def turn(self, message: Any, where: str) -> list[Part]:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise DataError(f"{where} has no text 'content'", 'a message is {"role": "user", "content": "…"}')
-        if message.get("role") not in self.roles:
-            role = message.get("role")
-            raise DataError(f"{where} has the role {role!r}", nearest(str(role), self.roles))
-        role = SUPERVISED if message["role"] == "assistant" else CONTEXT
+    def turn(self, turn: Turn) -> list[Part]:
+        role = SUPERVISED if turn.learnt else CONTEXT
         return [
-            Part(f"<{message['role']}>", CONTEXT, special=True),
-            Part(message["content"], role),
+            Part(f"<{turn.role}>", CONTEXT, special=True),
+            Part(turn.content, role),
             Part("</turn>", role, special=True),
         ]
+
+    def used(self, record: Mapping[str, object]) -> Iterable[str]:
+        return (list_of(record),)
+
+    def left_out(self, document: Document) -> Iterator[str]:
+        yield from super().left_out(document)
+        yield from dict.fromkeys(unread_keys(document.fields))
+
+    def answers(self, parts: Iterable[Part]) -> list[str]:
+        return [part.content for part in parts if part.role == SUPERVISED and not part.special]
+
+    def split(self, whole: list[Tokenized], limit: int) -> list[list[Tokenized]]:
+        """A long conversation, split before questions: what the system says, and as many exchanges as fit.
+
+        An exchange ends with the assistant's turn. One that is too long by itself stands alone.
+        """
+        if size_of(whole) <= limit:
+            return [whole]
+        opens = [at for at, (_, part) in enumerate(whole) if part.special and part.content != "</turn>"]
+        turns = [whole[start:stop] for start, stop in zip(opens, [*opens[1:], len(whole)], strict=True)]
+        system = turns.pop(0) if turns[0][0][1].content == "<system>" else []
+        pieces, answered = [list[Tokenized]()], False
+        exchanges = [list[Tokenized]()]
+        for turn in turns:
+            asks = turn[0][1].content != "<assistant>"
+            if asks and answered:
+                exchanges.append([])
+            exchanges[-1] += turn
+            answered = not asks
+        for exchange in exchanges:
+            if pieces[-1] and size_of(system) + size_of(pieces[-1]) + size_of(exchange) > limit:
+                pieces.append([])
+            pieces[-1] += exchange
+        return [system + piece for piece in pieces if any(part.role == SUPERVISED for _, part in piece)]
 
     def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
         return self.conversation([{"role": "user", "content": prompt}], labels)
@@ -298,7 +232,7 @@ class ChatTemplate(Template):
     def conversation(self, messages: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> list[Part]:
         """The parts of a conversation so far, and the opening of the assistant's next turn."""
         refuse_labels(labels, self.name)
-        said = [part for message in messages for part in self.turn(message, "the conversation")]
+        said = [part for message in messages for part in self.turn(turn_of(message, "the conversation"))]
         return [*said, Part("<assistant>", CONTEXT, special=True)]
 
     def conversation_ids(
@@ -311,16 +245,36 @@ class ChatTemplate(Template):
 TEMPLATES: dict[str, type[Template]] = {t.name: t for t in (SongTemplate, ResponseTemplate, ChatTemplate)}
 
 
-def template_for(config: DataConfig, tokenizer: Tokenizer | None = None) -> Template | None:
+def template_for(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None = None) -> Template | None:
     """The template of a configuration; None for plain text.
 
-    With a tokenizer, its genres, emotions and structure tokens are those of songs, whatever they are called.
+    With a tokenizer, or the settings of one to be trained, the genres, emotions and structure tokens that it has are
+    those of songs, whatever they are called.
     """
     if config.template == "text":
         return None
     if config.template == SongTemplate.name:
+        if isinstance(tokenizer, TokenizerConfig):
+            return SongTemplate(config, tokenizer.special_tokens)
         return SongTemplate(config, tokenizer.special_kinds if tokenizer else None)
     return TEMPLATES[config.template](config)
+
+
+def layout_for(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None = None) -> Layout | None:
+    """How the sources of a configuration are laid out: by its template, but for those with settings of their own.
+
+    None for plain text alone, which is a stream rather than rows.
+    """
+    if config.template == "text" or not config.source:
+        return template_for(config, tokenizer)
+    own = (config.of(group) for group in range(len(config.sources)))
+    return BySource([template_for(each, tokenizer) or PlainText(each) for each in own])
+
+
+def as_texts(documents: Iterable[Document], layout: Layout | None) -> Iterator[Document]:
+    """`documents` with the text that is learnt from each: of a record, all that its template lays out."""
+    for number, document in enumerate(documents):
+        yield replace(document, text="".join(layout.texts(document, number))) if layout else document
 
 
 def vocabulary(config: DataConfig, own: SpecialTokens) -> SpecialTokens:
@@ -335,6 +289,25 @@ def vocabulary(config: DataConfig, own: SpecialTokens) -> SpecialTokens:
     return kinds
 
 
+def introduction(answered: bool, prompt: str) -> str:
+    """What to show before what a model writes to `prompt`: a text goes on where it ends, an answer stands below."""
+    if not answered:
+        return prompt
+    return f"» {prompt.strip()}\n" if prompt.strip() else ""
+
+
+def without_control(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of a record, what stands between two control tokens on lines of its own; labels by their names."""
+    control = {tokenizer.token_id(name) for name in tokenizer.special_kinds.get("control", ())}
+    runs = groupby(ids, key=control.__contains__)
+    texts = [tokenizer.decode(list(run)).strip() for is_control, run in runs if not is_control]
+    return "\n".join(filter(None, texts))
+
+
+def _listed(labels: str | Sequence[str] | None) -> list[str]:
+    return [labels] if isinstance(labels, str) else list(labels or ())
+
+
 def plain(name: str, kind: str = "") -> str:
     """A name as people write it: "<genre_rb>" and "R&B" are both "rb"; "[chorus]" and "Chorus" are "chorus"."""
     letters = re.sub(r"[^\w]|_", "", name.lower().strip("<>[]() "))
@@ -344,32 +317,3 @@ def plain(name: str, kind: str = "") -> str:
 def refuse_labels(labels: Mapping[str, str], template: str) -> None:
     if any(labels.values()):
         raise ConfigError(f"the {template} template has no {' or '.join(labels)}", "only the song template has labels")
-
-
-def tokenized(part: Part, tokenizer: Tokenizer) -> tuple[npt.NDArray[np.unsignedinteger], Part]:
-    ids = np.array([tokenizer.token_id(part.content)]) if part.special else tokenizer.encode_array(part.content)
-    return ids.astype(tokenizer.id_dtype), part
-
-
-def joined(parts: Iterable[Part], tokenizer: Tokenizer) -> list[int]:
-    """The ids of `parts` in a line."""
-    return np.concatenate([tokenized(part, tokenizer)[0] for part in parts]).tolist()
-
-
-def fitted(rows: Sequence[tuple[npt.NDArray[np.unsignedinteger], Part]], limit: int) -> Example:
-    """The rows in a line, cut to `limit` tokens. Raises ValueError if no supervised token would be left."""
-    ids = np.concatenate([row for row, _ in rows])
-    roles = np.concatenate([np.full(len(row), part.role, np.uint8) for row, part in rows])
-    whole = len(ids)
-    if whole > limit:
-        head = int(np.argmax(roles == SUPERVISED))  # tokens before the first answer
-        surplus = head - max(limit // 2, limit - (whole - head))
-        if surplus > 0:
-            ordinary = np.concatenate([np.full(len(row), not part.special) for row, part in rows])[:head]
-            kept = np.ones(whole, bool)
-            kept[np.flatnonzero(ordinary)[-surplus:]] = False
-            ids, roles = ids[kept], roles[kept]
-        ids, roles = ids[:limit], roles[:limit]
-    if not (roles == SUPERVISED).any():
-        raise ValueError(f"nothing of the answer fits into {limit} tokens")
-    return Example(ids, roles, whole - len(ids))

@@ -100,7 +100,7 @@ def voice_match(asked: Sequence[str], outputs: Sequence[str], voices: Sequence[s
 @cache
 def telling_words(voices: tuple[str, ...]) -> dict[str, frozenset[str]]:
     """For each genre (or emotion), the words that the songbook's lists give to it and to no other."""
-    from primegpt.data.songbook import words_by_voice
+    from primegpt.data.verse import words_by_voice
 
     said = words_by_voice()
     lists = Counter(word for voice in voices for word in said[voice])
@@ -202,7 +202,7 @@ class PromptInformation:
     songs: int
     tokens: int
     cut: int
-    """Songs of which only the beginning fitted into a block behind every prompt."""
+    """Songs of which only the beginning fitted into a block after every prompt."""
 
 
 def prompt_information(

@@ -11,7 +11,7 @@ from typing import Any
 from primegpt.config import GenerateConfig
 from primegpt.errors import PrimegptError, UsageError
 from primegpt.evaluation.scoring import encode_pair, score_completions
-from primegpt.generation.generator import Generator
+from primegpt.inference.decoder import Decoder
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
 
@@ -28,34 +28,40 @@ ROWS = 32  # texts that are written side by side
 
 
 class HarnessModel(TemplateLM):
-    """A model and its tokenizer as the harness sees them. A text that begins with nothing begins with end of text."""
+    """A model and its tokenizer as the harness sees them. What follows nothing follows `first`, or end of text."""
 
     def __init__(
         self,
         model: GPT,
         tokenizer: Tokenizer,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        first: int | None = None,
     ) -> None:
         super().__init__()
         self.model, self.codec, self.progress = model, tokenizer, progress
+        self.first = tokenizer.eot_id if first is None else first
 
     @property
     def eot_token_id(self) -> int:
         return self.codec.eot_id
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    @property
+    def prefix_token_id(self) -> int:
+        return self.first
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         return self.codec.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         return encode_pair(self.codec, context, continuation)
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is the greedy one. Neighbours share a context."""
         items: list[tuple[list[int], list[list[int]]]] = []
         for _text, context, continuation in requests:
-            context = context or [self.eot_token_id]
+            context = context or [self.first]
             if not items or items[-1][0] != context:
                 items.append((context, []))
             items[-1][1].append(continuation)
@@ -67,7 +73,7 @@ class HarnessModel(TemplateLM):
         items, owners = [], []
         for number, request in enumerate(requests):
             ids, room = self.tok_encode(request.args[0]), self.model.config.block_size
-            for window in get_rolling_token_windows(ids, self.eot_token_id, room, 1):
+            for window in get_rolling_token_windows(ids, self.first, room, 1):
                 context, targets = make_disjoint_window(window)
                 items.append((context, [targets]))
                 owners.append(number)
@@ -78,7 +84,7 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations up to the first of a task's stop strings; greedy unless the task asks for sampling."""
-        generator, texts = Generator(self.model, self.codec), [""] * len(requests)
+        decoder, texts = Decoder(self.model, self.codec), [""] * len(requests)
         ways: dict[GenerateConfig, list[int]] = {}
         for number, request in enumerate(requests):
             ways.setdefault(settings_of(request.args[1]), []).append(number)
@@ -86,8 +92,8 @@ class HarnessModel(TemplateLM):
         for settings, numbers in ways.items():
             for start in range(0, len(numbers), ROWS):
                 part = numbers[start : start + ROWS]
-                prompts = [self.tok_encode(requests[number].args[0]) for number in part]
-                for number, (completion,) in zip(part, generator.generate(prompts, settings), strict=True):
+                prompts = [self.tok_encode(requests[number].args[0]) or [self.first] for number in part]
+                for number, (completion,) in zip(part, decoder.generate(prompts, settings), strict=True):
                     texts[number] = before_any(completion.text, requests[number].args[1].get("until") or [])
                 done += len(part)
                 self.progress(done, len(requests))
@@ -116,9 +122,11 @@ def evaluate_harness(
     tasks: Sequence[str],
     *,
     limit: int | None = None,
+    first: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:
-    """task → metric → value. A task is a name that the harness knows, or a YAML file of one's own.
+    """task → metric → value. A task is a name that the harness knows, or a YAML file of one's own. Texts begin after
+    the id `first`, or after end of text.
 
     Raises UsageError for a task that there is not, PrimegptError when the harness fails (no network for its data).
     """
@@ -132,7 +140,7 @@ def evaluate_harness(
         raise UsageError(f"lm-evaluation-harness has no task {unknown[0]!r}", "`lm_eval ls tasks` lists them")
     try:
         results = evaluator.simple_evaluate(
-            model=HarnessModel(model, tokenizer, progress),
+            model=HarnessModel(model, tokenizer, progress, first),
             tasks=names,
             task_manager=manager,
             limit=limit,

@@ -1,6 +1,6 @@
 """HellaSwag: which of four endings does the model find likeliest? Completion style, chance 25%.
 
-Zellers et al. 2019, arXiv:1905.07830. An ending is scored as the text " " + ending behind the context, as in the
+Zellers et al. 2019, arXiv:1905.07830. An ending is scored as the text " " + ending after the context, as in the
 original release of GPT-2's figures by completion. Four ways to choose, of which published figures use different ones:
 
     acc         the largest sum of log-probabilities
@@ -16,15 +16,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from primegpt.errors import DataError
+from primegpt.errors import DataError, quoted
 from primegpt.evaluation.scoring import Item, Score, exceeds, score_completions
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_tokens")
-CHANCE = 0.25
+ENDINGS = 4
+CHANCE = 1 / ENDINGS
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def evaluate_hellaswag(
 def encode_question(tokenizer: Tokenizer, question: Question) -> Item:
     """The ids of the context, and of each ending with the space before it."""
     context = tokenizer.encode(question.context) or [tokenizer.eot_id]
-    return context, [tokenizer.encode(" " + ending) for ending in question.endings]
+    return context, [tokenizer.encode_within(" " + ending) for ending in question.endings]
 
 
 def choose(endings: Sequence[str], scores: Sequence[Score]) -> dict[str, int]:
@@ -114,7 +114,7 @@ def choose(endings: Sequence[str], scores: Sequence[Score]) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason})", "give a HellaSwag .jsonl file") from None
@@ -124,13 +124,29 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _question(line: str, place: str) -> Question:
     try:
-        entry: Any = json.loads(line)
-        question = Question(entry["ctx"], tuple(entry["endings"]), int(entry["label"]))  # the hub has labels as text
-        texts_are_text = all(isinstance(text, str) for text in (question.context, *question.endings))
-        if not texts_are_text or not 0 <= question.label < len(question.endings):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
+        return _parsed(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        reason = "it is not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
         raise DataError(
-            f"{place} is no HellaSwag question", 'a line is {"ctx": text, "endings": [four texts], "label": 0 to 3}'
+            f"{place} is no HellaSwag question: {reason}",
+            'a line is {"ctx": text, "endings": [four texts], "label": 0 to 3}',
         ) from None
-    return question
+
+
+def _parsed(entry: object) -> Question:
+    """Raises ValueError for a question that would count, but not with chance at a quarter."""
+    if not isinstance(entry, dict):
+        raise ValueError("it is no object")
+    if missing := [key for key in ("ctx", "endings", "label") if key not in entry]:
+        raise ValueError(f"{missing[0]!r} is missing")
+    context, endings, label = entry["ctx"], entry["endings"], entry["label"]
+    if not isinstance(context, str):
+        raise ValueError("its ctx is no text")
+    if not isinstance(endings, list) or len(endings) != ENDINGS:
+        count = f"{len(endings)} endings" if isinstance(endings, list) else "no list of endings"
+        raise ValueError(f"it has {count}")
+    if not all(isinstance(ending, str) and ending.strip() for ending in endings):
+        raise ValueError("an ending is empty, or no text")
+    if label not in (choices := [*range(ENDINGS), *map(str, range(ENDINGS))]) or isinstance(label, bool | float):
+        raise ValueError(f"label = {quoted(label)} is none of its endings")
+    return Question(context, tuple(endings), choices.index(label) % ENDINGS)  # the hub has labels as text

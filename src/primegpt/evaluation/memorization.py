@@ -10,7 +10,7 @@ The share means something only beside the same measure on text that was held out
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ class Stream(Protocol):
     """A stream of tokens on disk, as `Shards` is."""
 
     def __len__(self) -> int: ...
-    def slice(self, start: int, stop: int) -> npt.NDArray[Any]: ...
+    def slice(self, start: int, stop: int) -> npt.NDArray[np.integer]: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def copied_from(texts: Sequence[Ids], stream: Stream, sizes: Sequence[int] = SIZ
     return Copied(shares, longest, span)
 
 
-def hashes(ids: npt.NDArray[Any], n: int) -> Hashes:
+def hashes(ids: npt.NDArray[np.integer], n: int) -> Hashes:
     """A 64-bit hash of each n-gram of `ids` (N,), (N - n + 1,); equal n-grams have equal hashes.
 
     The polynomial of the tokens' own hashes modulo 2^64, from running sums, so that n costs nothing.
@@ -71,7 +71,7 @@ def hashes(ids: npt.NDArray[Any], n: int) -> Hashes:
     return (sums[n:] - sums[:-n]) * _powers(INVERSE, len(ids) - n + 1)
 
 
-def _scattered(ids: npt.NDArray[Any]) -> Hashes:
+def _scattered(ids: npt.NDArray[np.integer]) -> Hashes:
     """Each id as 64 bits without pattern (the finaliser of splitmix64)."""
     x = ids.astype(np.uint64) + np.uint64(BASE)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -103,13 +103,13 @@ def _found(grams: Hashes, stream: Stream, n: int) -> npt.NDArray[np.bool_]:
     return seen[places]
 
 
-def _pieces(stream: Stream, n: int) -> Iterator[npt.NDArray[Any]]:
+def _pieces(stream: Stream, n: int) -> Iterator[npt.NDArray[np.integer]]:
     """The stream in pieces that overlap by n - 1 tokens: each n-gram is in exactly one."""
     for start in range(0, len(stream) - n + 1, PIECE):
         yield stream.slice(start, min(start + PIECE + n - 1, len(stream)))
 
 
-def _find_span(rows: Sequence[npt.NDArray[Any]], stream: Stream, n: int) -> tuple[int, int] | None:
+def _find_span(rows: Sequence[npt.NDArray[np.integer]], stream: Stream, n: int) -> tuple[int, int] | None:
     """Text and place of the first span of n tokens that stands in the stream."""
     grams = [hashes(row, n) for row in rows]
     found = _found(np.concatenate(grams), stream, n)

@@ -1,9 +1,9 @@
-"""The log-probability of completions behind their contexts; a context that several share is computed once.
+"""The log-probability of completions after their contexts; a context that several share is computed once.
 
 A row of the batch is a tree: the context, then every completion, each of which sees the context and itself.
 
     ids        c c c c  a a a  b b        context c, completions a and b
-    positions  0 1 2 3  4 5 6  4 5        each completion stands right behind the context
+    positions  0 1 2 3  4 5 6  4 5        each completion stands right after the context
     b sees     x x x x         x x
 
 That is what a key/value cache shared by the completions computes, in one pass and without copies of the cache.
@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from primegpt.generation.decoder import inference
+from primegpt.inference.context import inference
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
 
@@ -46,13 +45,13 @@ def score_completions(
     items: Sequence[Item],
     *,
     batch_tokens: int = BATCH_TOKENS,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Score]]:
     """A score for every completion of every item, dropout off, the model's mode restored.
 
     What exceeds `block_size` is cut from the left of the context (`exceeds` tells). A completion that is itself
-    longer is scored in pieces of half a block, each behind the half before it. Results do not depend on the batch
+    longer is scored in pieces of half a block, each after the half before it. Results do not depend on the batch
     but for rounding. `progress` gets the number of items done and their total.
     """
     pieces = [piece for number, item in enumerate(items) for piece in _pieces(number, item, model.config.block_size)]
@@ -84,9 +83,11 @@ def encode_pair(tokenizer: Tokenizer, context: str, completion: str) -> tuple[li
     """The ids of both texts as they are when written in one; a token across the border belongs to the completion."""
     ids = tokenizer.encode(context + completion)
     if tokenizer.unk_id in ids:  # its text is lost, but a tokenizer of characters merges nothing across the border
-        return tokenizer.encode(context), tokenizer.encode(completion)
+        within = tokenizer.encode_within(completion) if context else tokenizer.encode(completion)
+        return tokenizer.encode(context), within
     ends = accumulate(len(tokenizer.decode_bytes([id])) for id in ids)
-    border = sum(end <= len(context.encode()) for end in ends)
+    size = len((tokenizer.space_before(context + completion) + context).encode()) if context else 0
+    border = sum(end <= size for end in ends)
     return ids[:border], ids[border:]
 
 
@@ -169,7 +170,7 @@ def _losses(
     model: GPT, ids: Tensor, positions: Tensor, branches: Tensor, wanted: tuple[list[int], list[int], list[int]]
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy (N,) in nats of the wanted targets, and whether each is the likeliest id."""
-    device = model.wte.weight.device
+    device = model.device
     ids, positions, branches = ids.to(device), positions.to(device), branches.to(device)
     rows, places, targets = (torch.tensor(each, dtype=torch.long, device=device) for each in wanted)
     view = model.view(ids, positions, None)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 
-from primegpt.data.songbook import SECTIONS, rhyme_families
-
-Section = tuple[str, tuple[str, ...]]  # a name and its lines
+from primegpt.data.songbook import SECTIONS, Section
+from primegpt.data.verse import rhyme_families
 
 _HEADER = re.compile(r"\[\s*([a-z-]+)[^\]]*\]\s*", re.IGNORECASE)  # [chorus], [Verse 2: Ann]
 _ORDER = re.compile(r"(intro )?(verse chorus ){2}(bridge chorus )?(outro )?")

@@ -1,197 +1,228 @@
-"""Why prompts are ignored: the same model on songbooks whose prompts fit their songs more or less often.
+"""The alignment experiment (alignment_arms.py) carried out, and what it found: a table, plots and a page."""
 
-The lyrics of all these books are the same, word for word; only the prompts differ. What a model can gain from a prompt
-is bounded by what the prompt says (`prompt_entropy`), a few nats spread over a whole song. So the loss hardly tells an
-aligned book from an unaligned one, while what the model writes does.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from math import log
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
+from primegpt.data.songbook import Song, songbook
+from primegpt.evaluation.adherence import prompt_information
+from primegpt.experiments.alignment_arms import (
+    ALIGNMENTS,
+    ENDS,
+    FULL,
+    NO_BANS,
+    QUICK,
+    TRICKS,
+    VARIATIONS,
+    Size,
+    arms,
+    findings,
+    held_out,
+    plain,
+    varied,
+)
+from primegpt.experiments.arms import PROMPT_SEED, TRAINING_SEED, Arm, Book, Findings, Measures, Place, facts
+from primegpt.inference.run import Run
+from primegpt.jobs.answers import song_pair, without_prompt
+from primegpt.jobs.evaluation import loss_of_text
+from primegpt.report.chart import Series
+from primegpt.report.page import Page
+from primegpt.report.pictures import Plot, draw_intervals
+from primegpt.terminal import Say, to_stderr
 
-from primegpt.data.songbook import EMOTIONS, GENRES, Song, themes
-from primegpt.evaluation.adherence import Floats, adherence, theme_overlap, voice_match, word_overlap
-from primegpt.evaluation.songform import rhyming_pair_share, valid_section_order
-from primegpt.experiments.arms import Arm, Book, Measures, Settings, merged
-
-ALIGNMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ENDS = (0.0, 1.0)
-TRAINING_SEED, PROMPT_SEED, HELD_OUT_SEED = 0, 2, 3  # of the songbooks
-SEEDS = (1337, 1338, 1339)  # of the runs
-
-# What may be thought to make a model heed its prompts, in training; tried on the least and the most aligned book.
-VARIATIONS: Mapping[str, Settings] = {
-    "no masking": {"data": {"mask_prompt": False}},
-    "no prompt dropout": {"data": {"prompt_dropout": 0.0}},
-}
-# And while it writes, tried on the model of the unaligned book.
-TRICKS: Mapping[str, Mapping[str, Any]] = {
-    "repetition penalty 1.3": {"repetition_penalty": 1.3},
-    "temperature 0.3": {"temperature": 0.3},
-    "temperature 1.2": {"temperature": 1.2},
-    "always the likeliest": {"temperature": 0.0},
-}
-NO_BANS = "control tokens not banned"  # the one trick that is no setting
-
-# Learned positions let so small a network tell a prompt from a song by where it stands. With rotary ones and two
-# layers it takes a word of the prompt for one that the song has said before, and repeats it now and then, whether that
-# ever helped or not (docs/why-prompts-are-ignored.md).
-SETTINGS: Settings = {
-    "model": {
-        "preset": "prime",
-        "position": "learned",
-        "embedding_norm": False,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_embd": 128,
-        "block_size": 256,
-    },
-    "data": {"template": "song", "val_fraction": 0.05, "val_tokens": 4000},
-    "train": {
-        "learning_rate": 8e-3,
-        "muon_learning_rate": 0.03,
-        "warmup_steps": 10,
-        "weight_decay": 0.0,
-        "attention": "explicit",
-        "keep_checkpoints": 1,
-    },
-    "generate": {"max_new_tokens": 256, "temperature": 0.8, "top_k": 0},
-}
+HEADER = ("arm", "loss", "on aligned", "lift: words", "themes", "genre", "emotion", "information")
+LEGEND = (
+    "Loss: nats per token of held-out songs, under prompts as aligned as those of the arm's own book, and under "
+    "aligned ones. Lift: how much better a song fits its own prompt than the others, with a 95% interval. Information: "
+    "by what the loss of an aligned song rises under another song's prompt, in nats per token."
+)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much of everything."""
-
-    seeds: tuple[int, ...] = SEEDS
-    alignments: tuple[float, ...] = ALIGNMENTS
-    max_steps: int = 700
-    batch_size: int = 8
-    songs: int = 6000
-    """Of a training book: a little more than a run sees, so that it sees none twice."""
-    held_out: int = 300
-    """Songs that losses are measured on."""
-    prompts: int = 100
-    """Prompts that every model writes to."""
-    vocab_size: int = 2048
-    overrides: Settings = field(default_factory=dict)
-    """Above the settings of all arms."""
-
-    @property
-    def settings(self) -> Settings:
-        budget = {"max_steps": self.max_steps, "batch_size": self.batch_size, "sample_interval": self.max_steps}
-        return merged(SETTINGS, {"train": budget}, self.overrides)
+def table(found: Findings) -> list[tuple[str, ...]]:
+    """A row an arm, a row a trick, and the songbook's own songs, which no model can surpass; the columns of HEADER."""
+    rows = [_row(kind, finding) for kind, finding in found["kinds"].items()]
+    tricks = [(f"{plain(ENDS[0])}, {name}", "", "", *_lifts(lifts), "") for name, lifts in found["tricks"].items()]
+    return [*rows, *tricks, ("the songbook's own songs", "", "", *_lifts(found["songbook"]["adherence"]), "")]
 
 
-FULL = Size()
-QUICK = replace(FULL, seeds=SEEDS[:1])  # the full experiment goes on from it
+def _row(kind: str, finding: Findings) -> tuple[str, ...]:
+    low, high = finding["information_interval"]
+    information = f"{fmean(finding['information']):+.3f} [{low:+.3f}, {high:+.3f}]"
+    losses = [_mean_and_spread(finding["loss"][name]) for name in ("own", "aligned")]
+    return (kind, *losses, *_lifts(finding["adherence"]), information)
 
 
-def plain(alignment: float) -> str:
-    return f"alignment {alignment:g}"
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{spread}"
 
 
-def varied(alignment: float, variation: str) -> str:
-    return f"{plain(alignment)}, {variation}"
+def _lifts(adherence: Findings) -> list[str]:
+    return [_lift(adherence[name]) for name in ("words", "theme", "genre", "emotion")]
 
 
-def arms(size: Size) -> list[Arm]:
-    """All arms, the first seed first: cut short, the experiment still holds a whole one."""
-    return [arm for seed in size.seeds for arm in _arms_of(size, seed)]
+def _lift(measured: Findings) -> str:
+    if measured["lift"] is None:
+        return "–"
+    low, high = measured["interval"]
+    return f"{measured['lift']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _arms_of(size: Size, seed: int) -> list[Arm]:
-    books = {a: Book(size.songs, TRAINING_SEED, a) for a in size.alignments}
+def conclusions(found: Findings) -> list[str]:
+    """The finding in sentences, as far as the arms are there."""
+    kinds = found["kinds"]
+    if not all(plain(end) in kinds for end in ENDS):
+        return []
+    none, full = (kinds[plain(end)] for end in ENDS)
+    losses = [fmean(each["loss"]["own"]) for each in (none, full)]
+    bound = found["prompt_entropy"] / full["tokens_of_a_song"]
+    said = [
+        f"Validation loss on song tokens: {losses[0]:.3f} without alignment, {losses[1]:.3f} with; it moves by "
+        f"{losses[0] - losses[1]:.3f} nats, {losses[0] / losses[1] - 1:.1%}. All that a prompt says of a song is "
+        f"{found['prompt_entropy']:.1f} nats, {bound:.3f} a token.",
+        f"Adherence lift (words of the prompt): {_lift(none['adherence']['words'])} without alignment, "
+        f"{_lift(full['adherence']['words'])} with; the songbook itself: "
+        f"{_lift(found['songbook']['adherence']['words'])}.",
+        f"Sections in an order that a song can have: {none['form']['sections']:.0%} and "
+        f"{full['form']['sections']:.0%} of the songs; near lines that rhyme: {none['form']['rhymes']:.1%} and "
+        f"{full['form']['rhymes']:.1%}.",
+    ]
+    rescues = [*(varied(ENDS[0], name) for name in VARIATIONS), *found["tricks"]]
+    lifts = {name: _measured(found, name) for name in rescues}
+    best = max((name for name in rescues if lifts[name]), key=lambda name: lifts[name]["lift"], default=None)
+    if best:
+        said.append(
+            f"The best that masking, dropout or decoding does for unaligned data: {_lift(lifts[best])} ({best})."
+        )
+    return said
+
+
+def _measured(found: Findings, name: str) -> Findings:
+    """The adherence in words of an arm, or of a trick; empty where it is not there."""
+    if name in found["tricks"]:
+        return found["tricks"][name]["words"]
+    return found["kinds"][name]["adherence"]["words"] if name in found["kinds"] else {}
+
+
+def plots(found: Findings) -> list[Plot]:
+    """Loss, lift and information over alignment."""
+    aligned = {a: found["kinds"][plain(a)] for a in ALIGNMENTS if plain(a) in found["kinds"]}
+    ceiling = found["songbook"]["adherence"]["words"]["lift"]
+
+    def losses(name: str) -> Series:
+        measured = {a: each["loss"][name] for a, each in aligned.items()}
+        label = {"own": "on songs like its own book's", "aligned": "on aligned songs"}[name]
+        spread = [(a, min(values), max(values)) for a, values in measured.items()]
+        return Series(label, [(a, fmean(values)) for a, values in measured.items()], dots=True, intervals=spread)
+
+    def lifts(name: str, label: str) -> Series:
+        measured = {a: each["adherence"][name] for a, each in aligned.items()}
+        points = [(a, each["lift"]) for a, each in measured.items()]
+        return Series(label, points, dots=True, intervals=[(a, *each["interval"]) for a, each in measured.items()])
+
+    information = Series(
+        "information",
+        [(a, fmean(each["information"])) for a, each in aligned.items()],
+        dots=True,
+        intervals=[(a, *each["information_interval"]) for a, each in aligned.items()],
+    )
+    x = "alignment: share of songs that are written to their prompt"
     return [
-        *(Arm(plain(a), books[a], seed, size.settings) for a in size.alignments),
-        *(
-            Arm(varied(a, name), books[a], seed, merged(size.settings, layer))
-            for a in ENDS
-            for name, layer in VARIATIONS.items()
+        Plot("loss", "What validation loss tells", [losses("own"), losses("aligned")], x, "nats per song token", True),
+        Plot(
+            "lift",
+            "What the songs tell",
+            [lifts("words", "words of the prompt"), lifts("theme", "themes"), lifts("genre", "genre")],
+            x,
+            "adherence lift",
+            horizontals=[(ceiling, "words, the songbook's own songs"), (0.0, "")],
+        ),
+        Plot(
+            "information",
+            "What the model takes from a prompt",
+            [information],
+            x,
+            "nats per song token",
+            horizontals=[(0.0, "")],
         ),
     ]
 
 
-def held_out(size: Size, alignment: float) -> Book:
-    return Book(size.held_out, HELD_OUT_SEED, alignment)
+def write_report(folder: Path, found: Findings, songs: Sequence[Song], facts: Sequence[tuple[str, str]]) -> Path:
+    """report.html in `folder`, and the pictures beside it."""
+    page = Page(
+        "Why prompts are ignored", "The same model on songbooks whose prompts fit their songs more or less often"
+    )
+    page.section("What came out").notes(conclusions(found))
+    for plot in plots(found):
+        plot.add_to(page)
+        plot.draw(folder)
+    _draw_rescues(folder / "rescue.png", found)
+    page.section("Arms", LEGEND).table(HEADER, table(found))
+    for number, song in enumerate(songs[:2]):
+        page.section(f"Prompt {number + 1}: {song.prompt}")
+        for end in ENDS:
+            if plain(end) in found["kinds"]:
+                page.card(plain(end), found["kinds"][plain(end)]["samples"][number].strip())
+        page.card("the songbook's own song", song.lyrics)
+    page.section("Set-up").facts(facts)
+    return page.write(folder / "report.html")
 
 
-# ---- what came out
+def _draw_rescues(path: Path, found: Findings) -> None:
+    names = [plain(ENDS[0]), *(varied(ENDS[0], name) for name in VARIATIONS), *found["tricks"], plain(ENDS[1])]
+    measured = {name: _measured(found, name) for name in names}
+    rows = [(name, each["lift"], *each["interval"]) for name, each in measured.items() if each]
+    if rows:
+        draw_intervals(
+            path, "Does anything but the data bring it back?", rows, "adherence lift, words", [plain(ENDS[1])]
+        )
 
 
-def prompt_entropy() -> float:
-    """Nats that a prompt says of its song: all that the songs of a book can be cheaper for knowing it.
+def experiment_alignment(
+    out: str | Path | None = None,
+    *,
+    quick: bool = False,
+    size: Size | None = None,
+    say: Say = to_stderr,
+) -> dict[str, Any]:
+    """Why prompts are ignored: train on songbooks of different alignment and see what each model does with a prompt.
 
-    The song is written to genre, emotion and themes alone, so whatever a prompt tells of it, it tells through them.
+    Everything lies in the folder `out`; carried out again, it goes on where it was stopped, and the full experiment
+    goes on from a quick one. Returns what was found, with the path of the `report`.
     """
-    n = len(themes())
-    one = 0.25 + 0.75 / n  # a single theme: asked for, or the same drawn twice
-    two = 1 - one
-    theme = log(n) + fmean(log(len(theme.phrases)) for theme in themes().values())  # and how it is called
-    first_and_second = one * theme + two * (2 * theme + log((n - 1) / n))
-    return log(len(GENRES)) + log(len(EMOTIONS)) + first_and_second - one * log(one) - two * log(two)
+    size = size or (QUICK if quick else FULL)
+    place = Place(Path(out or "runs/alignment"), say)
+    chosen = arms(size)
+    songs = list(songbook(size.prompts, seed=PROMPT_SEED))
+    tokenizer = place.tokenizer(Book(size.songs, TRAINING_SEED), size.vocab_size, "song")
+    losses = {a: place.book(held_out(size, a)) for a in size.alignments}
 
+    def measure(run: Run, arm: Arm) -> Measures:
+        pairs = [song_pair(run, song) for song in songs]
 
-def findings(songs: Sequence[Song], measured: Mapping[str, Sequence[Measures]]) -> dict[str, Any]:
-    """What the arms that are finished show. `measured` holds each kind's measures over its seeds.
+        def write(bans: bool = True, **settings: Any) -> list[str]:
+            decoder = run.generator()
+            decoder.banned = decoder.banned if bans else decoder.banned[:0]
+            written = decoder.generate([context for context, _ in pairs], run.settings(**settings))
+            return [samples[0].text for samples in written]
 
-    Adherence is of the mean score over the seeds, its interval by bootstrap over the prompts, which are the same.
-    """
-    kinds = {kind: _finding(songs, of_seeds) for kind, of_seeds in measured.items()}
-    unaligned = measured.get(plain(ENDS[0]), ())
-    tricks = {
-        trick: _lifts(songs, [measures["tricks"][trick] for measures in unaligned])
-        for trick in ((*TRICKS, NO_BANS) if unaligned else ())
-    }
-    own = [song.lyrics for song in songs]
-    return {
-        "kinds": kinds,
-        "tricks": tricks,
-        "songbook": {"adherence": _lifts(songs, [own]), "form": _form([own])},
-        "prompt_entropy": prompt_entropy(),
-    }
+        say("measuring: loss, songs, information")
+        own, aligned = arm.book.alignment, ENDS[1]
+        loss = {a: loss_of_text(run, str(losses[a]), say=say)["loss"] for a in {own, aligned}}
+        found: Measures = {
+            "loss": {"own": loss[own], "aligned": loss[aligned]},
+            "outputs": write(),
+            "information": asdict(prompt_information(run.model, pairs, without_prompt(run, songs[0]))),
+        }
+        if arm.kind == plain(ENDS[0]):
+            tricks = {name: write(**settings) for name, settings in TRICKS.items()}
+            found["tricks"] = tricks | {NO_BANS: write(bans=False)}
+        return found
 
-
-def _finding(songs: Sequence[Song], of_seeds: Sequence[Measures]) -> dict[str, Any]:
-    outputs = [measures["outputs"] for measures in of_seeds]
-    information = [measures["information"] for measures in of_seeds]
-    losses = [measures["loss"] for measures in of_seeds]
-    return {
-        "seeds": len(of_seeds),
-        "loss": {name: [each[name] for each in losses] for name in losses[0]},
-        "adherence": _lifts(songs, outputs),
-        "lift_of_seeds": [_lifts(songs, [texts])["words"]["lift"] for texts in outputs],
-        "information": [each["information"] for each in information],
-        "information_interval": [
-            min(each["interval"][0] for each in information),
-            max(each["interval"][1] for each in information),
-        ],
-        "tokens_of_a_song": fmean(each["tokens"] / each["songs"] for each in information),
-        "form": _form(outputs),
-        "samples": outputs[0][:3],
-    }
-
-
-def _lifts(songs: Sequence[Song], outputs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Adherence by each measure; `outputs` holds the songs of each seed, written to the same prompts."""
-    of_seeds = [_scores(songs, texts) for texts in outputs]
-    return {name: asdict(adherence(np.mean([scores[name] for scores in of_seeds], axis=0))) for name in of_seeds[0]}
-
-
-def _scores(songs: Sequence[Song], texts: Sequence[str]) -> dict[str, Floats]:
-    return {
-        "words": word_overlap([song.prompt for song in songs], texts),
-        "theme": theme_overlap([song.themes for song in songs], texts),
-        "genre": voice_match([song.genre for song in songs], texts, GENRES),
-        "emotion": voice_match([song.emotion for song in songs], texts, EMOTIONS),
-    }
-
-
-def _form(outputs: Sequence[Sequence[str]]) -> dict[str, float]:
-    """How much of a song the texts are, whatever they are about."""
-    texts = [text for of_seed in outputs for text in of_seed]
-    return {"sections": fmean(map(valid_section_order, texts)), "rhymes": fmean(map(rhyming_pair_share, texts))}
+    place.carry_out(chosen, tokenizer, measure)
+    found = findings(songs, place.notes.by_kind(chosen))
+    report = write_report(place.folder, found, songs, facts(chosen))
+    return place.finish(found, report)

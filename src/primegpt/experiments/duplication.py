@@ -4,15 +4,38 @@ Copies look like data: a larger file, and a validation loss that falls and falls
 in the training text too. Songs that no arm has seen tell them apart, and so does what is copied.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from primegpt.experiments.arms import Arm, Book, Measures, Settings, merged
-
-TRAINING_SEED, PROMPT_SEED, HELD_OUT_SEED = 0, 2, 3  # of the songbooks
-SEEDS = (1337, 1338, 1339)  # of the runs
+from primegpt.config import Settings
+from primegpt.data.batching.feed import training_batches
+from primegpt.data.songbook import songbook
+from primegpt.evaluation.memorization import copied_from
+from primegpt.experiments.arms import (
+    HELD_OUT_SEED,
+    PROMPT_SEED,
+    SEEDS,
+    TRAINING_SEED,
+    Arm,
+    Book,
+    Findings,
+    Measures,
+    Place,
+    facts,
+    merged,
+)
+from primegpt.inference.run import Run, load
+from primegpt.jobs.evaluation import loss_of_text, own_corpus
+from primegpt.model.size import human_bytes
+from primegpt.report.chart import Series
+from primegpt.report.page import Page
+from primegpt.report.pictures import Plot, draw_bars
+from primegpt.run.checkpoint import list_checkpoints
+from primegpt.terminal import Say, to_stderr
 
 SMALL, COPIED, VARIED = "small", "copied", "varied"
 LABELS = {SMALL: "70 KB", COPIED: "70 KB copied to 10 MB", VARIED: "10 MB of varied text"}
@@ -116,3 +139,123 @@ def _curve(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, flo
     steps = sorted(set(known[0]).intersection(*known))
     values = [(step, [curve[step] for curve in known]) for step in steps]
     return [(step, fmean(each), min(each), max(each)) for step, each in values]
+
+
+N = "12"  # of the n-grams that are shown
+HEADER = ("text", "to train on", "epochs", "loss on its own held-out part", "loss on new songs", "the best on the way",
+          "copied 12-grams", "of new songs", "longest copied")  # fmt: skip
+
+
+def table(found: Findings) -> list[tuple[str, ...]]:
+    """A row a corpus, the columns of HEADER."""
+    return [
+        (
+            LABELS[kind],
+            human_bytes(each["text_bytes"]),
+            f"{each['epochs']:.1f}",
+            _spread(each["own_loss"]),
+            _spread(each["loss"]),
+            _spread(each["best"]),
+            _spread(each["copied"][N], "%"),
+            f"{each['by_chance'][N]:.1%}",
+            f"{max(each['longest'])} tokens",
+        )
+        for kind, each in found["kinds"].items()
+    ]
+
+
+def _spread(values: Sequence[float], unit: str = "") -> str:
+    shown = [f"{value:.1%}" if unit else f"{value:.3f}" for value in (fmean(values), min(values), max(values))]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})" if len(values) > 1 else shown[0]
+
+
+def plots(found: Findings) -> list[Plot]:
+    """Loss over the steps: on songs that no arm has seen, and on what each arm holds out of its own text."""
+
+    def curves(name: str) -> list[Series]:
+        return [
+            Series(
+                LABELS[kind],
+                [(step, mean) for step, mean, *_ in each[name]],
+                dots=True,
+                intervals=[(step, low, high) for step, _, low, high in each[name] if high > low],
+            )
+            for kind, each in found["kinds"].items()
+        ]
+
+    return [
+        Plot("held-out", "Loss on new songs", curves("held_out"), "step", "nats per token"),
+        Plot("own", "Loss on what each held out of its own text", curves("own"), "step", "nats per token"),
+    ]
+
+
+def write_report(folder: Path, found: Findings, prompts: Sequence[str], facts: Sequence[tuple[str, str]]) -> Path:
+    """report.html in `folder`, and the pictures beside it."""
+    page = Page(
+        "What copies are worth", "The same compute on a small text, on copies of it, and on as much varied text"
+    )
+    page.section("What came out").table(HEADER, table(found))
+    for plot in plots(found):
+        plot.add_to(page)
+        plot.draw(folder)
+    kinds = found["kinds"]
+    shares = {LABELS[kind]: fmean(each["copied"][N]) for kind, each in kinds.items()}
+    chance = {LABELS[kind]: each["by_chance"][N] for kind, each in kinds.items()}
+    draw_bars(folder / "copied.png", "12-grams copied from the training text", {"written": shares, "new songs": chance})
+    for kind, each in kinds.items():
+        page.section(LABELS[kind]).notes([f"the audit: {line}" for line in each["warnings"]], "warning")
+        page.card(prompts[0], each["samples"][0].strip(), "what it writes")
+        page.card("the longest span copied", each["longest_text"], f"{max(each['longest'])} tokens")
+    page.section("Set-up").facts(facts)
+    return page.write(folder / "report.html")
+
+
+def experiment_duplication(
+    out: str | Path | None = None,
+    *,
+    quick: bool = False,
+    size: Size | None = None,
+    say: Say = to_stderr,
+) -> dict[str, Any]:
+    """What copies are worth: the same compute on a small text, on copies of it, and on as much varied text.
+
+    The folder `out` and the result are as in `experiment_alignment`.
+    """
+    size = size or (QUICK if quick else FULL)
+    place = Place(Path(out or "runs/duplication"), say)
+    chosen = arms(size)
+    tokenizer = place.tokenizer(varied(size), size.vocab_size, "text")
+    unseen = place.book(held_out(size))
+    prompts = [song.prompt for song in songbook(size.prompts, seed=PROMPT_SEED)]
+
+    def measure(run: Run, arm: Arm) -> Measures:
+        say("measuring: loss over the steps, songs, copies")
+        steps = list_checkpoints(run.folder.checkpoints_dir)
+        curve = [
+            (step, loss_of_text(load(run.folder.path, checkpoint=step, say=say), str(unseen), say=say)["loss"])
+            for step in steps
+        ]
+        corpus = own_corpus(run, say)
+        written = [samples[0] for samples in run.complete_all([f"{prompt}\n\n" for prompt in prompts])]
+        fresh = [run.tokenizer.encode(song.lyrics) for song in songbook(size.prompts, seed=PROMPT_SEED)]
+        copied, by_chance = (
+            copied_from(texts, corpus.train) for texts in ([completion.ids for completion in written], fresh)
+        )
+        judged = run.folder.read_metrics()
+        return {
+            "held_out": curve,
+            "own": [(line["step"], line["val/loss"]) for line in judged if "val/loss" in line],
+            "copied": copied.shares,
+            "by_chance": by_chance.shares,
+            "longest": copied.longest,
+            "longest_text": run.tokenizer.decode(copied.span),
+            "text_bytes": corpus.train_bytes,
+            "epochs": training_batches(run.config, corpus).epoch(run.step),
+            "warnings": json.loads(run.folder.data_path.read_text(encoding="utf-8"))["audit"]["warnings"],
+            "samples": [completion.text for completion in written[:2]],
+        }
+
+    place.carry_out(chosen, tokenizer, measure)
+    found = findings(place.notes.by_kind(chosen))
+    report = write_report(place.folder, found, prompts, facts(chosen))
+    return place.finish(found, report)

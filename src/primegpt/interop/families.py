@@ -1,15 +1,18 @@
 """The architectures of others that ours can be: which switches they need, and what they call each weight.
 
-A `Family` is an architecture (GPT-2, Qwen3, Llama). A `Layout` is how one kind of file names its modules. From both,
+A `Family` is an architecture (GPT-2, Llama, Qwen2). A `Layout` is how one kind of file names its modules. From both,
 `weight_table` lists every weight once, and that one table serves import and export, GGUF and adapters.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from primegpt.config import ModelConfig
 from primegpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,18 +20,22 @@ class Family:
     """An architecture that other programs know.
 
     Attributes:
-        name: its `model_type` in Transformers, and its architecture in llama.cpp.
+        name: its `model_type` in Transformers, and its architecture in llama.cpp if that has it.
         title: its name in sentences.
         preset: the preset of ours whose switches it has, or nearly.
         switches: what the model's configuration must say for the function to be the same.
-        bias: whether its linear layers have biases; None where the configuration decides.
+        attention_bias: which linear layers of attention have biases: "none", "qkv" or "all"; None: "none" or "all".
+        mlp_bias: whether those of an MLP do; None where the configuration decides.
+        norm_gain, norm_bias: whether its norms have weights.
     """
 
     name: str
     title: str
     preset: str
     switches: Mapping[str, Any]
-    bias: bool | None
+    attention_bias: str | None = None
+    mlp_bias: bool | None = False
+    norm_gain: bool = True
     norm_bias: bool = False
 
     def differences(self, config: ModelConfig) -> list[str]:
@@ -38,35 +45,66 @@ class Family:
             for key, value in self.switches.items()
             if getattr(config, key) != value
         ]
+        ours, theirs = config.biased_attention, self.attention_bias
+        if ours == "qkv" if theirs is None else _BIASES.index(ours) > _BIASES.index(theirs):
+            found.append(f"biases of attention = {ours!r} (there: {theirs or 'all or none'!r})")
+        if config.bias and self.mlp_bias is False:
+            found.append("model.bias = True (there: False)")
+        if self is LLAMA and config.n_embd % config.n_head:
+            found.append(f"model.n_head = {config.n_head} (there: a divisor of n_embd)")
         if self is GPT2 and config.kv_heads != config.n_head:
             found.append(f"model.n_kv_head = {config.n_kv_head} (there: model.n_head)")
         if self is GPT2 and config.head_size * config.n_head != config.n_embd:
             found.append(f"model.head_dim = {config.head_dim} (there: n_embd / n_head)")
         return found
 
-    def linear_bias(self, config: ModelConfig) -> bool:
-        return config.bias if self.bias is None else self.bias
+    def has_bias(self, module: str, config: ModelConfig) -> bool:
+        """Whether our linear layer `module` has a bias there; where ours has none, zeros are written."""
+        if module.startswith("mlp"):
+            return config.bias if self.mlp_bias is None else self.mlp_bias
+        biased = self.attention_bias or config.biased_attention
+        return biased == "all" or (biased == "qkv" and module == "attn.c_attn")
 
 
-_COMMON_SWITCHES = {"logit_softcap": None, "embedding_norm": False}
-_LLAMA_SWITCHES = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", **_COMMON_SWITCHES}
+_BIASES = ("none", "qkv", "all")
+_COMMON_SWITCHES: dict[str, Any] = {"logit_softcap": None, "embedding_norm": False}
+_LLAMA_SWITCHES = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "qk_norm": False, **_COMMON_SWITCHES}
 _GPT2_SWITCHES = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, **_COMMON_SWITCHES}
+_NANOCHAT_SWITCHES: dict[str, Any] = {
+    "norm": "rmsnorm",
+    "norm_gain": False,
+    "position": "rope",
+    "mlp": "relu2",
+    "qk_norm": True,
+    "embedding_norm": True,  # else what follows depends on how long an embedding is
+}
 
 # A run without biases or gains is still a GPT-2: zeros and ones are written for them.
-GPT2 = Family("gpt2", "GPT-2", "gpt2", _GPT2_SWITCHES, bias=True, norm_bias=True)
-QWEN3 = Family("qwen3", "Qwen3", "qwen3", {**_LLAMA_SWITCHES, "qk_norm": True, "bias": False}, bias=False)
-LLAMA = Family("llama", "Llama", "qwen3", {**_LLAMA_SWITCHES, "qk_norm": False}, bias=None)
-FAMILIES = {family.name: family for family in (GPT2, QWEN3, LLAMA)}
+GPT2 = Family("gpt2", "GPT-2", "gpt2", _GPT2_SWITCHES, "all", mlp_bias=True, norm_bias=True)
+QWEN3 = Family("qwen3", "Qwen3", "qwen3", {**_LLAMA_SWITCHES, "qk_norm": True})
+LLAMA = Family("llama", "Llama", "llama", _LLAMA_SWITCHES, mlp_bias=None)
+MISTRAL = Family("mistral", "Mistral", "mistral", _LLAMA_SWITCHES, "none")
+QWEN2 = Family("qwen2", "Qwen2", "qwen2", _LLAMA_SWITCHES, "qkv")
+NANOCHAT = Family("nanochat", "NanoChat", "prime", _NANOCHAT_SWITCHES, norm_gain=False)
+FAMILIES = {family.name: family for family in (GPT2, QWEN3, LLAMA, MISTRAL, QWEN2, NANOCHAT)}
 
 
-def family_of(config: ModelConfig, owner: str) -> Family:
-    """The architecture that `config` is. Raises UsageError saying why `owner` is none of them, and what would be."""
-    differences = {name: family.differences(config) for name, family in FAMILIES.items()}
-    nearest = FAMILIES[min(differences, key=lambda name: len(differences[name]))]
+def family_of(
+    config: ModelConfig, owner: str, program: str = "Transformers", among: Iterable[str] = FAMILIES
+) -> Family:
+    """The architecture that `config` is, of those that `program` has.
+
+    Raises UsageError saying why `owner` is none of them, and what would be.
+    """
+    differences = {name: FAMILIES[name].differences(config) for name in among}
+    nearest = FAMILIES[min(differences, key=lambda n: (len(differences[n]), FAMILIES[n].preset != config.preset))]
     if not differences[nearest.name]:
         return nearest
-    what = f"{owner} is an architecture that only primegpt has; from {nearest.title} it differs in "
+    what = f"{owner} is an architecture that {program} does not have; from {nearest.title} it differs in "
     remedy = f"train with --model.preset {nearest.preset} to export; `primegpt generate` uses this run as it is"
+    for family in FAMILIES.values():
+        if not family.differences(config):
+            remedy = f"`--to hf` writes it as {family.title}; or train with --model.preset {nearest.preset}"
     raise UsageError(what + ", ".join(differences[nearest.name]), remedy)
 
 
@@ -79,6 +117,8 @@ class Layout:
         block: what the name of a block's module begins with, `{}` being the block's number.
         modules: ours -> theirs, inside a block; several where ours is one matrix for all of them.
         transposed: whether matrices (not embeddings) are stored (in, out).
+        swapped: their modules whose rows stand with the halves of each head exchanged. Who turns a pair the other way
+            (NanoChat) turns the exchanged pair our way, and products of queries and keys are the same.
     """
 
     wte: str
@@ -88,6 +128,7 @@ class Layout:
     block: str
     modules: Mapping[str, tuple[str, ...]] = field(hash=False)
     transposed: bool = False
+    swapped: tuple[str, ...] = ()
 
     def without_prefix(self) -> "Layout":
         """As the model is saved when it has no head: `wte` in place of `transformer.wte`."""
@@ -96,6 +137,7 @@ class Layout:
         return replace(self, **names)
 
 
+VOCABULARY = ("wte.weight", "lm_head.weight")  # our weights with a row an id
 _GPT2_MODULES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _LLAMA_LAYOUT = Layout(
     wte="model.embed_tokens",
@@ -115,6 +157,11 @@ _LLAMA_LAYOUT = Layout(
         "mlp.c_proj": ("mlp.down_proj",),
     },
 )
+_NANOCHAT_MODULES = {
+    **{ours: theirs for ours, theirs in _LLAMA_LAYOUT.modules.items() if ours.startswith("attn.c_")},
+    "mlp.c_fc": ("mlp.fc1",),
+    "mlp.c_proj": ("mlp.fc2",),
+}
 HUGGINGFACE = {
     "gpt2": Layout(
         wte="transformer.wte",
@@ -125,18 +172,31 @@ HUGGINGFACE = {
         modules={name: (name,) for name in _GPT2_MODULES},  # nanoGPT took its names from there, and we from nanoGPT
         transposed=True,  # their "Conv1D" is a linear layer stored the other way round
     ),
-    "qwen3": _LLAMA_LAYOUT,
-    "llama": _LLAMA_LAYOUT,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA_LAYOUT),
+    "nanochat": replace(_LLAMA_LAYOUT, modules=_NANOCHAT_MODULES, swapped=("self_attn.q_proj", "self_attn.k_proj")),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of theirs: `rows` rows of ours, from `start` on."""
+    """One tensor of theirs: `rows` rows of ours, from `start` on.
+
+    `swap` is the width of the heads whose halves are exchanged there; 0 where rows stand as ours do.
+    """
 
     name: str
     start: int
     rows: int
+    swap: int = 0
+
+    def arrange(self, tensor: "Tensor") -> "Tensor":
+        """Our rows in their order, or theirs in ours."""
+        return exchange_halves(tensor, self.swap) if self.swap else tensor
+
+
+def exchange_halves(tensor: "Tensor", width: int) -> "Tensor":
+    """`tensor` with the first and the second half of each head's rows exchanged, heads being `width` rows."""
+    return tensor.unflatten(0, (-1, 2, width // 2)).flip(1).flatten(0, 2)
 
 
 @dataclass(frozen=True)
@@ -164,12 +224,12 @@ class Weight:
 
 def weight_table(config: ModelConfig, family: Family, layout: Layout) -> Iterator[Weight]:
     """Every weight of a model of that family, in reading order. Lazy: a hostile `n_layer` costs nothing by itself."""
-    c, bias = config, family.linear_bias(config)
+    c = config
     yield _whole("wte.weight", (c.vocab_size, c.n_embd), f"{layout.wte}.weight")
     if c.position == "learned":
         yield _whole("wpe.weight", (c.block_size, c.n_embd), f"{layout.wpe}.weight")
     for layer in range(c.n_layer):
-        for module, width in norms(c).items():
+        for module, width in norms(c).items() if family.norm_gain else ():
             name = layout.block.format(layer) + layout.modules[module][0]
             yield _whole(f"h.{layer}.{module}.weight", (width,), f"{name}.weight", 1.0)
             if family.norm_bias:
@@ -177,11 +237,13 @@ def weight_table(config: ModelConfig, family: Family, layout: Layout) -> Iterato
         for module, (rows, columns) in linears(c).items():
             names = [layout.block.format(layer) + name for name in layout.modules[module]]
             ours, rows = f"h.{layer}.{module}", rows if len(names) == len(rows) else (sum(rows),)
-            parts = _stack([f"{name}.weight" for name in names], rows)
+            swaps = [c.head_size if name in layout.swapped else 0 for name in layout.modules[module]]
+            parts = _stack([f"{name}.weight" for name in names], rows, swaps)
             yield Weight(f"{ours}.weight", (sum(rows), columns), parts, layout.transposed)
-            if bias:
-                yield Weight(f"{ours}.bias", (sum(rows),), _stack([f"{name}.bias" for name in names], rows))
-    yield _whole("ln_f.weight", (c.n_embd,), f"{layout.ln_f}.weight", 1.0)
+            if family.has_bias(module, c):
+                yield Weight(f"{ours}.bias", (sum(rows),), _stack([f"{name}.bias" for name in names], rows, swaps))
+    if family.norm_gain:
+        yield _whole("ln_f.weight", (c.n_embd,), f"{layout.ln_f}.weight", 1.0)
     if family.norm_bias:
         yield _whole("ln_f.bias", (c.n_embd,), f"{layout.ln_f}.bias")
     if not c.tie_embeddings:
@@ -211,6 +273,6 @@ def _whole(ours: str, shape: tuple[int, ...], theirs: str, default: float = 0.0)
     return Weight(ours, shape, (Part(theirs, 0, shape[0]),), default=default)
 
 
-def _stack(names: list[str], rows: tuple[int, ...]) -> tuple[Part, ...]:
+def _stack(names: list[str], rows: tuple[int, ...], swaps: list[int]) -> tuple[Part, ...]:
     starts = [sum(rows[:i]) for i in range(len(rows))]
-    return tuple(Part(name, start, count) for name, start, count in zip(names, starts, rows, strict=True))
+    return tuple(Part(*part) for part in zip(names, starts, rows, swaps, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primegpt.config import LoRAConfig, ModelConfig
-from primegpt.interop.families import HUGGINGFACE, family_of, linears
+from primegpt.interop.families import HUGGINGFACE, exchange_halves, family_of, linears
 from primegpt.run import atomic
 from primegpt.run.tensors import serialize
 
@@ -43,7 +43,8 @@ def write_adapter(
         for their_name, piece in zip(theirs, pieces, strict=True):
             full = f"base_model.model.{layout.block.format(layer)}{their_name}"
             tensors[f"{full}.lora_A.weight"] = a.detach().clone()  # a file holds each tensor for itself
-            tensors[f"{full}.lora_B.weight"] = piece.clone()
+            swapped = their_name in layout.swapped
+            tensors[f"{full}.lora_B.weight"] = exchange_halves(piece, config.head_size) if swapped else piece.clone()
             targets.add(their_name)
     settings: dict[str, Any] = {
         "peft_type": "LORA",

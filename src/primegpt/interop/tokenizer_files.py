@@ -1,4 +1,4 @@
-"""Tokenizers as Transformers folders hold them: ours written for AutoTokenizer, theirs read where it is one of ours.
+"""Tokenizers as Transformers folders hold them: ours written for AutoTokenizer, theirs read.
 
 Beside Transformers' files stand our own, so that what was exported comes back as it was.
 """
@@ -11,6 +11,7 @@ from primegpt.errors import TokenizerError, UsageError
 from primegpt.interop.weight_files import inside, read_json
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
+from primegpt.tokenizers.imported import Imported
 from primegpt.tokenizers.sentencepiece import SPACE, SentencePieceBPE
 from primegpt.tokenizers.sentencepiece_model import BYTE_PIECES
 
@@ -21,9 +22,11 @@ OTHERWISE = "name another with --tokenizer, or train your own model with primegp
 def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, bytes]:
     """File name -> content of the tokenizer's part of a Transformers folder.
 
-    Raises UsageError for a kind that Hugging Face's `tokenizers` cannot express.
+    Another's goes out in its own files. Raises UsageError for a kind that Hugging Face's `tokenizers` cannot express.
     """
     files = store.files_of(tokenizer)
+    if isinstance(tokenizer, Imported):
+        return files
     if isinstance(tokenizer, SentencePieceBPE):
         files[TOKENIZER_JSON] = json.dumps(sentencepiece_document(tokenizer), ensure_ascii=False).encode("utf-8")
     if TOKENIZER_JSON not in files:
@@ -52,7 +55,7 @@ def sentencepiece_document(tokenizer: SentencePieceBPE) -> dict[str, Any]:
     Pieces are spelt with a space where SentencePiece has ▁: so a ▁ of the text's own is no piece, and goes through its
     bytes as it does here. SentencePiece merges whichever two neighbours make the piece learnt first, of equals the
     leftmost; here every pair has a rank of its own. So pieces that can be cut in two ways and overlap might differ, but
-    in 20,000 random texts none did, and the order among the pairs of one piece (longest left part first) never told.
+    in 20,000 random texts none did, and the order among the pairs of one piece (longest left part first) had no effect.
     """
     specials = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     pieces = [piece.replace(SPACE, " ") for piece in tokenizer.pieces]
@@ -66,7 +69,7 @@ def sentencepiece_document(tokenizer: SentencePieceBPE) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [{"id": id, "content": name, **flags} for name, id in specials],
         "normalizer": None,
-        "pre_tokenizer": {  # changes nothing, since no piece goes on behind a space; short parts are encoded faster
+        "pre_tokenizer": {  # changes nothing, since no piece goes on after a space; short parts are encoded faster
             "type": "Split",
             "pattern": {"String": " "},
             "behavior": "MergedWithNext",
@@ -90,15 +93,15 @@ def sentencepiece_document(tokenizer: SentencePieceBPE) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a Transformers folder, if it is one that we have: ours, or byte-level BPE with GPT-2's split.
+    """The tokenizer of a Transformers folder: one of ours, or another's, which stays as it is (tokenizers/imported.py).
 
     Raises TokenizerError, saying what in it we do not have.
     """
     if (folder / TOKENIZER_CONFIG).exists() and read_json(folder, TOKENIZER_CONFIG).get("auto_map"):
         raise UsageError(f"{folder / TOKENIZER_CONFIG} has auto_map: it asks for code of its own to be run", OTHERWISE)
-    for name in (store.META, *store.foreign.FILE_NAMES):
-        if (folder / name).exists():
-            inside(folder, name)
+    for path in folder.iterdir():
+        if path.name == store.META or store.companions.is_file_of(path.name):
+            inside(folder, path.name)
     try:
         return store.load(folder)
     except TokenizerError as error:

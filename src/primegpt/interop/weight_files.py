@@ -5,11 +5,13 @@ Nothing is held: a tensor is read from the disk when it is asked for, and its pa
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from primegpt.errors import UsageError
+from primegpt.errors import RESTORE, UsageError, quoted
+from primegpt.interop.families import Family, Weight
 from primegpt.run import atomic
 from primegpt.run.tensors import MAX_HEADER_BYTES
 
@@ -17,10 +19,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-MAX_JSON_BYTES = 2**24
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth")  # Transformers'
 MAX_FILES = 1000
-RESTORE, PLAIN = "download or copy it again", "import weights that are not quantized"
+PLAIN = "import weights that are not quantized"
+
+
+class StoredTensors(Protocol):
+    """Tensors in files, of whatever format: shapes and places by name, and a way to read one."""
+
+    shapes: "dict[str, Tensor]"
+    files: dict[str, Path]
+
+    def read(self, name: str) -> "Tensor": ...
 
 
 class WeightFiles:
@@ -29,6 +40,7 @@ class WeightFiles:
     Attributes:
         shapes: name -> a tensor without storage (on the meta device) that has its shape and type.
         files: name -> the file that holds it.
+        stored: name -> what it is called there, which `rename` may have changed here.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -40,6 +52,19 @@ class WeightFiles:
                 if name in self.files:
                     raise UsageError(f"tensor {name!r} is in {self.files[name].name} and in {path.name}", RESTORE)
                 self.shapes[name], self.files[name] = shape, path
+        self.stored = {name: name for name in self.shapes}
+
+    def rename(self, new_name: Callable[[str], str]) -> None:
+        """Know the tensors by other names. Raises UsageError for two that would have the same one."""
+        olds: dict[str, str] = {}
+        for old in self.shapes:
+            if (new := new_name(old)) in olds:
+                both = f"{self.stored[olds[new]]!r} and {self.stored[old]!r}"
+                raise UsageError(f"{self.files[old]}: the tensors {both} are both {new!r}", "keep one of them")
+            olds[new] = old
+        self.shapes = {new: self.shapes[old] for new, old in olds.items()}
+        self.files = {new: self.files[old] for new, old in olds.items()}
+        self.stored = {new: self.stored[old] for new, old in olds.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> "Tensor":
         """The tensor `name`, or its rows from `start` to `stop`, as stored. Nothing else is read."""
@@ -48,7 +73,7 @@ class WeightFiles:
         path = self.files[name]
         try:
             with safe_open(path, "pt") as file:  # opened anew each time, else all pages read so far would stay
-                return file.get_slice(name)[start:stop]
+                return file.get_slice(self.stored[name])[start:stop]
         except Exception as error:  # the library's own errors are of many kinds
             raise UsageError(f"{path}: tensor {name!r} cannot be read ({error})", RESTORE) from error
 
@@ -59,15 +84,30 @@ def open_folder(folder: Path) -> WeightFiles:
         return _open_sharded(folder)
     if (folder / SINGLE).exists():
         return WeightFiles([inside(folder, SINGLE)])
-    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    pickled = sorted(path.name for path in folder.iterdir() if is_pickle(path) and path.name not in NOT_WEIGHTS)
     if pickled:
-        code = "from transformers import AutoModelForCausalLM as M; M.from_pretrained(A).save_pretrained(B)"
-        names = f"A, B = {str(folder)!r}, {f'{folder}-safe'!r}"
-        raise UsageError(
-            f"{folder} has its weights in {pickled[0]}, a pickle, which could run code when it is opened",
-            f'if you trust it, convert it: python -c "{names}; {code}"',
-        )
+        what = f"{folder} has its weights in {pickled[0]}, a pickle, which could run code when it is opened"
+        raise UsageError(what, f"write them as {SINGLE} beside it, tensors alone: {unpickling(folder, pickled)}")
     raise UsageError(f"{folder} holds no {SINGLE}", "name a folder as Transformers saves it")
+
+
+def is_pickle(path: Path) -> bool:
+    return path.suffix.lower() in PICKLED
+
+
+def unpickling(folder: Path, names: list[str]) -> str:
+    """The command that turns pickled weights into safetensors in their own folder, where the tokenizer stays theirs.
+
+    Torch reads nothing but tensors then. Clones, because tensors that share memory cannot be written.
+    """
+    all_of_them = f"pytorch_model-*{Path(names[0]).suffix}" if len(names) > 1 else names[0]
+    code = (
+        f"import glob, torch; from safetensors.torch import save_file; A = {str(folder)!r}; "
+        f"files = glob.glob({all_of_them!r}, root_dir=A); "
+        "read = lambda f: torch.load(A + '/' + f, map_location='cpu', weights_only=True).items(); "
+        f"save_file({{k: v.clone().contiguous() for f in files for k, v in read(f)}}, A + '/{SINGLE}')"
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _open_sharded(folder: Path) -> WeightFiles:
@@ -90,18 +130,46 @@ def _open_sharded(folder: Path) -> WeightFiles:
     return weights
 
 
+def checked_table(
+    tensors: StoredTensors, table: Iterable[Weight], owner: Path, says: str, family: Family, also: Container[str]
+) -> dict[str, Weight]:
+    """Our weights by name, once it is certain that `owner` holds exactly what they are made of.
+
+    `says` is what the shapes follow from, and `also` the names of tensors that may be there or not. Raises UsageError.
+    """
+    checked, used = {}, set()
+    for weight in table:
+        for part in weight.parts:
+            if part.name not in tensors.shapes:
+                raise UsageError(f"{owner} lacks the tensor {part.name!r}", RESTORE)
+            found, expected = tuple(tensors.shapes[part.name].shape), weight.their_shape(part)
+            where = f"{tensors.files[part.name]}: tensor {part.name!r}"
+            if found != expected:
+                raise UsageError(f"{where} has the shape {list(found)}, {says} asks for {list(expected)}", RESTORE)
+            if not tensors.shapes[part.name].is_floating_point():
+                raise UsageError(f"{where} does not hold floating-point numbers", RESTORE)
+            used.add(part.name)
+        checked[weight.ours] = weight
+    for name in sorted(tensors.shapes.keys() - used):
+        if name not in also:
+            what = f"{tensors.files[name]} holds the tensor {quoted(name)}"
+            raise UsageError(f"{what}, which no {family.title} model has")
+    return checked
+
+
 def inside(folder: Path, name: str) -> Path:
     """`folder/name`, if that is a file of the folder. A link may lead to the blobs of the hub's own cache alone."""
     path = folder / name
-    real, home = path.resolve(), folder.resolve()
+    with atomic.io_errors(f"open {path}", UsageError):  # a name may be too long
+        real, home, found = path.resolve(), folder.resolve(), path.is_file()
     if real.parent != home and (real.parent.name != "blobs" or real.parent.parent not in home.parents):
         raise UsageError(f"{path} leads outside its folder, to {real}", "copy the file itself")
-    if not real.is_file():
+    if not found:
         raise UsageError(f"{path} is missing", RESTORE)
     return path
 
 
-def read_json(folder: Path, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json(folder: Path, name: str, limit: int = atomic.MAX_JSON_BYTES) -> dict[str, Any]:
     """The object in a JSON file of `folder`. Raises UsageError if it is none, or larger than `limit` bytes."""
     path = inside(folder, name)
     with atomic.io_errors(f"read {path}", UsageError), open(path, "rb") as file:

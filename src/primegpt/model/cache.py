@@ -79,7 +79,7 @@ class KVCache:
         self.lengths = [length + T for length in self.lengths]
 
     def join(self) -> None:
-        """Take one more row into use, empty, behind the others."""
+        """Take one more row into use, empty, after the others."""
         assert len(self.lengths) < self.k.size(1), f"all {self.k.size(1)} rows are in use"
         self.lengths.append(0)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from primegpt.config import LoRAConfig
 from primegpt.errors import MismatchError
-from primegpt.model.gpt import GPT
+from primegpt.model.gpt import GPT, Linear
 from primegpt.seeds import derive_seed
 
 
@@ -90,7 +90,7 @@ def merge_lora(model: GPT) -> GPT:
     """Turn the adapters into ordinary weights, in place: a plain model again, every weight of it trainable."""
     for name, layer in list(adapters(model)):
         with torch.device("meta"):
-            plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            plain = Linear(layer.in_features, layer.out_features, layer.bias is not None)
         with torch.no_grad():
             layer.weight.copy_(layer.merged())
         plain.weight, plain.bias = layer.weight, layer.bias

@@ -13,14 +13,21 @@ from primegpt.model.size import (
     lora_parameter_count,
     matmul_parameters,
     mlp_shapes,
+    parameter_breakdown,
     parameter_count,
+    rows_of_logits,
 )
 
 # Holes between tensors of unlike sizes: resident memory peaks this share above what is alive (glibc, measured:
-# 11 to 31%). The largest tensors, those of the logits, are mapped one by one and leave no holes.
+# 11 to 31%).
 ALLOCATOR_OVERHEAD = 0.2
 
-MAX_LOGITS = 1 << 27  # as in loss.py (which imports torch): how many logits exist at once
+# The tensors of the logits are the largest. On a CPU they come from the heap that training keeps (hugepages.py),
+# and what is made after them and stays, above all gradients, stands in the room that they had: then the next ones do
+# not fit there. As shares of them, where a step makes them once (measured: 0.38), in several micro-batches (1.0, but by
+# chance from 0.6 to 1.7 in one and the same program) and in slices (1.4 to 2.6 in bf16, 4.3 to 5.6 in fp32;
+# docs/experiments.md, "What logits leave behind").
+HOLES_ONCE, HOLES_AGAIN, HOLES_SLICES, HOLES_SLICES_FP32 = 0.4, 1.2, 2.3, 4.8
 
 # Muon's update holds, for each entry of the matrices inside blocks, its direction before and after it is made
 # orthogonal, and the batch of equal shapes at work, which is about two thirds of them in fp32 twice.
@@ -29,6 +36,10 @@ MUON_STEP_BYTES = 12
 SMALL_WEIGHTS = 64 * 2**20  # bytes that the caches hold: there a smaller number format gains nothing in decoding
 
 INT8_INPUT_BYTES = 256  # as in quantize.py: 16 pieces of each input's weights, with 8 bytes of scales and 8 of index
+
+
+ROTATION_BYTES = 16  # a position and half a head's numbers: cosines, sines and their negatives, as they are made
+BATCH_BYTES = 32  # a token of a step: its id, its target, and what both are gathered in
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ def training_memory(config: Config) -> Memory:
 
     Counts eager execution, fp32 weights and gradients, and a micro-batch of full windows; `auto` counts as what it
     becomes on hardware with bf16 units: bf16, and fused attention. On Linux CPUs this is within 25% of how far resident
-    memory grows (tests/model/test_memory.py, run as a script, prints the table); GPUs are unmeasured and keep somewhat
+    memory grows (tests/model/test_memory.py, run as a script, prints the table), or up to twice that where large
+    logits are made several times, which leaves holes by chance; GPUs are unmeasured and keep somewhat
     less, because their norms are fused. Adapters keep what all weights would, as those on all layers do; those on
     attn.c_attn alone keep a fifth to a third less. Raises ConfigError while `vocab_size` is unset.
     """
@@ -75,7 +87,8 @@ def training_memory(config: Config) -> Memory:
     weights = 4 * (parameter_count(model) + lora_parameter_count(config))
     optimizer = optimizer_bytes(config)
     copies = 2 * matmul_parameters(model) if _value_bytes(config) == 2 else 0
-    logits = min(tokens, _logit_rows(model)) * _logit_bytes(model)
+    rows = rows_of_logits(tokens, model.padded_vocab_size)
+    logits = rows * _logit_bytes(model)
 
     block = tokens * sum(block_activations(config).values())
     kept, recomputed = model.n_layer * block, 0
@@ -88,9 +101,36 @@ def training_memory(config: Config) -> Memory:
     if train.gradient_accumulation_steps > 1:  # those of the micro-batches before
         backward_starts += gradients
     step_ends = gradients + max(working, _step_bytes(config))
-    alive = weights + optimizer + max(backward_starts, step_ends)
-    total = alive + round(ALLOCATOR_OVERHEAD * (alive - logits))
+    alive = weights + optimizer + max(backward_starts, step_ends) + rotation_bytes(model)
+    holes = _heap_holes(config, in_slices=tokens > rows) * logits
+    total = alive + round(ALLOCATOR_OVERHEAD * (alive - logits) + holes)
     return Memory(weights, copies, gradients, optimizer, kept + recomputed, logits, total)
+
+
+def rotation_bytes(config: ModelConfig) -> int:
+    """The table of angles of rotary positions, for every position of the context."""
+    return ROTATION_BYTES * config.block_size * config.head_size if config.position == "rope" else 0
+
+
+def batch_bytes(config: Config) -> int:
+    """The ids and targets of a whole step, which are there before its first micro-batch is computed."""
+    return BATCH_BYTES * config.tokens_per_step
+
+
+def what_to_lower(config: Config) -> str:
+    """The key that decides most of a training step's memory, micro-batches aside."""
+    model, sizes, need = config.model, parameter_breakdown(config.model), training_memory(config)
+    positions = model.block_size * model.n_embd if model.position == "learned" else 0
+    a_parameter = (need.weights + need.weight_copies + need.gradients + need.optimizer) / max(1, sizes.total)
+    shares = {
+        "model.n_layer or model.n_embd": a_parameter * sizes.non_embedding,
+        "tokenizer.vocab_size or model.n_embd": a_parameter * (sizes.embedding + sizes.head - positions),
+        "model.block_size": a_parameter * positions + rotation_bytes(model),
+        "train.sequence_length": need.activations + need.logits,
+        "train.gradient_accumulation_steps": batch_bytes(config),
+        "lora.rank": 16 * lora_parameter_count(config),
+    }
+    return max(shares, key=lambda key: shares[key])
 
 
 def optimizer_bytes(config: Config) -> int:
@@ -146,6 +186,7 @@ def inference_memory(config: Config, batch_size: int = 1, length: int | None = N
     copies, while_copying = _decoding_copies(model, precision, on_cpu)
 
     prefill = 2 * cache + activations  # the prompts fill a cache of their own, which is then copied
+    weights += rotation_bytes(model)
     writing = weights + copies + prefill + logits + round(ALLOCATOR_OVERHEAD * prefill)
     loading = 2 * weights + 4 * head_parameters(model) if on_cpu else 0  # the file's, the model's, and one moving
     total = max(loading, weights + copies + while_copying, writing)
@@ -203,7 +244,7 @@ def _norm_bytes(config: Config) -> int:
 
 
 def _qk_norm_bytes(config: Config) -> int:
-    """Queries and keys behind their norms, unless fused attention takes them as they are and so keeps them anyway."""
+    """Queries and keys after their norms, unless fused attention takes them as they are and so keeps them anyway."""
     model = config.model
     taken = _fused(config) and not model.norm_gain and model.position != "rope"
     return _value_bytes(config) * sum(head_widths(model)) if model.qk_norm and not taken else 0
@@ -274,9 +315,13 @@ def _step_bytes(config: Config) -> int:
     return MUON_STEP_BYTES * block_matrix_parameters(config.model) if config.train.optimizer == "muon" else 0
 
 
-def _logit_rows(config: ModelConfig) -> int:
-    """Tokens whose logits exist at once."""
-    return max(1, MAX_LOGITS // config.padded_vocab_size)
+def _heap_holes(config: Config, *, in_slices: bool) -> float:
+    """What logits leave in the heap beside themselves, as a share of them."""
+    if config.train.device not in ("auto", "cpu"):
+        return 0.0
+    if in_slices:
+        return HOLES_SLICES_FP32 if config.train.precision == "fp32" else HOLES_SLICES
+    return HOLES_AGAIN if config.train.gradient_accumulation_steps > 1 else HOLES_ONCE
 
 
 def _logit_bytes(config: ModelConfig) -> int:

@@ -1,7 +1,7 @@
 """How large a model is, from its configuration alone: parameters and FLOPs, without building it.
 
-Nothing here imports torch, so that `primegpt info` and the plan answer at once. Letters are those of gpt.py: T time,
-H query heads, K key/value heads, D head width.
+Nothing here imports torch, so that lists of runs and reports are there at once; the tests compare every switch with the
+model. Letters are those of gpt.py: T time, H query heads, K key/value heads, D head width.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,17 @@ from dataclasses import dataclass
 
 from primegpt.config import Config, ModelConfig
 from primegpt.errors import ConfigError
+
+# Above this many logits at once (0.5 GB in fp32) the head runs in slices whose logits are recomputed in the backward
+# pass: a third more products in the head alone, and a long batch with GPT-2's vocabulary fits. The slices are smaller
+# than the limit (128 MB in fp32), because the room that each leaves in the heap is seldom one that the next fits in,
+# and because they are not slower: the caches repay what is computed again (docs/experiments.md).
+MAX_LOGITS, SLICE_LOGITS = 1 << 27, 1 << 25
+
+
+def rows_of_logits(tokens: int, vocab_size: int) -> int:
+    """Of how many of `tokens` there are logits at once."""
+    return tokens if tokens * vocab_size <= MAX_LOGITS else max(1, SLICE_LOGITS // vocab_size)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ def parameter_breakdown(config: ModelConfig) -> Parameters:
     positions = config.block_size * config.n_embd if config.position == "learned" else 0
     return Parameters(
         embedding=vocabulary + positions,
-        attention=config.n_layer * _linear_parameters(attention_shapes(config), config.bias),
+        attention=config.n_layer * _attention_parameters(config),
         mlp=config.n_layer * _linear_parameters(mlp_shapes(config), config.bias),
         norms=_norm_parameters(config),
         head=0 if config.tie_embeddings else vocabulary,
@@ -148,6 +159,12 @@ def head_parameters(config: ModelConfig) -> int:
     if not config.vocab_size:
         raise ConfigError("model.vocab_size is not set", "it comes from the tokenizer: train or name one, or set it")
     return config.padded_vocab_size * config.n_embd
+
+
+def _attention_parameters(config: ModelConfig) -> int:
+    into, back = attention_shapes(config)
+    biased = config.biased_attention
+    return _linear_parameters([into], biased != "none") + _linear_parameters([back], biased == "all")
 
 
 def _linear_parameters(shapes: Iterable[tuple[int, int]], bias: bool) -> int:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypedDict, TypeVar
 
-from primegpt.errors import DiskError, PrimegptError
+from primegpt.errors import CheckpointError, DiskError, PrimegptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,12 +108,12 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
+def write_json_atomic(path: Path, value: object) -> None:
     """Make `path` hold `value` as canonical JSON; as `write_bytes_atomic`. Raises ValueError on NaN."""
     write_bytes_atomic(path, canonical_json(value))
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """The one way we spell `value`: sorted keys, two spaces, ASCII, floats that read back to the same bits, no NaN."""
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
@@ -132,8 +133,75 @@ def reason(error: OSError) -> str:
 
 
 _REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOSPC: "free some space on that disk",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
 }
+
+
+MAX_JSON_BYTES = 2**24  # of a file that carries its own hash, or comes from anyone
+
+
+@contextmanager
+def open_checked(path: Path, record: FileRecord | None = None) -> Generator[BufferedReader, None, None]:
+    """Open a file that has the size it should have; whatever the system says becomes a CheckpointError."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if record and size != record["size"]:
+                raise CheckpointError(f"{path} is damaged: it has {size} bytes, not {record['size']}")
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def record_of(content: bytes) -> FileRecord:
+    """What is known of a file that holds `content`."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+class Growing:
+    """The record of a file that only grows, or is to hold `content`: what was read of it once is not read again."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.hash, self.size = hashlib.sha256(content), len(content)
+
+    def read_on(self, path: Path) -> FileRecord:
+        with open(path, "rb") as file:
+            file.seek(self.size)
+            added = file.read()
+        self.hash.update(added)
+        self.size += len(added)
+        return self.record()
+
+    def record(self) -> FileRecord:
+        return {"size": self.size, "sha256": self.hash.hexdigest()}
+
+
+def compare_hash(path: Path, record: FileRecord, actual: str) -> None:
+    if actual != record["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {actual}, not {record['sha256']}")
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """JSON that carries the SHA-256 of its own canonical form without that field."""
+    digest = hashlib.sha256(canonical_json(content)).hexdigest()
+    return canonical_json({**content, "sha256": digest})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    with open_checked(path) as file:
+        data = file.read(MAX_JSON_BYTES)
+    try:
+        content = json.loads(data)
+        stored = content.pop("sha256")
+        digest = hashlib.sha256(canonical_json(content)).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if data != seal(content):  # to the byte, so that not even a changed space passes
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {digest}, not {stored}")
+    return content

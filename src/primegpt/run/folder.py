@@ -1,55 +1,64 @@
-"""A run on disk: what lies where, who may write to it, and what was measured.
+"""A run on disk: how it is made, opened and locked, and its checkpoints by name. files.py has its other files.
 
 run = RunFolder.create(next_run_path("shakespeare"))
 with run.lock():
     run.append_metrics({"step": 0, "val/loss": 4.17})
 """
 
-import json
-import math
 import os
+import secrets
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from primegpt.errors import CheckpointError, RunFolderError, nearest
-from primegpt.run import atomic, retention
+from primegpt.errors import CheckpointError, MismatchError, RunFolderError, nearest, quoted
+from primegpt.run import atomic, saving
 from primegpt.run.checkpoint import (
+    EVALUATION,
+    MANIFEST,
     Checkpoint,
-    Warn,
+    fingerprint_of,
     list_checkpoints,
     load_checkpoint,
     load_newest,
-    newest_good,
+    read_evaluation,
     step_name,
     step_of,
-    verify_checkpoint,
 )
-
-LOCK_SECONDS = 0.5  # how long a process that is just ending is waited for
+from primegpt.run.files import RunFiles
+from primegpt.run.lock import LOCK_FILES
+from primegpt.terminal import Say, silent
 
 Pointer = Literal["best", "last"]
 
 # All that a run consists of, and so all that `overwrite` may delete. config.toml is deleted last, so that a folder
 # whose deletion was cut short is still known for what it was.
 CONTENTS = (
-    *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", "metrics.jsonl"),
-    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "base", "adapter/*", "tokenizer/*", ".tmp-*"),
+    *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", MANIFEST),
+    "metrics.jsonl",
+    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "base"),
+    *("adapter/*", "tokenizer/*", "carried/*", ".tmp-*"),
     "tensorboard/events.out.tfevents.*",
     "config.toml",
 )
-LOCK_FILES = (".lock", ".lock.pid")
 
 
-class RunFolder:
+def refuse_unwritable(path: Path, what: str) -> None:
+    """Raise RunFolderError where no folder `path` can be written, so that it is known before the work that fills it."""
+    with atomic.io_errors(f"make a {what} at {path}", RunFolderError):  # a name may be too long to ask
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file", "choose another folder with --out")
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "may not be written to" if there.is_dir() else "is a file"
+            raise RunFolderError(f"{there} {why}, so there can be no {what} {path}", "choose another --out")
+
+
+class RunFolder(RunFiles):
     """One run's folder. It can be copied or renamed as a whole; nothing in it names a place outside."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self.followers: list[Callable[[Mapping[str, Any]], None]] = []  # are told each line of metrics.jsonl
 
     @classmethod
     def create(cls, path: Path, overwrite: bool = False) -> "RunFolder":
@@ -68,9 +77,8 @@ class RunFolder:
         return run
 
     def refuse_unless_free(self, overwrite: bool = False) -> None:
-        """Raise RunFolderError where `create` would, so that one is told before any long preparation."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file", "choose another folder with --out")
+        """Raise RunFolderError where `create` would, so that it is known before any long preparation."""
+        refuse_unwritable(self.path, "run")
         if _holds_run(self.path):
             if not overwrite:
                 remedy = f"continue it with `--resume {self.path}`, or replace it with `--overwrite`"
@@ -93,155 +101,48 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """The run that is at `path`. Raises RunFolderError naming the nearest run there is."""
         run = cls(path)
-        if run.config_path.is_file():
-            return run
+        with atomic.io_errors(f"open the run {run.path}", RunFolderError):
+            if run.config_path.is_file():
+                return run
         what = f"{run.path} is not a run: it has no config.toml" if run.path.exists() else f"there is no run {run.path}"
+        if list_checkpoints(run.checkpoints_dir):
+            raise RunFolderError(what, "put it back: each checkpoint has it, as `config` in state.json")
         runs = [str(found) for base in dict.fromkeys([run.path.parent, Path("runs")]) for found in _runs_in(base)]
         raise RunFolderError(what, nearest(str(run.path), runs) if runs else "make one with `primegpt train SOURCE`")
 
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.toml"
-
-    @property
-    def tokenizer_dir(self) -> Path:
-        return self.path / "tokenizer"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples_dir(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def checkpoints_dir(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def base_dir(self) -> Path:
-        """Of a fine-tuned run: the run that it started from, weights only."""
-        return self.path / "base"
-
-    @property
-    def adapter_dir(self) -> Path:
-        """Of a run with adapters: these alone, as PEFT reads them."""
-        return self.path / "adapter"
-
-    @property
-    def data_path(self) -> Path:
-        return self.path / "data.json"
-
-    @property
-    def loss_png(self) -> Path:
-        return self.path / "loss.png"
-
-    @property
-    def tensorboard_dir(self) -> Path:
-        return self.path / "tensorboard"
-
     @contextmanager
     def lock(self) -> Generator[None, None, None]:
-        """Be the one process that writes to this run, and clear what a dead one left half done.
-
-        The system drops the lock when the process ends, however it ends; the file stays and means nothing. Raises
-        RunFolderError when another process has it.
-        """
-        from filelock import FileLock, Timeout
-
-        lock, owner = FileLock(self.path / ".lock"), self.path / ".lock.pid"
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout as error:
-            what = f"{self.path} is in use by another process{_owner(owner)}"
-            raise RunFolderError(what, "wait for it to end, or stop it") from error
-        except OSError as error:
-            raise RunFolderError(f"could not lock {self.path}: {atomic.reason(error)}", "is it read-only?") from error
-        try:
-            with suppress(OSError):  # it only serves the message above
-                owner.unlink(missing_ok=True)  # a dead process's, or a link to who knows where
-                owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        """Be the one process that writes to this run, and clear what a dead one left half done. As `RunLock.hold`."""
+        with self.run_lock.hold():
             self._tidy()
             yield
-        finally:
-            with suppress(OSError):
-                owner.unlink(missing_ok=True)
-            lock.release()
 
     def in_use(self) -> bool:
         """Whether a process has the lock at this moment."""
-        from filelock import FileLock, Timeout
+        return self.run_lock.is_held()
 
-        if not (self.path / ".lock.pid").exists():  # nobody, or one that died: nothing is made in a folder at rest
-            return False
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that cannot be written to
-            return False
+    def was_killed(self) -> bool:
+        """Whether the last process that wrote to it had no time to say that it ends, and none writes now."""
+        return self.run_lock.was_left() and not self.in_use()
 
     def _tidy(self) -> None:
-        retention.tidy(self.checkpoints_dir)
+        saving.tidy(self.checkpoints_dir)
         with atomic.io_errors(f"tidy {self.path}"):
             for pattern in (".tmp-*", "tokenizer/.tmp-*", "samples/.tmp-*"):
                 for unfinished in self.path.glob(pattern):
                     atomic.remove(unfinished)
 
-    # Metrics: one JSON object a line
-
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl, there to be read at once; NaN and infinities become null."""
-        row = _finite(row)
-        line = json.dumps(row, allow_nan=False) + "\n"
-        with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
-            atomic.perform(file.write, line.encode("ascii"))
-            atomic.perform(file.flush)
-        for follow in self.followers:
-            follow(row)
-
-    def sync_metrics(self) -> None:
-        """Wait until metrics.jsonl is on the disk, so that no checkpoint outlives the lines that led to it."""
-        with atomic.io_errors(f"write {self.metrics_path}"), open(self.metrics_path, "ab") as file:
-            atomic.perform(os.fsync, file.fileno())
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, in order; a line that a crash tore is left out."""
-        return [row for _, row in self._metrics_lines()]
-
-    def truncate_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Keep only the rows for which `keep` holds, byte for byte, and no torn line."""
-        lines = self._metrics_lines()
-        kept = b"".join(line for line, row in lines if keep(row))
-        if self.metrics_path.exists():
-            atomic.write_bytes_atomic(self.metrics_path, kept)
-
-    def _metrics_lines(self) -> list[tuple[bytes, dict[str, Any]]]:
-        if not self.metrics_path.exists():
-            return []
-        with atomic.io_errors(f"read {self.metrics_path}"):
-            lines = self.metrics_path.read_bytes().split(b"\n")
-        rows = []
-        for line in lines:
-            with suppress(ValueError):  # torn, or empty
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append((line + b"\n", row))
-        return rows
-
-    # Checkpoints
-
     def discard(self, step: int) -> None:
         """Delete the checkpoint of `step`, whatever else there is: it turned out to be worth nothing."""
+        self.run_lock.require()
         with atomic.io_errors(f"delete step {step} in {self.checkpoints_dir}"):
-            retention.delete(self.checkpoints_dir / step_name(step))
+            saving.delete(self.checkpoints_dir / step_name(step))
         for newest in list(list_checkpoints(self.checkpoints_dir))[-1:]:
             self.point("last", newest)
 
     def point(self, name: Pointer, step: int) -> None:
         """Let `best` or `last` name the checkpoint of `step`. A small text file: links do not work everywhere."""
+        self.run_lock.require()
         atomic.write_text_atomic(self.path / name, f"{step_name(step)}\n")
 
     def pointed(self, name: Pointer) -> int | None:
@@ -251,6 +152,26 @@ class RunFolder:
         except OSError:
             return None
         return step_of(Path(text.strip()))
+
+    def best_step(self, warn: Say, newest: Checkpoint | None = None) -> int | None:
+        """The best evaluation's step, as the `newest` checkpoint has counted; as `best` says where none has.
+
+        A line to `warn` where the two differ.
+        """
+        newest = newest or self.load_newest(warn, (), resumable=False)
+        pointed, stopping = self.pointed("best"), newest and newest.state.get("train", {}).get("early_stopping")
+        if not newest or not stopping:
+            return pointed
+        best, loss = stopping["best_step"], stopping["best_loss"]
+        last = read_evaluation(newest.path, silent)
+        if last and (loss is None or last["val/loss"] < loss):
+            best = newest.step
+        if best == pointed or (pointed == newest.step and not last and (newest.path / EVALUATION).exists()):
+            return pointed  # in the second case it alone knows: that evaluation is damaged
+        if best is not None:
+            was = "is missing or damaged" if pointed is None else f"names {step_name(pointed)}"
+            warn(f"{self.path / 'best'} {was}, but the best evaluation was that of {step_name(best)}, which is used")
+        return best
 
     def checkpoint_path(self, which: int | str = "best") -> Path:
         """Where "best" (or "last" without one), "last" or the checkpoint of a step lies, unverified.
@@ -271,41 +192,45 @@ class RunFolder:
             raise RunFolderError(f"{self.path} has no checkpoint {which!r}", f"ask for best, last or a step: {steps}")
         return existing[step]
 
-    def load_checkpoint(self, which: int | str, warn: Warn, names: Collection[str] | None = None) -> Checkpoint:
+    def load_checkpoint(
+        self, which: int | str, warn: Say, names: Collection[str] | None = None, *, lazily: bool = False
+    ) -> Checkpoint:
         """Read and verify a checkpoint, or the files `names` of it, to use its weights.
 
-        A damaged "best" or "last" falls back to the newest good one with a line to `warn`; a damaged step that was
-        asked for by number raises CheckpointError.
+        `lazily` all files are verified, and tensors are read when asked for. A "best" or "last" that is damaged, or
+        another run's, falls back to the newest good one with a line to `warn`; a step that was asked for by number
+        raises CheckpointError.
         """
-        path = self.checkpoint_path(which)
+        path, run = self.checkpoint_path(which), self.identity
         if which not in ("best", "last"):
-            return load_checkpoint(path, names)
-        best = self.pointed("best")
-        if which == "best" and best is not None:
+            return load_checkpoint(path, names, lazily=lazily, run=run)
+        best = self.best_step(warn) if which == "best" else None
+        if best is not None:
             try:
-                return load_checkpoint(self.checkpoints_dir / step_name(best), names)
+                return load_checkpoint(self.checkpoints_dir / step_name(best), names, lazily=lazily, run=run)
             except CheckpointError as error:
                 warn(f"{error.what}; using the last checkpoint instead of the best")
-        newest = load_newest(self.checkpoints_dir, warn, names, resumable=False)
+        newest = self.load_newest(warn, names, resumable=False, lazily=lazily)
         assert newest is not None  # checkpoint_path found some
         return newest
 
-    def verified_checkpoint(self, which: int | str, warn: Warn) -> Path:
-        """Where a checkpoint lies whose every byte was just verified, for reading it piece by piece.
+    def load_newest(
+        self, warn: Say, names: Collection[str] | None = None, *, resumable: bool = True, lazily: bool = False
+    ) -> Checkpoint | None:
+        """The newest checkpoint of this run that is whole, as the function of this name has it; None without any."""
+        run = self.identity
+        return load_newest(self.checkpoints_dir, warn, names, resumable=resumable, lazily=lazily, run=run)
 
-        Falls back, and raises, as `load_checkpoint` does.
-        """
-        path = self.checkpoint_path(which)
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as error:
-            if which not in ("best", "last"):
-                raise
-            newest = newest_good(self.checkpoints_dir, lambda message: None, resumable=False)
-            assert newest is not None  # checkpoint_path found some
-            warn(f"{error.what}; using {newest.name} instead")
-            return newest
-        return path
+    def base(self, fingerprint: str = "") -> "RunFolder":
+        """The run in base/. Raises RunFolderError if it is missing, MismatchError if it is another one."""
+        if not self.base_dir.is_dir():
+            what = f"{self.base_dir} is missing: the model that this run was fine-tuned from"
+            raise RunFolderError(what, "put it back from a copy of the run")
+        base = RunFolder.open(self.base_dir)
+        if fingerprint and (found := fingerprint_of(base.checkpoint_path())) != fingerprint:
+            what = f"{self.base_dir} is not what this run was fine-tuned from: its fingerprint is {found}"
+            raise MismatchError(f"{what}, not {fingerprint}", "put it back from a copy of the run")
+        return base
 
     def prune(self, keep_last: int = 3, keep_milestones: bool = False) -> None:
         """Delete all checkpoints but the last few and the best; milestones may keep their weights."""
@@ -314,19 +239,22 @@ class RunFolder:
         keep, best = set(steps[-keep_last:]), self.pointed("best")
         if best is not None:
             keep.add(best)
-        retention.prune(self.checkpoints_dir, keep, retention.milestones(steps) if keep_milestones else ())
+        saving.prune(self.checkpoints_dir, keep, saving.milestones(steps) if keep_milestones else ())
 
 
 class WatchedRun(RunFolder):
     """A run as those processes see it that only compute: one other writes, and what these would write is dropped."""
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
+    def append_metrics(self, row: Mapping[str, object]) -> None:
         pass
 
     def sync_metrics(self) -> None:
         pass
 
     def truncate_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        pass
+
+    def seal(self, metrics: bytes | None = None) -> None:
         pass
 
     def discard(self, step: int) -> None:
@@ -337,6 +265,11 @@ class WatchedRun(RunFolder):
 
     def prune(self, keep_last: int = 3, keep_milestones: bool = False) -> None:
         pass
+
+
+def new_identity() -> str:
+    """A name for a run that no other has; it says nothing, so that a folder can be renamed and copied."""
+    return secrets.token_hex(8)
 
 
 def next_run_path(name: str, base: Path = Path("runs")) -> Path:
@@ -350,16 +283,11 @@ def latest_run(base: Path = Path("runs")) -> Path:
     runs = _runs_in(Path(base))
     if not runs:
         raise RunFolderError(f"there is no run in {base}", "make one with `primegpt train SOURCE`, or name its folder")
-    return max(runs, key=_last_written)
+    return max(runs, key=lambda path: RunFolder(path).last_written())
 
 
 def _runs_in(base: Path) -> list[Path]:
     return [path for path in sorted(base.glob("*")) if (path / "config.toml").is_file()]
-
-
-def _last_written(run: Path) -> float:
-    files = [run / "config.toml", run / "metrics.jsonl"]
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def _holds_run(path: Path) -> bool:
@@ -376,22 +304,6 @@ def _foreign_entries(path: Path) -> list[str]:
     return [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
 
 
-def _owner(file: Path) -> str:
-    try:
-        return f" (pid {int(file.read_text(encoding='utf-8'))})"
-    except (OSError, ValueError):
-        return ""
-
-
 def _parse_step(which: int | str) -> int | None:
-    digits = str(which).removeprefix("step-")
-    return int(digits) if digits.isdecimal() else None
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for every NaN and infinity in it, which JSON cannot spell."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    digits = quoted(which) if isinstance(which, int) else which.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and len(digits) < 19 else None

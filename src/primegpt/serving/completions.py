@@ -4,12 +4,9 @@ import json
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from functools import wraps
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, ClassVar
 
-import anyio
-import torch
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -17,47 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from primegpt.config import GenerateConfig
 from primegpt.errors import PrimegptError
-from primegpt.generation.decoder import Decoder, inference
-from primegpt.generation.stream import TextStream
-from primegpt.model.cache import KVCache
-from primegpt.serving.engine import Busy, Engine, Job, Piece, Token, with_logprobs
-from primegpt.serving.errors import ApiError
-from primegpt.serving.run import ServedRun, check_model, model_id
-from primegpt.serving.schema import ChatRequest, CompletionRequest, WritingRequest, parse
-from primegpt.tokenizers.base import Tokenizer
+from primegpt.inference.context import Offsets
+from primegpt.inference.decoder import Decoder
+from primegpt.inference.run import Run
+from primegpt.serving.engine import Busy, Engine, Job, Piece, Token, read_logprobs
+from primegpt.serving.schema import ApiError, ChatRequest, CompletionRequest, WritingRequest, parse
+from primegpt.serving.security import while_connected
+from primegpt.terminal import finite
 
-PORTION = 128  # tokens of a prompt whose logits, a vocabulary each, are in memory at once
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def while_connected(endpoint: Endpoint) -> Endpoint:
-    """`endpoint`, which is ended when its client leaves before it has an answer: what nobody waits for is not done."""
-
-    @wraps(endpoint)
-    async def watched(request: Request) -> Response:
-        await request.body()  # nothing can come behind it but the news that the client has left
-        ended: list[Response | Exception] = []
-        async with anyio.create_task_group() as tasks:
-
-            async def work() -> None:
-                try:
-                    ended.append(await endpoint(request))
-                except Exception as error:
-                    ended.append(error)
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(work)
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            tasks.cancel_scope.cancel()
-        outcome = ended[0] if ended else Response(status_code=499)  # which nobody reads
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    return watched
+MAX_LOGPROBS = 150_000  # of one answer, which take 75 MB while it is made
 
 
 @while_connected
@@ -84,30 +49,41 @@ async def chat_completions(request: Request) -> Response:
     return await answer(ChatReply(state.run, state.engine, asked, prompts, settings))
 
 
-def prepare(run: ServedRun, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig]:
+def prepare(run: Run, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig]:
     """The ids of each prompt, and how to go on from them. Raises ApiError or UsageError for what cannot be."""
     if asked.model is not None:
         check_model(run, asked.model)
-    settings = run.settings(
-        max_new_tokens=asked.max_new_tokens or None,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-        stop_strings=None if asked.stop is None else tuple(asked.stop),
-        seed=secrets.randbits(63) if asked.seed is None else asked.seed,
-    )
-    prompts = [decoder.prompt_ids(given, settings) for given in laid_out(run, asked)]
+    settings = run.settings(**asked.settings)
+    prompts = [decoder.encode(given, settings) for given in laid_out(run, asked)]
     limit = decoder.model.config.block_size
     for ids in prompts:
         if len(ids) > limit:
             message = f"the prompt has {len(ids)} tokens, the model sees {limit}"
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+    check_logprobs(asked, prompts, settings)
     return prompts, settings
 
 
-def laid_out(run: ServedRun, asked: WritingRequest) -> Sequence[str | list[int]]:
+def check_model(run: Run, name: str) -> None:
+    """Raises ApiError unless `name` is the run that is served."""
+    if name != run.name:
+        message = f"there is no model of this name here, only {run.name!r}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def check_logprobs(asked: WritingRequest, prompts: Sequence[list[int]], settings: GenerateConfig) -> None:
+    """Raises ApiError if more log-probabilities may have to be held at once than there is memory for."""
+    if asked.alternatives is None:
+        return
+    echoed = sum(map(len, prompts)) if isinstance(asked, CompletionRequest) and asked.echo else 0
+    written = 0 if asked.stream else len(prompts) * settings.max_new_tokens
+    most = (echoed + written) * asked.n * (1 + asked.alternatives)
+    if most > MAX_LOGPROBS:
+        message = f"{most:,} log-probabilities may come to one answer, at most {MAX_LOGPROBS:,} do; ask for fewer"
+        raise ApiError(400, message + ("" if asked.stream else ", or for a stream"), param="logprobs")
+
+
+def laid_out(run: Run, asked: WritingRequest) -> Sequence[str | list[int]]:
     """The prompts as the model is to see them: as they are, or in the layout that the run was trained on."""
     own = "text" if run.template is None else run.template.name
     if asked.template not in (None, "text", own):
@@ -138,7 +114,7 @@ class Reply(ABC):
 
     def __init__(
         self,
-        run: ServedRun,
+        run: Run,
         engine: Engine,
         asked: WritingRequest,
         prompts: Sequence[list[int]],
@@ -148,7 +124,7 @@ class Reply(ABC):
         self.frame = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
-            "model": model_id(run),
+            "model": run.name,
             "system_fingerprint": f"step-{run.step}",
         }
         self.texts, self.written = len(prompts) * asked.n, 0
@@ -159,14 +135,14 @@ class Reply(ABC):
             raise ApiError(429, "too many texts are waiting to be written; try again soon", code="queue_full") from None
 
     @abstractmethod
-    def choice(self, piece: Piece) -> dict[str, Any]:
+    def choice(self, piece: Piece) -> dict[str, object]:
         """A whole text as an element of `choices`."""
 
     @abstractmethod
-    def change(self, piece: Piece) -> dict[str, Any]:
+    def change(self, piece: Piece) -> dict[str, object]:
         """A piece of a text as an element of `choices` in a stream."""
 
-    def opening(self) -> Iterator[dict[str, Any]]:
+    def opening(self) -> Iterator[dict[str, object]]:
         """Elements of `choices` that a stream begins with."""
         yield from ()
 
@@ -180,7 +156,7 @@ class Reply(ABC):
             message = str(error) if isinstance(error, PrimegptError) else "writing failed; the server's log says why"
             raise ApiError(500, message) from None
 
-    async def object(self) -> dict[str, Any]:
+    async def object(self) -> dict[str, object]:
         """The answer as a whole."""
         texts = ["" for _ in range(self.texts)]
         tokens: list[list[Token]] = [[] for _ in texts]
@@ -223,10 +199,11 @@ class Reply(ABC):
 
 
 class Echo:
-    """A prompt that is told again before its continuation: nothing, or its text and tokens."""
+    """A prompt that is repeated before its continuation: nothing, or its text and tokens."""
 
-    def __init__(self, text: str = "", tokens: Sequence[Token] = ()) -> None:
-        self.text, self.tokens = text, list(tokens)
+    def __init__(self, text: str = "", tokens: Sequence[Token] = (), space: int = 0) -> None:
+        """`space`: how many characters of the tokenizer's own its tokens spell before `text`."""
+        self.text, self.tokens, self.space = text, list(tokens), space
 
 
 class CompletionReply(Reply):
@@ -234,7 +211,7 @@ class CompletionReply(Reply):
 
     def __init__(
         self,
-        run: ServedRun,
+        run: Run,
         engine: Engine,
         asked: CompletionRequest,
         prompts: Sequence[list[int]],
@@ -243,39 +220,42 @@ class CompletionReply(Reply):
     ) -> None:
         super().__init__(run, engine, asked, prompts, settings)
         self.echoes = [echo for echo in echoes for _ in range(asked.n)]
-        self.offsets = [Offsets(self.tokenizer) for _ in self.echoes]
+        self.offsets = [Offsets(self.tokenizer, echo.space) for echo in self.echoes]
 
-    def choice(self, piece: Piece) -> dict[str, Any]:
+    def choice(self, piece: Piece) -> dict[str, object]:
         echo = self.echoes[piece.index]
         return self.change(Piece(piece.index, echo.text + piece.text, echo.tokens + piece.tokens, piece.finish_reason))
 
-    def change(self, piece: Piece) -> dict[str, Any]:
+    def change(self, piece: Piece) -> dict[str, object]:
         index, text, tokens, finish_reason = piece
         logprobs = None if self.asked.alternatives is None else self.logprobs(tokens, self.offsets[index])
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def opening(self) -> Iterator[dict[str, Any]]:
+    def opening(self) -> Iterator[dict[str, object]]:
         ended = "length" if self.asked.max_new_tokens == 0 else None
         for index, echo in enumerate(self.echoes):
             if echo.text or echo.tokens or ended:
                 yield self.change(Piece(index, echo.text, echo.tokens, ended))
 
     def logprobs(self, tokens: Sequence[Token], offsets: "Offsets") -> dict[str, list[Any]]:
-        spelt = self.tokenizer.decode
+        spelt, begun = self.tokenizer.decode_within, self.tokenizer.decode
+        starts = [offsets.next(token.id) for token in tokens]
         return {
-            "tokens": [spelt([token.id]) for token in tokens],
+            "tokens": [
+                (begun if start < 0 else spelt)([token.id]) for token, start in zip(tokens, starts, strict=True)
+            ],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [
                 None if token.logprob is None else {spelt([id]): value for id, value in token.top} for token in tokens
             ],
-            "text_offset": [offsets.next(token.id) for token in tokens],
+            "text_offset": [max(0, start) for start in starts],
         }
 
 
 class ChatReply(Reply):
     prefix, whole, part = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, piece: Piece) -> dict[str, Any]:
+    def choice(self, piece: Piece) -> dict[str, object]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
         return {
             "index": piece.index,
@@ -284,7 +264,7 @@ class ChatReply(Reply):
             "finish_reason": piece.finish_reason,
         }
 
-    def change(self, piece: Piece) -> dict[str, Any]:
+    def change(self, piece: Piece) -> dict[str, object]:
         delta = {"content": piece.text} if piece.text else {}
         return {
             "index": piece.index,
@@ -293,12 +273,12 @@ class ChatReply(Reply):
             "finish_reason": piece.finish_reason,
         }
 
-    def opening(self) -> Iterator[dict[str, Any]]:
+    def opening(self) -> Iterator[dict[str, object]]:
         for index in range(self.texts):
             delta = {"role": "assistant", "content": ""}
             yield {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, object] | None:
         if self.asked.alternatives is None:
             return None
         told = [
@@ -307,50 +287,26 @@ class ChatReply(Reply):
         ]
         return {"content": told, "refusal": None}
 
-    def spelt(self, id: int, logprob: float | None) -> dict[str, Any]:
+    def spelt(self, id: int, logprob: float | None) -> dict[str, object]:
         spelling = list(self.tokenizer.decode_bytes([id]))
-        return {"token": self.tokenizer.decode([id]), "logprob": logprob, "bytes": spelling}
-
-
-class Offsets:
-    """Where each token of a text begins, in characters; inside a character, at that character."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.text, self.length = TextStream(tokenizer), 0
-
-    def next(self, id: int) -> int:
-        at = self.length
-        self.length += len(self.text.push(id))
-        return at
+        return {"token": self.tokenizer.decode_within([id]), "logprob": logprob, "bytes": spelling}
 
 
 async def echo(
     engine: Engine, given: str | list[int], ids: list[int], settings: GenerateConfig, top: int | None
 ) -> Echo:
     """The prompt `given`, which the model sees as `ids`, with log-probabilities if `top` asks for them."""
-    text = given if isinstance(given, str) else engine.decoder.tokenizer.decode(ids)
+    tokenizer = engine.decoder.tokenizer
+    text = given if isinstance(given, str) else tokenizer.decode(ids)
     if top is None:
         return Echo(text)
     try:
         tokens = await engine.call(lambda: read_logprobs(engine.decoder, ids, top))
     except Busy:
         raise ApiError(429, "too many requests are waiting; try again soon", code="queue_full") from None
-    opened = isinstance(given, str) and (settings.start_document or not given)  # by an id that was not asked for
-    return Echo(text, tokens[1:] if opened else tokens)
-
-
-def read_logprobs(decoder: Decoder, ids: list[int], top: int) -> list[Token]:
-    """The tokens of a prompt with their log-probabilities; the first has none."""
-    tokens, model = [Token(ids[0])], decoder.model
-    cache = KVCache(model.config, 1, len(ids), model.wte.weight.dtype, decoder.device)
-    with inference(model):
-        for start in range(0, len(ids) - 1, PORTION):
-            following = torch.tensor(ids[start + 1 : start + 1 + PORTION], device=decoder.device)
-            portion = torch.tensor([ids[start : start + len(following)]], device=decoder.device)
-            logits = model(portion, cache=cache)
-            assert isinstance(logits, torch.Tensor)
-            tokens += with_logprobs(logits[0], following, top)
-    return tokens
+    opened = isinstance(given, str) and engine.decoder.opening(given, settings) is not None
+    before = tokenizer.space_before(text) if isinstance(given, str) else tokenizer.decode_within(ids).removesuffix(text)
+    return Echo(text, tokens[1:] if opened else tokens, len(before))
 
 
 # ---- whole or as a stream
@@ -375,5 +331,6 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def event(content: Any) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def event(content: object) -> str:
+    """In ASCII: many clients also split lines at U+2028, U+0085 and their like, as str.splitlines does."""
+    return f"data: {json.dumps(finite(content), separators=(',', ':'))}\n\n"

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from primegpt.config import GenerateConfig
-from primegpt.generation.context import CachedContext, Row
-from primegpt.generation.decoder import Decoder, decayed, inference
-from primegpt.generation.stream import TextStream
+from primegpt.inference.context import CachedContext, Row, TextStream, inference
+from primegpt.inference.decoder import Decoder
+from primegpt.model.cache import KVCache
 
+PORTION = 128  # tokens of a prompt whose logits, a vocabulary each, are in memory at once
 READ_TOGETHER = 512  # tokens of new prompts that are read between two steps: so long the others wait
+AHEAD = 64  # tokens of each text that are written before the reader has taken any: else memory fills up with them
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -59,13 +61,22 @@ class Job:
     ...     async for piece in job: ...
     """
 
-    def __init__(self, rows: Sequence[Row], settings: GenerateConfig, top: int | None, decoder: Decoder) -> None:
-        self.settings, self.top, self.trigger = settings, top, decoder.trigger(settings)
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        settings: GenerateConfig,
+        top: int | None,
+        decoder: Decoder,
+        wake: Callable[[], None] = lambda: None,  # the decode thread, when this job comes or ceases to be its work
+    ) -> None:
+        self.settings, self.top, self.wake = settings, top, wake
         # What decides how a token is chosen: texts that agree in it are chosen for together.
         self.rules = settings.model_copy(update={"seed": 0, "max_new_tokens": 1, "stop_strings": ()})
         self.waiting = [Writing(self, index, row, decoder) for index, row in enumerate(rows)]
         self.unfinished = len(rows)
         self.writing = 0
+        self.written = self.taken = 0  # pieces: the former is the decode thread's, the latter the event loop's
+        self.ahead = AHEAD * len(rows)
         self.cancelled = False
         self.pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
 
@@ -74,11 +85,17 @@ class Job:
         """Whether the next piece is there already."""
         return not self.pieces.empty()
 
+    @property
+    def waits_for_reader(self) -> bool:
+        """Whether so much is written that its reader has to take some of it first."""
+        return self.written - self.taken >= self.ahead
+
     def __enter__(self) -> "Job":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.cancelled = True  # seen by the decode thread before its next step
+        self.wake()
 
     def __aiter__(self) -> "Job":
         return self
@@ -89,6 +106,10 @@ class Job:
         piece = await self.pieces.get()
         if isinstance(piece, Exception):
             raise piece
+        waited = self.waits_for_reader
+        self.taken += 1
+        if waited:
+            self.wake()
         self.unfinished -= piece.finish_reason is not None
         return piece
 
@@ -118,6 +139,8 @@ class Writing:
 
 class Engine:
     """Writes up to `slots` texts at once; up to `queue` more wait. Whose job has the fewest texts in work is next.
+
+    A job whose reader does not keep up waits as well: its texts leave their slots, and are read anew to go on.
 
     `start` and `close` are called in the event loop that the jobs are read in.
     """
@@ -151,7 +174,7 @@ class Engine:
 
         Raises Busy when they find no place in the queue.
         """
-        job = Job(rows, settings, top, self.decoder)
+        job = Job(rows, settings, top, self.decoder, self.wake)
         with self.changed:
             if self.load + len(rows) > self.slots + self.queue:
                 raise Busy
@@ -169,6 +192,10 @@ class Engine:
             self.changed.notify()
         return await asyncio.wrap_future(future)
 
+    def wake(self) -> None:
+        with self.changed:
+            self.changed.notify()
+
     @property
     def load(self) -> int:
         """How many texts are written or wait."""
@@ -179,7 +206,7 @@ class Engine:
     def run(self) -> None:
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.closing or self.calls or self.waiting or self.writing)
+                self.changed.wait_for(lambda: self.closing or self.calls or self.writing or self.has_work)
                 if self.closing:
                     return
                 self.leave()
@@ -190,13 +217,23 @@ class Engine:
             if self.writing:
                 self.deliver(self.step())
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a waiting job to go on with, or to forget."""
+        return any(job.cancelled or not job.waits_for_reader for job in self.waiting)
+
     def leave(self) -> None:
-        """Texts that are over give their slots back. The last ones move into the gaps, the others stay in place."""
-        over = [b for b, writing in enumerate(self.writing) if writing.over]
+        """Texts that are over, or wait for their reader, give their slots back. The last ones move into the gaps, the
+        others stay in place."""
+        over = [b for b, writing in enumerate(self.writing) if writing.over or writing.job.waits_for_reader]
         if not over:
             return
-        for b in over:
-            self.writing[b].job.writing -= 1
+        for writing in (self.writing[b] for b in over):
+            writing.job.writing -= 1
+            if not writing.over:
+                writing.job.waiting.append(writing)
+                if writing.job not in self.waiting:
+                    self.waiting.append(writing.job)
         going = [b for b in range(len(self.writing)) if b not in over]
         stay, move = set(going), [b for b in going if b >= len(going)]
         order = [b if b in stay else move.pop() for b in range(len(going))]
@@ -208,9 +245,10 @@ class Engine:
         reading: set[tuple[int, ...]] = set()  # samples of one prompt read it once
         while True:
             self.waiting = [job for job in self.waiting if job.waiting and not job.cancelled]
-            if not self.waiting or len(self.writing) == self.slots:
+            ready = [job for job in self.waiting if not job.waits_for_reader]
+            if not ready or len(self.writing) == self.slots:
                 return
-            job = min(self.waiting, key=lambda job: job.writing)  # the oldest among equals
+            job = min(ready, key=lambda job: job.writing)  # the oldest among equals
             reading.add(tuple(job.waiting[0].row.window))
             if len(reading) > 1 and sum(map(len, reading)) > READ_TOGETHER:
                 return
@@ -240,10 +278,8 @@ class Engine:
             groups[writing.job.rules, writing.job.top].append(b)
         for (settings, top), members in groups.items():
             rows = [self.writing[b].row for b in members]
-            trigger = self.writing[members[0]].job.trigger
             own = logits if len(groups) == 1 else logits[torch.tensor(members, device=logits.device)]
-            temperatures = None if trigger is None else [decayed(settings, row, trigger) for row in rows]
-            ids = self.decoder.pick(own, rows, settings, temperatures)
+            ids = self.decoder.pick(own, rows, settings)
             tokens = [Token(id) for id in ids.tolist()] if top is None else with_logprobs(own, ids, top)
             for b, token in zip(members, tokens, strict=True):
                 chosen[b] = token
@@ -251,6 +287,8 @@ class Engine:
 
     def deliver(self, pieces: list[tuple[Job, Piece | Exception]]) -> None:
         """Hand a step's pieces over to the event loop, all at once."""
+        for job, _ in pieces:
+            job.written += 1
 
         def hand_over() -> None:
             for job, piece in pieces:
@@ -267,6 +305,20 @@ def with_logprobs(logits: Tensor, ids: Tensor, top: int) -> list[Token]:
     best = logprobs.topk(min(top, logprobs.size(-1)), dim=-1)
     rows = zip(ids.tolist(), own.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
     return [Token(id, logprob, list(zip(likeliest, values, strict=True))) for id, logprob, likeliest, values in rows]
+
+
+def read_logprobs(decoder: Decoder, ids: list[int], top: int) -> list[Token]:
+    """The tokens of a prompt with their log-probabilities; the first has none."""
+    tokens, model = [Token(ids[0])], decoder.model
+    cache = KVCache(model.config, 1, len(ids), model.wte.weight.dtype, decoder.device)
+    with inference(model):
+        for start in range(0, len(ids) - 1, PORTION):
+            following = torch.tensor(ids[start + 1 : start + 1 + PORTION], device=decoder.device)
+            portion = torch.tensor([ids[start : start + len(following)]], device=decoder.device)
+            logits = model(portion, cache=cache)
+            assert isinstance(logits, Tensor)
+            tokens += with_logprobs(logits[0], following, top)
+    return tokens
 
 
 def carry_out(function: Callable[[], Result], future: Future[Result]) -> None:

@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from primegpt.generation.context import Row
-from primegpt.generation.decoder import inference
+from primegpt.inference.context import Row, inference
 from primegpt.model.gpt import GPT
 
 
 def next_logits(model: GPT, ids: list[int]) -> Tensor:
-    """The logits (V,) of the token behind `ids`, seen through the same window as when a text is written."""
+    """The logits (V,) of the token after `ids`, seen through the same window as when a text is written."""
     with inference(model):
         logits = model(as_batch(model, Row(ids, model.config.block_size).window), logits_for="last")
     assert isinstance(logits, Tensor)
@@ -87,4 +86,4 @@ def near_positions(model: GPT, position: int) -> Tensor:
 
 
 def as_batch(model: GPT, ids: list[int]) -> Tensor:
-    return torch.tensor([ids], dtype=torch.long, device=model.wte.weight.device)
+    return torch.tensor([ids], dtype=torch.long, device=model.device)

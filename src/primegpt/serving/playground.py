@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, create_model
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
@@ -22,11 +22,13 @@ from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
 from primegpt.errors import NonFiniteError, PrimegptError, UsageError
-from primegpt.generation.context import Row
+from primegpt.inference.context import Row
+from primegpt.inference.run import Run
 from primegpt.serving import lens
-from primegpt.serving.errors import ApiError
-from primegpt.serving.schema import Body
-from primegpt.serving.shelf import OpenRun, Shelf
+from primegpt.serving.schema import MAX_TOKENS, ApiError, Body, parse, sampling_fields
+from primegpt.serving.security import while_connected
+from primegpt.serving.shelf import PAGE_SETTINGS, Shelf
+from primegpt.terminal import finite
 
 STATIC = Path(__file__).with_name("static")
 SHOWN_INSIDE = 256  # tokens of a text whose attention is sent: the map grows with the square
@@ -64,17 +66,14 @@ class Place(Asked):
     position: int = Field(ge=0, le=10_000_000)
 
 
-class Writing(Text):
-    """Bounded on both sides, each of them."""
+Drawing = create_model("Drawing", __base__=Text, **sampling_fields(PAGE_SETTINGS))
 
-    max_new_tokens: int = Field(200, ge=1, le=8_192)
-    temperature: float = Field(0.9, ge=0, le=100)
-    top_k: int = Field(200, ge=0, le=2_000_000)
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
-    seed: int = Field(0, ge=0, le=2**53)
-    stop_strings: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field([], max_length=16)
+
+class Writing(Drawing):
+    """How to go on with a text. What is not given is the run's own."""
+
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    stop_strings: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(None, max_length=16)
 
 
 class Playground:
@@ -99,9 +98,9 @@ class Playground:
         return [
             Route("/", page),
             Route("/play/runs", self.runs),
-            Route("/play/runs/{run:int}/vocabulary", self.vocabulary),
-            Route("/play/runs/{run:int}/progress", self.progress),
-            *(Route(f"/play/{name}", answer, methods=["POST"]) for name, answer in answers.items()),
+            Route("/play/runs/{run}/vocabulary", self.vocabulary),
+            Route("/play/runs/{run}/progress", self.progress),
+            *(Route(f"/play/{name}", while_connected(answer), methods=["POST"]) for name, answer in answers.items()),
             Mount("/static", Assets(directory=STATIC)),
         ]
 
@@ -111,16 +110,15 @@ class Playground:
         return await self.answered(lambda: [self.shelf.describe(run) for run in range(len(self.shelf.folders))])
 
     async def progress(self, request: Request) -> Response:
-        after = request.query_params.get("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) < 12):
-            raise ApiError(400, "after: a whole number is needed", param="after")
-        return await self.answered(partial(self.shelf.progress, request.path_params["run"], int(after)))
+        run, after = number(request.path_params["run"], "run"), number(request.query_params.get("after", "0"), "after")
+        return await self.answered(partial(self.shelf.progress, run, after))
 
     async def vocabulary(self, request: Request) -> Response:
         """The text of every id; the bytes of those that are no whole characters."""
+        run = number(request.path_params["run"], "run")
 
         def texts() -> list[str | list[int]]:
-            tokenizer = self.shelf.open(request.path_params["run"]).tokenizer
+            tokenizer = self.shelf.open(run).tokenizer
             return [text_or_bytes(tokenizer.decode_bytes([id])) for id in range(tokenizer.vocab_size)]
 
         return await self.answered(texts)
@@ -131,7 +129,7 @@ class Playground:
         """A prompt in ids, laid out as in training, and what of it is lost on the model."""
         run = self.shelf.open(asked.run, asked.step)
         prompt = run.prompt(asked.text, asked.genre, asked.emotion)
-        ids = run.generator("fp32").prompt_ids(prompt, run.settings())
+        ids = run.generator("fp32").encode(prompt, run.settings())
         return {"ids": ids, "remarks": run.remarks(asked.text)}
 
     def next(self, asked: Text) -> dict[str, Any]:
@@ -171,7 +169,7 @@ class Playground:
         places = lens.near_positions(model, min(asked.position, model.config.block_size - 1))
         return {"tokens": {"ids": ids.tolist(), "cosines": rounded(cosines)}, "positions": rounded(places)}
 
-    def opened(self, asked: Text | Place) -> OpenRun:
+    def opened(self, asked: Text | Place) -> Run:
         """The run that was asked for, with ids that its vocabulary has."""
         run = self.shelf.open(asked.run, asked.step)
         ids = asked.ids if isinstance(asked, Text) else [asked.id]
@@ -185,7 +183,7 @@ class Playground:
         """One JSON line a token, {"id", "logprob"}, then {"finish_reason"}. The writing ends when the reader leaves."""
         if self.writers >= WRITERS:
             raise ApiError(429, "too many texts are being written; try again shortly")
-        asked = await parsed(request, Writing)
+        asked = parse(Writing, await request.body())
         self.writers += 1
         try:
             row, tokens = await self.compute(partial(self.begin, asked))
@@ -196,14 +194,14 @@ class Playground:
         async def lines() -> AsyncIterator[str]:
             try:
                 while (token := await self.compute(partial(next, tokens, None))) is not None:
-                    yield json.dumps(token) + "\n"
+                    yield json.dumps(finite(token)) + "\n"
                 yield json.dumps({"finish_reason": row.finish_reason}) + "\n"
             except ApiError as error:
                 yield json.dumps(error.body()) + "\n"
 
         def ended() -> None:
             self.writers -= 1
-            self.thread.submit(tokens.close)  # behind the step that may still be under way
+            self.thread.submit(tokens.close)  # after the step that may still be under way
 
         return Stream(lines(), ended)
 
@@ -211,14 +209,14 @@ class Playground:
         run = self.opened(asked)
         # No decay: the page shows what is drawn from, and must be right. For the same reason in fp32, as `next` is.
         settings = run.settings(**asked.model_dump(exclude={"run", "step", "ids"}), temperature_decay=1.0)
-        generator = run.generator("fp32")
-        row = generator.row(asked.ids, settings)
+        decoder = run.generator("fp32")
+        row = decoder.row(asked.ids, settings)
 
         def tokens() -> Generator[dict[str, Any]]:
-            for written in generator.decode_loop([row], settings, logprobs=True):
+            for written in decoder.decode_loop([row], settings, logprobs=True):
                 for _ in written:
                     yield {"id": row.ids[-1], "logprob": round(row.logprobs[-1], 4)}
-                text = run.tokenizer.decode(row.added[-64:]) if settings.stop_strings else ""
+                text = run.tokenizer.decode_within(row.added[-64:]) if settings.stop_strings else ""
                 if any(stop in text for stop in settings.stop_strings):
                     row.finish_reason = "stop"
 
@@ -228,7 +226,7 @@ class Playground:
 
     def endpoint(self, kind: type[Kind], answer: Callable[[Kind], Any]) -> Callable:
         async def respond(request: Request) -> Response:
-            return await self.answered(partial(answer, await parsed(request, kind)))
+            return await self.answered(partial(answer, parse(kind, await request.body())))
 
         return respond
 
@@ -270,14 +268,11 @@ async def page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-async def parsed(request: Request, kind: type[Kind]) -> Kind:
-    """The request as `kind`. Raises ApiError, naming the first field that is wrong."""
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    name = ".".join(map(str, first["loc"]))[:200]
-    raise ApiError(400, f"{name}: {first['msg']}" if name else first["msg"], param=name or None)
+def number(text: str, name: str) -> int:
+    """Raises ApiError unless `text` is a number, and one that can be meant."""
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise ApiError(400, f"{name}: a whole number is needed", param=name)
+    return int(text)
 
 
 def inside(ids: list[int], block_size: int) -> list[int]:

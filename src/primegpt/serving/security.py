@@ -9,12 +9,23 @@ loopback interface there is a token besides.
 import asyncio
 import hmac
 import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from primegpt.serving.errors import ApiError
+from primegpt.errors import UsageError
+from primegpt.serving.schema import ApiError
+
+TOKEN = "PRIMEGPT_TOKEN"  # the environment variable; a command line can be read by everybody on the machine
+SHORTEST = 16  # characters of a token
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 CONTENT_SECURITY_POLICY = (
@@ -45,15 +56,18 @@ class Policy:
     max_body: int = 2**20
     """Bytes of a body."""
     max_headers: int = 2**14
-    """Bytes of all headers."""
-    body_seconds: float = 30.0
-    """Time in which a body must arrive."""
+    """Bytes of all headers, and of the request line."""
 
     def check(self, scope: Scope) -> None:
         """Raises ApiError for a request that is refused for its headers."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            # A proxy may go by the other one, and take what comes after this request for its own (RFC 9112, 6.1).
+            raise ApiError(400, "the body has both a Content-Length and a Transfer-Encoding", last=True)
+        if len(scope["raw_path"]) + len(scope["query_string"]) > self.max_headers:
+            raise ApiError(414, f"the request line is larger than {self.max_headers} bytes", last=True)
         if sum(len(name) + len(value) + 4 for name, value in headers) > self.max_headers:
-            raise ApiError(431, f"the headers are larger than {self.max_headers} bytes")
+            raise ApiError(431, f"the headers are larger than {self.max_headers} bytes", last=True)
         named = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(named) != 1 or host_name(named[0]) not in self.hosts:
             raise ApiError(403, "this server is not known by the name in the Host header", code="host_not_allowed")
@@ -109,32 +123,27 @@ class Guard:
             await self.app(scope, receive if body is None else replay(body, receive), send_closed)
 
     async def read_body(self, receive: Receive) -> bytes:
-        """The body. Raises ApiError when it is too large or too slow.
+        """The body. Raises ApiError when it is too large, and ConnectionError when it does not come.
 
         What is too large is read to its end, though not kept: a client that is still sending would take the answer
         for a broken connection. That has its limit too.
         """
-        body, size = bytearray(), 0
-        try:
-            async with asyncio.timeout(self.policy.body_seconds):
-                more = True
-                while more and size <= 64 * self.policy.max_body:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ConnectionError
-                    chunk, more = message.get("body", b""), message.get("more_body", False)
-                    size += len(chunk)
-                    if size <= self.policy.max_body:
-                        body += chunk
-        except TimeoutError:
-            raise ApiError(408, f"the body did not arrive within {self.policy.body_seconds:g} seconds") from None
+        body, size, more = bytearray(), 0, True
+        while more and size <= 64 * self.policy.max_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            size += len(chunk)
+            if size <= self.policy.max_body:
+                body += chunk
         if size > self.policy.max_body:
             raise ApiError(413, f"the body is larger than {self.policy.max_body} bytes")
         return bytes(body)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body` at once and then what comes behind it, the disconnect."""
+    """A `receive` that gives `body` at once and then what comes after it, the disconnect."""
     waiting = [body]
 
     async def receive_again() -> Message:
@@ -143,3 +152,56 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return receive_again
+
+
+def while_connected(endpoint: Endpoint) -> Endpoint:
+    """`endpoint`, which is ended when its client leaves before it has an answer: what nobody waits for is not done."""
+
+    @wraps(endpoint)
+    async def watched(request: Request) -> Response:
+        await request.body()  # nothing can come after it but the news that the client has left
+        ended: list[Response | Exception] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def work() -> None:
+                try:
+                    ended.append(await endpoint(request))
+                except Exception as error:
+                    ended.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(work)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+        outcome = ended[0] if ended else Response(status_code=499)  # which nobody reads
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return watched
+
+
+def policy_for(
+    host: str, token: str | None, hosts: Sequence[str] = (), origins: Sequence[str] = (), public: Sequence[str] = ()
+) -> Policy:
+    """What a server on `host` accepts. Raises UsageError for what would be unsafe."""
+    bound = f"[{host}]" if ":" in host else host.lower()
+    names = {name.lower() for name in hosts}
+    if wrong := [name for name in names if host_name(name) != name]:
+        raise UsageError(f"--allow-host {wrong[0]!r} is not a name", "give it without http:// and port")
+    if bound not in LOOPBACK:
+        if not token:
+            hint = f"for example export {TOKEN}={secrets.token_urlsafe(24)}"
+            raise UsageError(f"a server on {host} can be reached by others, so it needs a token", hint)
+        if bound in ("0.0.0.0", "[::]") and not names:
+            raise UsageError(f"a server on {host} must know its names", "give them: --allow-host box.example.org")
+    if token is not None and not re.fullmatch(rf"[!-~]{{{SHORTEST},}}", token):
+        raise UsageError(f"the token must have at least {SHORTEST} characters, ASCII without spaces")
+    for origin in origins:
+        if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+            raise UsageError(
+                f"--allow-origin {origin!r} is no origin", "for example https://example.org, no slash at the end"
+            )
+    allowed = LOOPBACK | names | {bound}
+    return Policy(hosts=allowed, origins=frozenset(origins), token=token, public=("/health", *public))

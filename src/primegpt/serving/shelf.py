@@ -1,48 +1,29 @@
 """The runs that the playground may open, given once on the command line; a request names one by number and step."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from primegpt.config import Config, GenerateConfig
+from primegpt.config import DECAY
 from primegpt.errors import UsageError
-from primegpt.generation.generator import Generator
-from primegpt.model.gpt import GPT
+from primegpt.inference.run import Run
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.run.folder import RunFolder
-from primegpt.tokenizers.base import Tokenizer
+from primegpt.serving.schema import SETTINGS
+from primegpt.terminal import to_stderr
 
-LIVE_SECONDS = 600  # without a new line of metrics, after which a run is taken for dead
+# How the page may have a text written: without decay, since it shows what is drawn from as the temperature stands.
+PAGE_SETTINGS = [name for name in SETTINGS if name not in DECAY]
 OPEN = 4  # models kept in memory; the one that was used longest ago makes room
-
-
-class OpenRun(Protocol):
-    """What the playground asks of a run; `primegpt.Run` is one."""
-
-    folder: RunFolder
-    config: Config
-    model: GPT
-    tokenizer: Tokenizer
-    step: int
-
-    def generator(self, precision: str | None = None) -> Generator: ...
-
-    def settings(self, **settings: Any) -> GenerateConfig: ...
-
-    def prompt(self, text: str, genre: str | None = None, emotion: str | None = None) -> str | list[int]: ...
-
-    def remarks(self, prompt: str | Sequence[int]) -> list[str]: ...
 
 
 class Shelf:
     """Opens checkpoints of `folders` with `load(path, checkpoint)`, and keeps the last few."""
 
-    def __init__(self, folders: Sequence[Path], load: Callable[[Path, int], OpenRun]) -> None:
+    def __init__(self, folders: Sequence[Path], load: Callable[[Path, int], Run]) -> None:
         self.folders = [RunFolder.open(Path(folder)) for folder in folders]
         self.load = load
-        self.opened: OrderedDict[tuple[int, int], OpenRun] = OrderedDict()
+        self.opened: OrderedDict[tuple[int, int], Run] = OrderedDict()
 
     def folder(self, run: int) -> RunFolder:
         """Raises UsageError for a number that no run has."""
@@ -57,20 +38,20 @@ class Shelf:
     def default_step(self, run: int) -> int:
         """That of the best checkpoint, or of the last where none is the best. Raises RunFolderError without any."""
         folder, steps = self.folder(run), self.steps(run)
-        best = folder.pointed("best")
+        best = folder.best_step(to_stderr)
         if best in steps:
             return best
         folder.checkpoint_path("last")
         return steps[-1]
 
-    def keep(self, run: int, opened: OpenRun) -> None:
+    def keep(self, run: int, opened: Run) -> None:
         """Take in a model that is open already."""
         self.opened[run, opened.step] = opened
         self.opened.move_to_end((run, opened.step))
         while len(self.opened) > OPEN:
             self.opened.popitem(last=False)
 
-    def open(self, run: int, step: int | None = None) -> OpenRun:
+    def open(self, run: int, step: int | None = None) -> Run:
         """The model of a run at a step, by default its best. Raises UsageError, RunFolderError or CheckpointError."""
         folder = self.folder(run)
         step = self.default_step(run) if step is None else step
@@ -78,10 +59,10 @@ class Shelf:
         self.keep(run, opened)
         return opened
 
-    def describe(self, run: int) -> dict[str, Any]:
+    def describe(self, run: int) -> dict[str, object]:
         """What the browser needs to know of a run before anything is computed."""
         opened = self.open(run)
-        config, tokenizer, generator = opened.model.config, opened.tokenizer, opened.generator("fp32")
+        config, tokenizer, decoder = opened.model.config, opened.tokenizer, opened.generator("fp32")
         kinds = tokenizer.special_kinds if opened.config.data.template == "song" else {}
         return {
             "run": run,
@@ -91,8 +72,8 @@ class Shelf:
             "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
             "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
             "special": tokenizer.special_tokens,
-            "banned": generator.banned.tolist(),
-            "stops": sorted(generator.stop_ids),
+            "banned": decoder.banned.tolist(),
+            "stops": sorted(decoder.stop_ids),
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
             "n_layer": config.n_layer,
@@ -101,30 +82,26 @@ class Shelf:
             "block_size": config.block_size,
             "position": config.position,
             "parameters": sum(p.numel() for p in opened.model.parameters()),
-            "generate": opened.config.generate.model_dump(mode="json"),
+            "generate": opened.config.generate.model_dump(
+                mode="json", include={*PAGE_SETTINGS, "max_new_tokens", "stop_strings"}
+            ),
             **self.progress(run),
         }
 
-    def progress(self, run: int, after: int = 0) -> dict[str, Any]:
-        """How far a run is: its checkpoints, whether it trains, its metrics behind the first `after` rows."""
+    def progress(self, run: int, after: int = 0) -> dict[str, object]:
+        """How far a run is: its checkpoints, whether it trains, its metrics after the first `after` rows."""
         folder = self.folder(run)
         rows = folder.read_metrics()
         return {
             "steps": self.steps(run),
             "best": folder.pointed("best"),
-            "training": is_training(folder),
+            "training": folder.in_use(),
             "rows": len(rows),
             "metrics": [{key: row[key] for key in SHOWN if key in row} for row in rows[after:]],
         }
 
 
 SHOWN = ("step", "tokens", "seconds", "train/loss", "train/eval_loss", "val/loss", "val/bits_per_byte")
-
-
-def is_training(folder: RunFolder) -> bool:
-    """Whether a process has the run's lock and writes to it; one that was killed leaves its file behind."""
-    held, metrics = folder.path / ".lock.pid", folder.metrics_path
-    return held.exists() and metrics.exists() and time.time() - metrics.stat().st_mtime < LIVE_SECONDS
 
 
 def plain_label(name: str, kind: str) -> str:

@@ -9,7 +9,6 @@ Adding a kind means subclassing `Tokenizer` (or `JsonTokenizer` of json_form.py)
 
 import hashlib
 import json
-import os
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -21,12 +20,12 @@ from typing import ClassVar, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from primegpt.device import available_cores
 from primegpt.errors import ConfigError, DataError, MismatchError, TokenizerError, nearest
 
 SpecialTokens = Mapping[str, Sequence[str]]  # kind -> names, e.g. {"control": ["<song>", "</song>"]}
 SYSTEM = "system"  # the kind of the special tokens that a tokenizer brings along itself
 SECTION = 100_000  # characters encoded in one go: small enough for the caches, large enough to keep a core busy
-MAX_VOCAB = 2_000_000
 WORKER = "primegpt-encode"
 
 Item = TypeVar("Item")
@@ -46,10 +45,10 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     file_names: ClassVar[tuple[str, ...]]  # what `_files` writes
     system_tokens: ClassVar[tuple[str, ...]]
-    eot_token: ClassVar[str]
-    pad_token: ClassVar[str | None] = None
-    unk_token: ClassVar[str | None] = None
-    bos_token: ClassVar[str | None] = None
+    eot_token: str  # the same for all tokenizers of a kind, but for those of others
+    pad_token: str | None = None
+    unk_token: str | None = None
+    bos_token: str | None = None
 
     def __init__(self, pieces: list[bytes], special_tokens: dict[str, int], special_kinds: dict[str, tuple[str, ...]]):
         self._pieces = pieces  # the bytes of each id, a special id's name among them
@@ -108,6 +107,14 @@ class Tokenizer(ABC):
         """
         return self._encode(text, map).tolist()
 
+    def encode_within(self, text: str) -> list[int]:
+        """`encode` of a text that stands after something else. Some tokenizers put a space where a text begins."""
+        return self.encode(text)
+
+    def space_before(self, text: str) -> str:
+        """What `encode` puts before `text`: nothing, or the space of some tokenizers."""
+        return ""
+
     def encode_array(self, text: str) -> NDArray[np.unsignedinteger]:
         """The ids of `text` as a (T,) array of `id_dtype`; a long text is encoded on all cores."""
         return self._encode(text, in_threads)
@@ -125,7 +132,7 @@ class Tokenizer(ABC):
         return {}
 
     def cut(self, text: str, size: int) -> Iterator[str]:
-        """`text` in parts of at least `size` characters, the last one aside, parted where that leaves its ids alone."""
+        """`text` in parts of at least `size` characters, but for the last one, cut where that leaves its ids alone."""
         part, length = list[str](), 0
         for section in self._sections(text):
             part.append(section)
@@ -148,6 +155,11 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`, special ids by name or left out; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", errors="replace")
+
+    def decode_within(self, ids: Iterable[int]) -> str:
+        """`decode` of ids that stand after others: what a model goes on with. Some texts begin with a space of their
+        tokenizer's, which is left out where they begin only."""
+        return self.decode(ids)
 
     def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = False) -> bytes:
         """The UTF-8 of `ids` (a list, array or tensor), which may end inside a character: for streaming.
@@ -203,6 +215,11 @@ class Tokenizer(ABC):
     @property
     def bos_id(self) -> int | None:
         return self.special_tokens[self.bos_token] if self.bos_token else None
+
+    @property
+    def opening_id(self) -> int | None:
+        """What another's model was trained to see before every text; ours begin with end of text, if with anything."""
+        return None
 
     # ---- identity and storage
 
@@ -280,9 +297,13 @@ def sections(text: str, sure_split: re.Pattern[str], size: int = SECTION) -> lis
     return [*cut, text[start:]]
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
+def sure_sections(text: str, sure_split: re.Pattern[str], size: int = SECTION) -> list[str]:
+    """`text` cut into parts of about `size` characters, at ends of a `sure_split` alone, however long one then is."""
+    cut, start = list[str](), 0
+    while len(text) - start > size and (found := sure_split.search(text, start + size // 2)):
+        cut.append(text[start : found.end()])
+        start = found.end()
+    return [*cut, text[start:]]
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

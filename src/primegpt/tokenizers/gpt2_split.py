@@ -1,6 +1,6 @@
 """GPT-2's split of text into words, inside of which bytes are merged; and a way to it that is nearly twice as fast.
 
-Of several whitespace characters GPT-2 leaves the last one to the word behind them: two spaces before "b" are " " and
+Of several whitespace characters GPT-2 leaves the last one to the word after them: two spaces before "b" are " " and
 " b". To see which is the last, its pattern looks ahead, and for that an engine has to try one alternative after the
 other, everywhere. So `apart` finds these places beforehand and cuts there; WORDS splits what lies between, without
 looking ahead, and such a pattern runs as an automaton.

@@ -5,8 +5,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from primegpt.config import MAX_VOCAB
 from primegpt.errors import TokenizerError
-from primegpt.tokenizers.base import MAX_VOCAB, SYSTEM, SpecialTokens, Tokenizer
+from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer
 
 
 class JsonTokenizer(Tokenizer):

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from primegpt.config import MAX_VOCAB
 from primegpt.errors import ConfigError
-from primegpt.tokenizers.base import MAX_VOCAB, SpecialTokens, Tokenizer, refuse_collisions, sections, special_kinds
+from primegpt.tokenizers.base import SpecialTokens, Tokenizer, refuse_collisions, sections, special_kinds
 from primegpt.tokenizers.sentencepiece_model import BYTE_PIECES, read_names, write_model
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
-"""SentencePiece's `.model` file, in the one form that we write: a protocol buffer, spelt out so that none is needed.
+"""SentencePiece's `.model` file: a protocol buffer, spelt out so that no library for them is needed.
 
-The library is only ever given what `write_model` made of a list of pieces, never bytes of someone else's making.
+SentencePiece is only ever given what is made here of a list of pieces, never bytes of someone else's making.
 The fields are those of sentencepiece_model.proto; the numbers are its own.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # SentencePiece.Type
 BPE = 2  # TrainerSpec.ModelType
@@ -30,22 +31,22 @@ def write_model(system: Sequence[str], controls: Sequence[str], pieces: Sequence
     trainer = [(3, BPE), (4, len(vocabulary)), (35, 1), (40, unk), (41, bos), (42, eos), (43, pad)]
     names = [(45, system[unk]), (46, system[bos]), (47, system[eos]), (48, system[pad])]
     normalizer = [(1, "identity"), (2, ""), (3, 0), (4, 0)]  # no character map, dummy prefix, or removal of spaces
-    entries = [(1, _message([(1, piece), (2, score), (3, kind)])) for piece, score, kind in vocabulary]
-    return _message([*entries, (2, _message([*trainer, *names])), (3, _message(normalizer))])
+    entries = [(1, message([(1, piece), (2, score), (3, kind)])) for piece, score, kind in vocabulary]
+    return message([*entries, (2, message([*trainer, *names])), (3, message(normalizer))])
 
 
 def read_names(content: bytes) -> list[str]:
     """The name of each id. Raises ValueError if `content` is not a protocol buffer with names in it."""
-    return [dict(_fields(entry))[1].decode() for number, entry in _fields(content) if number == 1]
+    return [dict(fields(entry))[1].decode() for number, entry in fields(content) if number == 1]
 
 
-def _message(fields: Sequence[tuple[int, int | float | str | bytes]]) -> bytes:
+def message(fields: Sequence[tuple[int, int | float | str | bytes]]) -> bytes:
     return b"".join([_field(number, value) for number, value in fields])
 
 
 def _field(number: int, value: int | float | str | bytes) -> bytes:
     if isinstance(value, int):
-        return _varint(number << 3 | VARINT) + _varint(value)
+        return _varint(number << 3 | VARINT) + _varint(value % 2**64)  # -1 as its two's complement
     if isinstance(value, float):
         return _varint(number << 3 | FOUR_BYTES) + struct.pack("<f", value)
     content = value.encode() if isinstance(value, str) else value
@@ -61,15 +62,17 @@ def _varint(value: int) -> bytes:
     return bytes([*low, value])
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a message, by number; the content of a varint is left out. Raises ValueError on what is none."""
+def fields(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a message, by number: numbers, or the bytes of all else. Raises ValueError on what is none."""
     at = 0
     while at < len(content):
         key, at = _read_varint(content, at)
         wire = key & 7
         if wire == VARINT:
-            size, (_, at) = 0, _read_varint(content, at)
-        elif wire == LENGTH_DELIMITED:
+            value, at = _read_varint(content, at)
+            yield key >> 3, value
+            continue
+        if wire == LENGTH_DELIMITED:
             size, at = _read_varint(content, at)
         elif wire in (FOUR_BYTES, EIGHT_BYTES):
             size = 4 if wire == FOUR_BYTES else 8

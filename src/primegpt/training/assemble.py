@@ -9,9 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 from primegpt.config import Config, TrainConfig
 from primegpt.model.cache import Past
-from primegpt.model.gpt import GPT, Block, View
+from primegpt.model.gpt import GPT, Block
+from primegpt.model.kernels import View
 from primegpt.model.lora import add_lora
-from primegpt.training.world import ALONE, World
+from primegpt.parallel.world import ALONE, World
 
 
 def assemble(config: Config, weights: Mapping[str, Tensor] | None = None, world: World = ALONE) -> GPT:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
 from primegpt.model.gpt import Attention
-from primegpt.training.sharded import like, whole
+from primegpt.parallel.world import like, whole
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,18 +1,215 @@
-"""What a person sees while a model trains: a live bar in a terminal, plain lines everywhere else. All on stderr."""
+"""What a run tells while it trains: flat objects for metrics.jsonl, in the names that other tools expect, and to a
+person its plan, a live bar in a terminal, plain lines elsewhere.
+"""
 
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from primegpt.model.size import human_seconds
+from primegpt.config import Config
+from primegpt.data.batching.batches import Batches
+from primegpt.data.batching.feed import Mixture, training_batches
+from primegpt.data.preparing.corpus import Corpus
+from primegpt.evaluation.perplexity import LossResult, means
+from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
+from primegpt.run.files import figures_of
+from primegpt.terminal import Say, printable, to_stderr
 from primegpt.training.state import TrainState
+
+
+def train_line(state: TrainState, *, lr: float, grad_norm: float, speed: "Speed", memory_mb: float) -> dict[str, Any]:
+    """The record of the steps since the last one. Loss in nats per token, rates in tokens per second."""
+    return {
+        "step": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "train/loss": state.loss_sum / state.loss_tokens,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "tokens_per_sec": round(speed.tokens_per_second, 1),
+        "mfu": round(speed.mfu, 4),
+        "memory_mb": round(memory_mb, 1),
+        **means(state.figures),
+    }
+
+
+def evaluation_line(
+    state: TrainState, *, train: LossResult, val: LossResult, is_likelihood: bool = True
+) -> dict[str, Any]:
+    """The record of one evaluation on the fixed sets; what follows from -log p only of a likelihood."""
+    line = {
+        "step": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "train/eval_loss": train.loss,
+        "val/loss": val.loss,
+    }
+    if is_likelihood:
+        line |= {"val/perplexity": val.perplexity, "val/bits_per_byte": val.bits_per_byte}
+    return line | {f"val/{name}": value for name, value in means(val.figures).items()}
+
+
+# Values that depend on the clock or the machine, and may differ between a run and its exact resumption.
+TIMING_KEYS = frozenset({"seconds", "seconds_before", "tokens_per_sec", "mfu", "memory_mb"})
+
+
+@dataclass
+class Speed:
+    """Throughput of the training steps alone (evaluation, samples and saving left out) since the last `reset`."""
+
+    flops_per_token: float
+    peak_flops: float
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def reset(self) -> None:
+        self.tokens, self.seconds = 0, 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def mfu(self) -> float:
+        """Share of the machine's measured matrix-product rate that the model's own arithmetic reaches."""
+        return self.tokens_per_second * self.flops_per_token / self.peak_flops if self.peak_flops else 0.0
+
+
+def memory_mb(device: str) -> float:
+    """Memory in use, in MB: allocated on the GPU, or the process's largest resident size so far on the CPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+FIGURES = 2  # of an objective's, that stand in a line of progress
+
+
+def plan_table(
+    config: Config, corpus: Corpus, state: TrainState | None = None, batches: Batches | None = None
+) -> list[tuple[str, str]]:
+    """The plan in words, a row a choice, for printing; of a run in progress as its `state` and `batches` have it."""
+    model, train, plan = config.model, config.train, config.plan
+    parameters = parameter_count(model)
+    batches = batches or training_batches(config, corpus)
+    steps = state.max_steps if state else train.max_steps or 0
+    total = steps * batches.tokens_per_step
+    text = f"{human_bytes(corpus.train_bytes)} to train on, {human_bytes(corpus.val_bytes)} held out"
+    kernels = f"{train.attention} attention{', compiled' if train.compile else ''}"
+    rows = [
+        ("text", f"{text}, {corpus.n_documents} document{'s' if corpus.n_documents > 1 else ''}"),
+        *_shares(config, batches, steps),
+        ("tokenizer", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} ids"),
+        (
+            "model",
+            f"{model.preset}, {human_count(parameters)} parameters: {model.n_layer} layers, {model.n_embd} wide, "
+            f"{model.n_head} heads, context {model.block_size}",
+        ),
+        (
+            "data",
+            f"{human_count(plan.train_tokens)} tokens, {plan.train_tokens / parameters:.1f} a parameter, "
+            f"{batches.epoch(steps):.1f} epochs",
+        ),
+        (
+            "steps",
+            f"{steps:,} of {batches.tokens_per_step:,} tokens ({human_count(total)} in all), "
+            f"{train.optimizer}, {train.schedule}{_as_it_stands(config, state)}",
+        ),
+        (
+            "machine",
+            f"{train.device}, {train.threads} thread{'s' * (train.threads != 1)}, {train.precision}, {kernels}",
+        ),
+        (
+            "expected",
+            f"{human_seconds(_still_expected(config, state))}, {plan.expected_memory_mb:,.0f} MB for training",
+        ),
+    ]
+    if (split := batches.gradient_accumulation_steps) > 1:
+        rows.insert(-2, ("micro-batch", f"{batches.batch_size} rows, {split} of them a step"))
+    rows += [("warning", note) for note in plan.warnings] if state is None else []
+    if config.lora.rank:
+        learns = lora_parameter_count(config)
+        share = f"{human_count(learns)} parameters learn, {100 * learns / (parameters + learns):.2g}% of all"
+        rows.insert(3, ("lora", f"rank {config.lora.rank}: {share}"))
+    return rows
+
+
+def _as_it_stands(config: Config, state: TrainState | None) -> str:
+    """How far a run in progress is, and what was planned before it began."""
+    planned = config.train.max_steps or 0
+    if not state:
+        return ""
+    return f"; {state.step:,} done" + (f", {planned:,} were planned" if planned != state.max_steps else "")
+
+
+def _still_expected(config: Config, state: TrainState | None) -> float:
+    """Seconds from now to the end."""
+    plan = config.plan
+    if not state:
+        return plan.expected_seconds
+    if deadline := state.deadline(plan.training_seconds):
+        return max(0.0, deadline - state.seconds) + plan.closing_seconds
+    pace = state.seconds / state.step if state.step else plan.step_seconds
+    return max(0, state.max_steps - state.step) * pace + plan.closing_seconds
+
+
+def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str]]:
+    """What each source gives to a mixture, and how often it will have been seen."""
+    mixture = batches.source
+    if not isinstance(mixture, Mixture):
+        return []
+    epochs = mixture.epochs(steps * batches.examples_per_step)
+    sources = zip(config.data.sources, mixture.shares, epochs, strict=True)
+    return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
+
+
+def remarks_at_the_end(state: TrainState) -> Iterator[str]:
+    """Why a run ends before its last step, where it does, and that `best` is the model before the first step."""
+    stopping = state.early_stopping
+    if stopping.should_stop and state.step < state.max_steps and stopping.best_loss is not None:
+        yield (
+            f"stopped early at step {state.step:,} of {state.max_steps:,} (train.patience): no validation loss "
+            f"since step {stopping.best_step:,} was better than its {stopping.best_loss:.4f}"
+        )
+    if stopping.best_step == 0 < state.step:
+        yield (
+            "warning: the best checkpoint is step 0, since the validation loss never fell below that: train for "
+            "longer, or at another --train.learning_rate, and see that the held-out text is like the rest "
+            "(--checkpoint last is the newest)"
+        )
+
+
+# ---- While it trains -------------------------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Who watches a run: a progress display, a notebook, a test."""
+
+    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None: ...
+    def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None: ...
+    def on_sample(self, state: TrainState, text: str) -> None: ...
+    def on_message(self, text: str) -> None: ...
 
 
 class PlainDisplay:
     """A line at each evaluation, and one every `interval` seconds; for logs, pipes and notebooks."""
 
-    def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
-        self.stream, self.interval = stream or sys.stderr, interval
+    def __init__(self, say: Say = to_stderr, interval: float = 10.0) -> None:
+        self.say, self.interval = say, interval
         self.printed_at = time.monotonic()
         self.last: dict[str, Any] = {}
         self.val_loss: float | None = None
@@ -24,7 +221,7 @@ class PlainDisplay:
         pass
 
     def print(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        self.say(text)
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
@@ -39,6 +236,7 @@ class PlainDisplay:
             parts.append(f"loss {self.last['train/loss']:.3f}")
         if self.val_loss is not None:
             parts.append(f"val {self.val_loss:.3f}")
+        parts += [f"{name} {value:.3f}" for name, value in list(figures_of(self.last).items())[:FIGURES]]
         if self.last:
             parts.append(f"{self.last['tokens_per_sec']:,.0f} tok/s")
         if state.step:
@@ -48,24 +246,16 @@ class PlainDisplay:
 
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
         self.val_loss = line["val/loss"]
-        self.print(
-            f"step {line['step']:,}: validation loss {line['val/loss']:.4f}, "
-            f"perplexity {line['val/perplexity']:.1f}, {line['val/bits_per_byte']:.3f} bits per byte"
-            + (" (best)" if best and line["step"] else "")
-        )
+        told = f"step {line['step']:,}: validation loss {line['val/loss']:.4f}"
+        if "val/perplexity" in line:
+            told += f", perplexity {line['val/perplexity']:.1f}, {line['val/bits_per_byte']:.3f} bits per byte"
+        self.print(told + (" (best)" if best and line["step"] else ""))
 
     def on_sample(self, state: TrainState, text: str) -> None:
         self.print(f"── sample at step {state.step:,} " + "─" * 40 + f"\n{text}\n" + "─" * 64)
 
     def on_message(self, text: str) -> None:
         self.print(text)
-
-
-class NoDisplay(PlainDisplay):
-    """Nothing, for processes beside the one that speaks."""
-
-    def print(self, text: str) -> None:
-        pass
 
 
 class LiveDisplay(PlainDisplay):
@@ -75,7 +265,7 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(file=self.stream, highlight=False)
+        console = Console(stderr=True, highlight=False)
         self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console)
         self.task = self.bar.add_task("starting", total=None)
         self.bar.start()
@@ -85,14 +275,13 @@ class LiveDisplay(PlainDisplay):
         self.bar.stop()
 
     def print(self, text: str) -> None:
-        self.bar.console.print(text, markup=False)
+        self.bar.console.print(printable(text), markup=False, emoji=False, soft_wrap=True)
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
         self.bar.update(self.task, completed=state.step, total=state.max_steps, description=self.describe(state))
 
 
-def display(stream: TextIO | None = None) -> PlainDisplay:
-    """The live display in a terminal, the plain one elsewhere."""
-    stream = stream or sys.stderr
-    return (LiveDisplay if stream.isatty() else PlainDisplay)(stream)
+def display(say: Say) -> PlainDisplay:
+    """Progress by `say`; the live display where that is a terminal."""
+    return LiveDisplay() if say is to_stderr and sys.stderr and sys.stderr.isatty() else PlainDisplay(say)

@@ -8,26 +8,37 @@ Kind = Literal["cosine", "linear", "constant", "wsd"]
 
 
 class Stretch(NamedTuple):
-    """From `step` on, what is left of the schedule is fitted to end at `max_steps`; or all of it begins `anew`."""
+    """From `step` on, what is left of the schedule is fitted to end at `max_steps`; or all of it begins `anew`.
+
+    With `done`, the share of a time budget that is spent, the schedule goes on from there, wherever it was, and its
+    last update is made at its very end, however few there still are.
+    """
 
     step: int
     max_steps: int
     anew: bool = False
+    done: float | None = None
 
 
 def progress(step: int, max_steps: int, stretches: Sequence[Stretch] = ()) -> float:
-    """Share of the schedule done at `step`, 0 at the start and 1 at the end; continuous but where it begins anew."""
-    done, start, end = 0.0, 0, max_steps
+    """Share of the schedule done at `step`, 0 at the start and 1 at the end."""
+    done, start, end, to_the_end = 0.0, 0, max_steps, 0
     for stretch in stretches:
         if step < stretch.step:
             break
-        done = 0.0 if stretch.anew else done + (1 - done) * (stretch.step - start) / max(1, end - start)
+        if stretch.done is not None:
+            done, to_the_end = stretch.done, 1
+        else:
+            gone = (stretch.step - start) / max(1, end - start)
+            done, to_the_end = 0.0 if stretch.anew else min(1.0, done + (1 - done) * gone), 0
         start, end = stretch.step, stretch.max_steps
-    return min(1.0, done + (1 - done) * (step - start) / max(1, end - start))
+    return min(1.0, done + (1 - done) * (step + to_the_end - start) / max(1, end - start))
 
 
 def after_warmup(done: float, warm: float) -> float:
     """Share done of what follows the warm-up, when `done` of everything is, and the warm-up ends at `warm`."""
+    if done >= 1.0:  # the last update of a plan that was cut short within its warm-up
+        return 1.0
     return max(0.0, done - warm) / (1.0 - warm) if warm < 1.0 else 0.0
 
 

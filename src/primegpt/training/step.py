@@ -1,19 +1,41 @@
-"""One optimizer step: the gradient of a whole batch, its norm clipped, then the update."""
+"""One optimizer step: the gradient of a whole batch in the run's number format, its norm clipped, then the update."""
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from primegpt.data.batches import Batch
+from primegpt.data.batching.batches import Batch
+from primegpt.errors import is_out_of_memory
+from primegpt.evaluation.perplexity import Figures, add_figures
 from primegpt.model.gpt import GPT
+from primegpt.parallel.world import ALONE, World, whole
 from primegpt.seeds import derive_seed
+from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
-from primegpt.training.precision import Precision
-from primegpt.training.sharded import whole
-from primegpt.training.world import ALONE, World
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Precision:
+    """The number format of one run: `autocast()` for the forward pass, `scaler` for fp16's gradients."""
+
+    def __init__(self, name: str, device: str) -> None:
+        assert name in DTYPES, "choose_precision resolves auto"
+        self.name, self.device, self.dtype = name, device, DTYPES[name]
+        # fp16 underflows below 6e-8: the loss is scaled up, the gradients down again before they are used.
+        self.scaler = torch.amp.GradScaler(device, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Matrix products in the 16-bit format, reductions in fp32; nothing for fp32."""
+        return nullcontext() if self.name == "fp32" else torch.autocast(self.device, self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate the scaled loss."""
+        self.scaler.scale(loss).backward()
 
 
 def compute_gradients(
@@ -24,26 +46,44 @@ def compute_gradients(
     step: int,
     poll: Callable[[], None] = lambda: None,
     world: World = ALONE,
-) -> tuple[Tensor, int]:
-    """Add the gradient of one optimizer step's loss to `.grad`; return the summed loss and the supervised targets.
+    objective: Objective = CROSS_ENTROPY,
+) -> tuple[float, int, Figures] | None:
+    """Add the gradient of one optimizer step's loss to `.grad`; return the summed loss, its count, and figures.
 
-    loss = Σ cross-entropy over supervised targets / number of supervised targets, both over all micro-batches of all
-    ranks: the count is known before the first backward pass, so that how the batch is split changes nothing but
-    rounding. The loss that is returned is this rank's.
+    loss = Σ objective / Σ count, both over all micro-batches of all ranks: the count is known before the first backward
+    pass, so that how the batch is split changes nothing but rounding.
+
+    None, on all ranks, where one was out of memory: then there are no gradients. Ranks that share weights compute in
+    step, and one that has left cannot be made up for: there the error stands.
     """
-    supervised = int(world.sum(sum(batch.supervised for batch in micro_batches)))
-    total = torch.zeros((), device=precision.device)
-    for batch in micro_batches:
-        poll()
-        world.expect_last(model, batch is micro_batches[-1])
-        seed_dropout(derive_seed(seed, "dropout", step, batch.first_example), precision.device)
-        batch = batch.to(precision.device)
-        with precision.autocast():
-            loss, _ = model(batch.ids, positions=batch.positions, segments=batch.segments, targets=batch.targets)
-        if supervised:
-            precision.backward(loss / supervised)
-        total += loss.detach()
-    return total, supervised
+    count = int(world.sum(sum(objective.count(batch) for batch in micro_batches)))
+    total, figures, full = torch.zeros((), device=precision.device), Figures(), False
+    try:
+        for batch in micro_batches:
+            poll()
+            world.expect_last(model, batch is micro_batches[-1])
+            seed_dropout(derive_seed(seed, "dropout", step, batch.first_example), precision.device)
+            batch = batch.to(precision.device)
+            with precision.autocast():
+                loss, _, measured = objective(model, batch)
+            if count:
+                precision.backward(loss / count)
+            total += loss.detach()
+            add_figures(figures, measured)
+    except Exception as error:
+        if world.sharded or not is_out_of_memory(error):
+            raise
+        full = True
+    if world.max(full):
+        model.zero_grad()
+        return None
+    world.sum_gradients(model)
+    return world.sum(total.item()), count, sum_over_ranks(figures, world)
+
+
+def sum_over_ranks(figures: Figures, world: World) -> Figures:
+    """The same as plain numbers, added up over the ranks, all of which have the same names."""
+    return {name: (world.sum(float(value)), world.sum(count)) for name, (value, count) in figures.items()}
 
 
 def seed_dropout(seed: int, device: str) -> None:
@@ -67,8 +107,3 @@ def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: 
         precision.scaler.update()
     optimizers.zero_grad()
     return norm
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception of its own for it; the CPU allocator says so in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

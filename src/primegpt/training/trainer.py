@@ -8,57 +8,32 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from primegpt.config import Config
-from primegpt.data.batches import Batch
-from primegpt.data.feed import Batches
-from primegpt.errors import DiskError, NonFiniteError, PrimegptError
-from primegpt.evaluation.perplexity import LossResult, evaluate_loss
+from primegpt.data.batching.batches import Batch, Batches
+from primegpt.data.batching.feed import smaller_micro_batch
+from primegpt.errors import DiskError, NonFiniteError, OutOfMemory, PrimegptError, is_out_of_memory
+from primegpt.evaluation.perplexity import EvaluationSet, Figures, LossResult, add_figures, evaluate_loss
 from primegpt.model.gpt import GPT
 from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
-from primegpt.run.atomic import write_text_atomic
-from primegpt.run.checkpoint import (
-    Checkpoint,
-    commit_evaluation,
-    last_good,
-    read_evaluation,
-    step_name,
-)
+from primegpt.parallel.world import ALONE, World, like, local
+from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, step_name
 from primegpt.run.folder import RunFolder
+from primegpt.run.saving import last_good
+from primegpt.signals import Interrupted, Interrupts
+from primegpt.terminal import printable
 from primegpt.training.assemble import as_written
 from primegpt.training.checkpoints import Checkpoints
-from primegpt.training.early_stopping import EarlyStopping
-from primegpt.training.interrupts import Interrupted, Interrupts
-from primegpt.training.metrics import Speed, evaluation_line, memory_mb, train_line
+from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
-from primegpt.training.precision import Precision
-from primegpt.training.sharded import like, local
-from primegpt.training.state import TrainState
-from primegpt.training.step import compute_gradients, is_out_of_memory, update
-from primegpt.training.world import ALONE, World
+from primegpt.training.pace import Pace, Timetable
+from primegpt.training.progress import Observer, Speed, evaluation_line, memory_mb, remarks_at_the_end, train_line
+from primegpt.training.state import EarlyStopping, TrainState
+from primegpt.training.step import Precision, compute_gradients, sum_over_ranks, update
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
-PACE_CHECKS = 20  # how often a time budget is held against the pace of the steps
-
-
-class Observer(Protocol):
-    """Who watches a run: a progress display, a notebook, a test."""
-
-    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None: ...
-    def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None: ...
-    def on_sample(self, state: TrainState, text: str) -> None: ...
-    def on_message(self, text: str) -> None: ...
-
-
-@dataclass
-class EvaluationSet:
-    """A fixed list of batches and the bytes of text that their targets stand for."""
-
-    batches: Sequence[Batch]
-    text_bytes: float
 
 
 class Trainer:
@@ -75,16 +50,18 @@ class Trainer:
         folder: RunFolder,
         precision: Precision,
         observer: Observer,
+        objective: Objective = CROSS_ENTROPY,
         sample: Callable[[GPT], str] = lambda model: "",
         fingerprints: dict[str, str] | None = None,
+        data: dict[str, Any] | None = None,
         conditions: dict[str, Any] | None = None,
         speed: Speed | None = None,
         world: World = ALONE,
     ) -> None:
-        self.config, self.model, self.batches = config, model, batches
+        self.config, self.model, self.batches, self.objective = config, model, batches, objective
         self.train_set, self.val_set, self.sample_text = train_set, val_set, sample
         self.folder, self.precision, self.observer, self.world = folder, precision, observer, world
-        self.fingerprints, self.conditions = fingerprints or {}, conditions or {}
+        self.fingerprints, self.data, self.conditions = fingerprints or {}, data or {}, conditions or {}
         self.optimizers = Optimizers(model, config.train, precision.dtype)
         self.speed = speed or Speed(0.0, 0.0)
         assert config.train.max_steps, "the plan resolves max_steps"
@@ -93,6 +70,8 @@ class Trainer:
         self.interrupts = Interrupts(grace=None if world.size == 1 else RANK_GRACE)
         self.grad_norm = 0.0
         self.restored_from: Path | None = None
+        self.pace = Pace()
+        self.timetable = Timetable(config, self.pace, world, observer.on_message)
         self.checkpoints = Checkpoints(
             folder, world, keep=config.train.keep_checkpoints, behind=config.train.async_checkpoint
         )
@@ -102,7 +81,7 @@ class Trainer:
     def fit(self) -> TrainState:
         """Train from the present step to the end. Raises Interrupted (after saving), NonFiniteError and DiskError."""
         self.session_start = time.monotonic() - self.state.seconds
-        self.pace = self.state.seconds, self.state.step
+        self.pace.look_again()
         self.model.train()
         with self.interrupts:
             try:
@@ -110,17 +89,27 @@ class Trainer:
                     self.finish_interrupted_step(self.restored_from)
                 else:
                     self.after_step()
+                if not self.state.step:
+                    self.state.seconds_before = self.world.max(time.monotonic() - self.session_start)
                 while not self.state.finished:
-                    self.step()
+                    with self.pace.step():
+                        self.step()
                     self.after_step()
+                for remark in remarks_at_the_end(self.state):
+                    self.observer.on_message(remark)
                 self.checkpoints.finish()
-                self.poll()  # a signal that came behind the last step
+                self.poll()  # a signal that came after the last step
             except Interrupted as stop:
                 self.leave(stop)
             except DiskError as error:
                 with suppress(PrimegptError):
                     self.checkpoints.finish()
                 raise DiskError(f"{error.what}; {last_good(self.folder.checkpoints_dir)}", error.remedy) from error
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                what = f"out of memory at step {self.state.step}; {last_good(self.folder.checkpoints_dir)}"
+                raise OutOfMemory(what, "train a smaller model, or with a smaller train.batch_size") from None
         return self.state
 
     def step(self) -> None:
@@ -130,57 +119,66 @@ class Trainer:
         started = time.monotonic()
         self.optimizers.set_learning_rate(state.learning_rate_factor(train))
         micro_batches = self.batches.micro_batches(state.step)
-        loss, supervised = self.gradients(micro_batches)
+        loss, count, figures = self.gradients(micro_batches)
         if not math.isfinite(loss):
             self.stop_at_non_finite("loss")
         clip = train.grad_clip
-        self.grad_norm = update(self.model, self.optimizers, self.precision, clip) if supervised else 0.0
+        self.grad_norm = update(self.model, self.optimizers, self.precision, clip) if count else 0.0
         if not math.isfinite(self.grad_norm):
             if not self.precision.scaler.is_enabled():
                 self.stop_at_non_finite("gradient")
             state.skipped_updates += 1
+        if self.objective.is_likelihood:
+            tokens = count
+        else:  # the loss counts something else
+            tokens = int(self.world.sum(sum(batch.supervised for batch in micro_batches)))
         state.step += 1
-        state.tokens += supervised
+        state.tokens += tokens
         state.loss_sum += loss
-        state.loss_tokens += supervised
-        self.speed.add(supervised, time.monotonic() - started)
+        state.loss_tokens += count
+        add_figures(state.figures, figures)
+        self.speed.add(tokens, time.monotonic() - started)
 
     def after_step(self) -> None:
         """Log, save, evaluate, sample: whatever is due at this step, in this order."""
-        step, train = self.state.step, self.config.train
         self.log()
-        evaluating = self.state.due(train.eval_interval)
-        if evaluating or (step and self.state.due(train.checkpoint_interval)):
-            self.save()
-        if evaluating:
-            self.evaluate()
-        if self.state.due(train.sample_interval):
-            self.sample()
+        if self.due("eval_interval"):
+            with self.pace.timed("eval_interval"):
+                self.save()
+                self.evaluate()
+        elif self.state.step and self.due("checkpoint_interval"):
+            with self.pace.timed("checkpoint_interval"):
+                self.save()
+        if self.due("sample_interval"):
+            with self.pace.timed("sample_interval"):
+                self.sample()
 
-    def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int]:
-        """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out.
+    def due(self, name: str) -> bool:
+        """Whether it is time for an evaluation, sample, checkpoint or line of the log, by the name of its interval."""
+        return self.timetable.due(self.state, name)
 
-        Summed over all ranks. Where these compute in step, one that has left the step cannot be made up for.
-        """
-        state, seed, world = self.state, self.config.train.seed, self.world
-        loss, supervised = None, 0
-        try:
-            loss, supervised = compute_gradients(
-                self.model, micro_batches, self.precision, seed, state.step, self.poll_in_step, world
+    def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int, Figures]:
+        """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out."""
+        step, seed = self.state.step, self.config.train.seed
+        polled = self.poll_in_step, self.world, self.objective
+        while not (done := compute_gradients(self.model, micro_batches, self.precision, seed, step, *polled)):
+            self.take_smaller_micro_batches()
+            micro_batches = self.batches.micro_batches(step)
+        return done
+
+    def take_smaller_micro_batches(self) -> None:
+        """From here on the same steps in smaller pieces; an event."""
+        state = self.state
+        if self.batches.batch_size == 1:
+            raise OutOfMemory(
+                f"out of memory at step {state.step}, where a micro-batch is one row already; "
+                f"{last_good(self.folder.checkpoints_dir)}",
+                "set --train.activation_checkpointing or a shorter --train.sequence_length, or train a smaller model",
             )
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or self.batches.batch_size % 2 or world.sharded:
-                raise
-        if not world.max(loss is None):
-            assert loss is not None
-            world.sum_gradients(self.model)
-            return world.sum(loss.item()), supervised
-        self.optimizers.zero_grad()
-        self.batches = self.batches.halved()
+        self.batches = self.batches.with_batch_size(smaller_micro_batch(self.batches.batch_size))
         size, accumulation = self.batches.batch_size, self.batches.gradient_accumulation_steps
         state.events.append({"step": state.step, "batch_size": size, "gradient_accumulation_steps": accumulation})
         self.observer.on_message(f"out of memory at step {state.step}: micro-batch {size}, accumulation {accumulation}")
-        return self.gradients(self.batches.micro_batches(state.step))
 
     # ---- What is due -------------------------------------------------------------------------------------------------
 
@@ -188,22 +186,19 @@ class Trainer:
         """Every `log_interval` steps a line of metrics.jsonl: the mean loss since the last one."""
         state, line = self.state, None
         state.seconds = time.monotonic() - self.session_start
-        if state.step and state.due(self.config.train.log_interval) and state.loss_tokens:
+        self.timetable.check_pace(state)
+        if state.step and self.due("log_interval") and state.loss_tokens:
             state.seconds = self.world.max(state.seconds)
             line = train_line(
-                step=state.step,
-                tokens=state.tokens,
-                seconds=state.seconds,
-                loss=state.loss_sum / state.loss_tokens,
+                state,
                 lr=self.optimizers.members[0].param_groups[0]["lr"],
                 grad_norm=self.grad_norm,
                 speed=self.speed,
                 memory_mb=memory_mb(self.precision.device),
             )
             self.folder.append_metrics(line)
-            state.loss_sum, state.loss_tokens = 0.0, 0
+            state.loss_sum, state.loss_tokens, state.figures = 0.0, 0, {}
             self.speed.reset()
-            self.check_pace()
         self.observer.on_step(state, line)
 
     def save(self) -> None:
@@ -216,10 +211,11 @@ class Trainer:
         if self.world.max(not finite):
             self.stop_at_non_finite("weights")
         state = {
-            "train": asdict(self.state),
+            "train": self.state.as_json(),
             "scaler": self.precision.scaler.state_dict(),
             "config": self.config.model_dump(mode="json", exclude_none=True),
             "fingerprints": self.fingerprints,
+            "data": self.data,
             "conditions": self.conditions,
         }
         self.checkpoints.save(self.state.step, tensors, state)
@@ -228,11 +224,10 @@ class Trainer:
         """Loss on the fixed sets; committed beside the checkpoint just saved, then counted for early stopping."""
         state = self.state
         line = evaluation_line(
-            step=state.step,
-            tokens=state.tokens,
-            seconds=state.seconds,
+            state,
             train=self.loss_on(self.train_set),
             val=self.loss_on(self.val_set),
+            is_likelihood=self.objective.is_likelihood,
         )
         self.checkpoints.finish()
         if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
@@ -255,35 +250,24 @@ class Trainer:
             mine = evaluate_loss(
                 self.model,
                 self.world.share(fixed.batches),
+                objective=self.objective,
                 device=self.precision.device,
                 autocast=self.precision.autocast,
                 poll=self.poll,
             )
-        return LossResult(self.world.sum(mine.total), int(self.world.sum(mine.targets)), fixed.text_bytes)
+        total, count = self.world.sum(mine.total), int(self.world.sum(mine.targets))
+        return LossResult(total, count, fixed.text_bytes, sum_over_ranks(mine.figures, self.world))
 
     def sample(self) -> None:
-        """Texts that the model writes at this step, kept in samples/; a signal is heeded at each token."""
+        """Texts that the model writes at this step, kept in samples/; a signal stops it at any token."""
         text = ""
         if self.world.rank == 0 or self.world.in_step:
             with self.model.register_forward_pre_hook(lambda *_: self.poll_in_step()):
                 text = self.sample_text(self.model)
         with self.world.together():
             if text and self.world.rank == 0:
-                write_text_atomic(self.sample_path, text + "\n")
+                self.folder.write_sample(self.state.step, printable(text) + "\n")  # a file to look at
                 self.observer.on_sample(self.state, text)
-
-    @property
-    def sample_path(self) -> Path:
-        return self.folder.samples_dir / f"{step_name(self.state.step)}.txt"
-
-    def check_pace(self) -> None:
-        """Now and then hold a time budget against the pace of the steps since the last time."""
-        state = self.state
-        deadline = state.deadline(self.config.plan.training_seconds)
-        seconds, steps = state.seconds - self.pace[0], state.step - self.pace[1]
-        if deadline and steps and seconds >= deadline / PACE_CHECKS:
-            self.pace = state.seconds, state.step
-            state.meet_deadline(deadline, seconds / steps)
 
     # ---- Stopping and going on ---------------------------------------------------------------------------------------
 
@@ -317,6 +301,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`: its state, the evaluation that belongs to it, and no later line of metrics."""
         self.state = TrainState.saved(checkpoint.state["train"])
+        self.state.take_edits(checkpoint.state["config"]["train"], self.config.train)
         best = self.state.early_stopping.best_step
         if best is not None and (self.folder.checkpoints_dir / step_name(best)).exists():  # not one that is now undone
             self.folder.point("best", best)
@@ -330,7 +315,10 @@ class Trainer:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
         for event in self.state.events:
             if "batch_size" in event and self.batches.batch_size > event["batch_size"]:
-                self.batches = self.batches.halved()
+                rows = self.batches.examples_per_step
+                self.batches = self.batches.with_batch_size(
+                    next(size for size in range(event["batch_size"], 0, -1) if rows % size == 0)
+                )  # the setting may have been edited since
         self.folder.truncate_metrics(self._precedes)
         self.restored_from = checkpoint.path  # its tensors are as large as ours
         self.checkpoints.saved_step = checkpoint.step
@@ -344,7 +332,10 @@ class Trainer:
         """What was due at the checkpoint's step and may not have happened: its evaluation and its samples."""
         if committed := read_evaluation(checkpoint, self.observer.on_message):
             self.take_in(committed)
-        elif self.state.due(self.config.train.eval_interval):
-            self.evaluate()
-        if self.state.due(self.config.train.sample_interval) and self.world.max(not self.sample_path.exists()):
-            self.sample()
+        elif self.due("eval_interval"):
+            with self.pace.timed("eval_interval"):
+                self.evaluate()
+        missing = not self.folder.sample_path(self.state.step).exists()
+        if self.due("sample_interval") and self.world.max(missing):
+            with self.pace.timed("sample_interval"):
+                self.sample()

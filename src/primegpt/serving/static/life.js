@@ -100,9 +100,8 @@ export class Life {
       const { ids } = await ask("encode", { ...own, text });
       const decoder = new TextDecoder();
       let written = "";
-      const { temperature, top_k, top_p, min_p, repetition_penalty } = this.run.generate;
-      const rules = { temperature, top_k: top_k ?? 0, top_p, min_p, repetition_penalty };
-      for await (const token of stream("write", { ...own, ids, seed, max_new_tokens: TOKENS, ...rules }, mine.signal)) {
+      const settings = { ...this.run.generate, seed, max_new_tokens: TOKENS, stop_strings: [] };
+      for await (const token of stream("write", { ...own, ids, ...settings }, mine.signal)) {
         if (!current()) return mine.abort();
         if (token.id == null) continue;
         written += decoder.decode(words.bytes(token.id), { stream: true });

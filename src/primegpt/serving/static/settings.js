@@ -29,16 +29,7 @@ const further = [
 ];
 
 export function buildSettings(container, defaults) {
-  state.settings = {
-    temperature: defaults.temperature,
-    top_k: defaults.top_k ?? 0,
-    top_p: defaults.top_p,
-    min_p: defaults.min_p,
-    repetition_penalty: defaults.repetition_penalty,
-    max_new_tokens: defaults.max_new_tokens,
-    seed: defaults.seed,
-    stop_strings: [...defaults.stop_strings],
-  };
+  state.settings = { ...defaults };
   const more = h(
     "details",
     {},

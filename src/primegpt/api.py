@@ -1,0 +1,51 @@
+"""The functions of both the command line and `import primegpt`: train, resume, load, generate, evaluate, export.
+
+run = primegpt.train("my.txt", minutes=2)
+print(run.generate("ROMEO:", max_new_tokens=200))
+run = primegpt.load("runs/my-1")  # .model .tokenizer .config
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+# ruff: noqa: F401 - imported for whoever imports them from here
+if TYPE_CHECKING:
+    from primegpt.experiments.alignment import experiment_alignment
+    from primegpt.experiments.duplication import experiment_duplication
+    from primegpt.inference.run import Run, completion_facts, load
+    from primegpt.jobs.chat import Chat
+    from primegpt.jobs.evaluation import evaluate
+    from primegpt.jobs.evaluation_table import describe_evaluation
+    from primegpt.jobs.facts import describe, forecast, forecast_table, info
+    from primegpt.jobs.finetuning import finetune
+    from primegpt.jobs.interop import export, import_model
+    from primegpt.jobs.listing import report
+    from primegpt.jobs.publishing import push
+    from primegpt.jobs.songs import demo
+    from primegpt.jobs.training import resume, train
+    from primegpt.serving.serve import play, serve
+
+# Where each of them lives. Imported on first use: to generate text one need not import what trains or exports.
+_HOMES = {
+    "experiments.alignment": ["experiment_alignment"],
+    "experiments.duplication": ["experiment_duplication"],
+    "jobs.chat": ["Chat"],
+    "jobs.evaluation": ["evaluate"],
+    "jobs.evaluation_table": ["describe_evaluation"],
+    "jobs.facts": ["describe", "forecast", "forecast_table", "info"],
+    "jobs.finetuning": ["finetune"],
+    "jobs.interop": ["export", "import_model"],
+    "jobs.publishing": ["push"],
+    "jobs.songs": ["demo"],
+    "jobs.listing": ["report"],
+    "jobs.training": ["resume", "train"],
+    "serving.serve": ["play", "serve"],
+    "inference.run": ["Run", "completion_facts", "load"],
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"primegpt.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,120 @@
+"""What commands share: the configuration as flags, parameters of several, and printing so that no terminal obeys it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, default_name_transform
+
+from primegpt.config import (
+    DataConfig,
+    GenerateConfig,
+    LoRAConfig,
+    ModelConfig,
+    ReadingConfig,
+    Section,
+    TokenizerConfig,
+    TrainConfig,
+)
+from primegpt.terminal import as_json, printable, printable_pieces
+
+# Parameters of several commands.
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON.")]
+RunPath = Annotated[Path | None, Parameter(help="A run folder; the latest in runs/ when not given.")]
+Checkpoint = Annotated[str, Parameter(help="best, last, or a step.")]
+Minutes = Annotated[float | None, Parameter(help="Wall-clock budget of the whole command, 3 when no budget is given.")]
+Tokens = Annotated[int | None, Parameter(help="Training tokens, as a budget.")]
+Epochs = Annotated[float | None, Parameter(help="Passes over the text, as a budget.")]
+Turns = Annotated[int, Parameter(help="How often each contestant runs.")]
+Threads = Annotated[
+    int | None, Parameter(help="CPU threads of every contestant; as many as the process may use when not given.")
+]
+Overwrite = Annotated[bool, Parameter(help="Replace the run that is there.")]
+Host = Annotated[str, Parameter(help="The interface to listen on. Any but the machine's own loopback needs a token.")]
+Port = Annotated[int, Parameter(help="The port to listen on; 0 for any free one.")]
+
+SHORT = {"num_beams": "beams", "stop_strings": "stop"}  # flags that are not called as their settings are
+
+
+def _flag(name: str) -> str:
+    return SHORT.get(name, default_name_transform(name))
+
+
+class Reading(Section):
+    """How a source is read, for every command that reads one and does not train: --data.key value."""
+
+    data: ReadingConfig = ReadingConfig()
+
+
+class Preparing(Section):
+    """What may decide how a text is prepared: all that is chosen for it, and for the time there is."""
+
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class Settings(Preparing):
+    """Every configuration key as a flag: --section.key value."""
+
+    generate: GenerateConfig = GenerateConfig()
+
+
+class FinetuneSettings(Settings):
+    """The same, and the adapters'."""
+
+    lora: LoRAConfig = LoRAConfig()
+
+
+class Sampling(Section):
+    """The section `generate` for commands that do nothing else: --temperature 0.7. No defaults: they are the run's."""
+
+    generate: Annotated[GenerateConfig, Parameter(name="*", show_default=False, name_transform=_flag)] = (
+        GenerateConfig()
+    )
+
+
+def given_settings(settings: Section | None, **budgets: float | None) -> dict[str, dict[str, Any]]:
+    """What the command line sets, and nothing else, as a configuration layer."""
+    given = settings.model_dump(exclude_unset=True) if settings else {}
+    for name, value in budgets.items():
+        if value is not None:
+            given.setdefault("train", {})[name] = value
+    return given
+
+
+def given_sampling(sampling: Sampling | None) -> dict[str, Any]:
+    """The settings of generation that the command line sets, by name."""
+    return given_settings(sampling).get("generate", {})
+
+
+def show(text: object = "", end: str = "\n") -> None:
+    """At once, so that a text that is being written is seen to grow."""
+    print(printable(str(text)), end=end, flush=True)
+
+
+def show_pieces(pieces: Iterable[str]) -> None:
+    """A text that is being written, and the end of its line."""
+    for piece in printable_pieces(pieces):
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def show_rows(rows: Iterable[tuple[str, object]], width: int) -> None:
+    """A table of names, in a column of `width`, and values; a value of several lines stays in its column."""
+    for name, value in rows:
+        show(f"{name:<{width}} " + str(value).replace("\n", "\n" + " " * (width + 1)))
+
+
+def show_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need be; the last one ends where it ends."""
+    rows = [[printable(cell).replace("\n", r"\n") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        show("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_json(value: object, indent: int | None = 2) -> None:
+    """In lines to read; on one line where `indent` is None."""
+    print(as_json(value, indent), flush=True)

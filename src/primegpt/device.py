@@ -1,0 +1,93 @@
+"""What this machine offers: devices, cores, memory, and how fast it multiplies matrices in which number format.
+
+torch is imported where it is asked, since whoever only counts cores need not wait for it.
+"""
+
+import math
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from primegpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Format = Literal["bf16", "fp16", "fp32"]
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use, of all that the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_device(wanted: str) -> str:
+    """`wanted`, or for "auto" the best device present. Raises ConfigError when it is not there."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, here in present.items() if here)
+    if not present.get(wanted):
+        here = ", ".join(device for device, is_here in present.items() if is_here)
+        raise ConfigError(f"train.device = {wanted!r} is not available here", f"this machine has: {here}")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> Format:
+    """`wanted`, or for "auto" what the device is fast in.
+
+    cuda: bf16 from Ampere on, else fp16. cpu: bf16 where its matrix products are measurably faster (AVX-512-bf16,
+    AMX, Arm's bf16), else fp32. mps: fp32 (unverified: no such machine was at hand to measure on).
+    """
+    import torch
+
+    if wanted != "auto":
+        return cast(Format, wanted)
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device == "cpu" and bf16_speedup() > 1.3 else "fp32"
+
+
+def matmul_rate(device: str, dtype: "torch.dtype", size: int = 768, repeats: int = 5) -> float:
+    """Measured FLOP/s of square matrix products, best of `repeats`; some milliseconds on any device."""
+    import torch
+
+    if device == "cuda":
+        size = 8192
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first one warms up and is as likely the slowest as any
+        start = time.perf_counter()
+        a @ b
+        if device != "cpu":
+            getattr(torch, device).synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def bf16_speedup() -> float:
+    """How much faster this CPU multiplies matrices in bf16 than in fp32."""
+    import torch
+
+    return matmul_rate("cpu", torch.bfloat16) / matmul_rate("cpu", torch.float32)
+
+
+def memory_of(device: str) -> float:
+    """Bytes of memory that the device has, or that this process may have of the machine's; infinite where unknown."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[1]
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        return math.inf
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+        with suppress(OSError, ValueError):  # ValueError: "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)

@@ -1,0 +1,218 @@
+"""Weights for decoding: in fp32, bf16 or int8, laid out so that a product with one row reads them fastest.
+
+Writing one token reads every weight once and does next to nothing with it, so the time is that of reading memory:
+half the bytes, half the time. The libraries' ordinary products with a single row use about a quarter of what a CPU
+can read; those below were the fastest that need no compiler (docs/experiments.md).
+
+The compiler, where there is one, turns a sum of products into a loop over the rows of a matrix, which reads memory
+faster still, and merges what stands between two matrices. Longer passes (the prompt) run as they were written.
+Compiling takes seconds.
+
+    fast = for_decoding(model, "int8")      # a GPT like any other; `model` stays as it is
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from primegpt.errors import ConfigError
+from primegpt.hugepages import use_huge_pages
+from primegpt.model.cache import KVCache
+from primegpt.model.gpt import GPT
+from primegpt.terminal import Say
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+
+@torch.no_grad()
+def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = False) -> GPT:
+    """A copy of `model` for inference, on its device. Weights that stay as they are share their storage.
+
+    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised. `summed`
+    lays the weights out for compiled steps. Raises ConfigError for int8 elsewhere than on a CPU.
+    """
+    on_cpu = model.device.type == "cpu"
+    if precision == "int8" and not on_cpu:
+        raise ConfigError("generate.precision = 'int8' works on CPUs alone", "use bf16")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    shared: dict[int, object] = {
+        id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()
+    }
+    shared[id(model.rotary)] = model.rotary
+    twin: GPT = copy.deepcopy(model, shared).eval()
+    if not on_cpu:
+        return twin  # there the ordinary product reads memory as fast as it goes
+    layer: Callable[[Tensor, Tensor | None], nn.Module] = {
+        "fp32": PackedLinear,
+        "bf16": PackedLinear,
+        "int8": Int8Linear,
+    }[precision]
+    if summed:
+        layer = partial(SummedLinear, int8=precision == "int8")
+    if twin.lm_head is None:
+        twin.lm_head = layer(twin.wte.weight, None)
+    for module in list(twin.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, layer(child.weight, child.bias))
+    held = {p.data_ptr() for p in model.parameters()}
+    use_huge_pages(p for p in twin.parameters() if p.data_ptr() not in held)
+    return twin
+
+
+class PackedLinear(nn.Module):
+    """fp32 or bf16 in oneDNN's own layout, made once instead of for every product: a second copy of the weights.
+
+    Plain where this torch has no oneDNN, and for matrices so small that calling it takes longer than the product.
+    """
+
+    WORTH = 1 << 16  # weights
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bias, self.plain, self.packed = bias, weight, None  # one of the two
+        if weight.numel() < self.WORTH:
+            return
+        try:  # private operators of torch, hence with a way back
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)  # for one row
+            self.plain = None
+            self(weight.new_zeros(1, weight.size(1)))
+        except (RuntimeError, AttributeError, NotImplementedError):
+            self.plain, self.packed = weight, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.plain is not None:
+            return F.linear(x, self.plain, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class SummedLinear(nn.Module):
+    """fp32, bf16 or int8 weights. One row times them is written as the sums that it is; not compiled it is slow.
+
+    int8 has one scale an output. Activations stay in fp32, or in bf16 beside bf16 weights; sums are in fp32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
+        super().__init__()
+        self.bias, self.scale = bias, None
+        self.packed: PackedLinear | None = None
+        if int8:
+            self.scale = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            weight = (weight / self.scale.unsqueeze(1)).round().to(torch.int8)
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == x.size(-1):
+            # As a strided view `x` is computed once, and not anew for every row of the matrix.
+            row = x.reshape(-1).float().as_strided((x.size(-1),), (1,))
+            y = (self.weight.float() * row).sum(dim=-1)  # (N,)
+            y = y if self.scale is None else y * self.scale
+            return (y if self.bias is None else y + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        return F.linear(x, self.dense(), self.bias) if self.packed is None else self.packed(x)
+
+    def dense(self) -> Tensor:
+        """The weights as numbers that ordinary products take."""
+        return self.weight if self.scale is None else self.weight * self.scale.unsqueeze(1)
+
+    def pack(self) -> None:
+        """Make ready for a row of each of several texts: a second layout of the weights (int8: in fp32)."""
+        if self.packed is None:
+            self.packed = PackedLinear(self.dense(), self.bias)
+
+
+class Int8Linear(nn.Module):
+    """int8 weights, with a scale and an offset for some outputs of one input channel; activations as they are.
+
+    The product of one row with a matrix is a weighted sum of the matrix's rows, which is what an embedding bag
+    computes; torch's quantised bag reads 8-bit rows and sums in fp32.
+    """
+
+    CHUNKS = 16  # the outputs are cut into so many bags, which the cores share
+    FEW = 32  # rows above which the weights are worth turning into a matrix again
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        (N, K), self.bias = weight.shape, bias
+        chunks = next(c for c in range(self.CHUNKS, 0, -1) if N % c == 0)
+        rows = weight.float().view(chunks, N // chunks, K).transpose(1, 2).reshape(chunks * K, N // chunks)
+        self.weight = torch.ops.quantized.embedding_bag_byte_prepack(rows)
+        self.indices, self.ends = torch.arange(chunks * K), torch.arange(chunks + 1) * K
+        self.shape = chunks, K, N
+
+    def forward(self, x: Tensor) -> Tensor:
+        chunks, K, N = self.shape
+        rows = x.reshape(-1, K)
+        if len(rows) > self.FEW:
+            return F.linear(x, self.dense().to(x.dtype), self.bias)
+        bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
+        factors = (row.expand(chunks, K).reshape(-1) for row in rows)
+        sums = [
+            bag(self.weight, self.indices, self.ends, per_sample_weights=f, include_last_offset=True) for f in factors
+        ]
+        y = torch.stack(sums).view(*x.shape[:-1], N)
+        return y if self.bias is None else y + self.bias
+
+    def dense(self) -> Tensor:
+        """The weights as an ordinary matrix, (N, K) in fp32."""
+        chunks, K, N = self.shape
+        rows = torch.ops.quantized.embedding_bag_byte_unpack(self.weight)  # (chunks * K, N / chunks)
+        return rows.view(chunks, K, N // chunks).transpose(1, 2).reshape(N, K)
+
+
+# Blocks of all models share the code that is counted; releases of torch before the argument allow 8 graphs in all.
+LIMIT: Any = {"recompile_limit": 64} if "recompile_limit" in signature(torch.compile).parameters else {}
+
+
+class CompiledStep(nn.Module):
+    """A module whose passes of one token of one text, (1, 1, C), are compiled when they are first made.
+
+    Steps of several texts run as they were written, with the products that are fastest for a few rows at once: the
+    compiler knows nothing of oneDNN's packed layout.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.single = module, True
+        self.step = torch.compile(module.forward, fullgraph=True, dynamic=True, **LIMIT)
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        if x.shape[:2] == (1, 1):
+            return self.step(x, *rest)
+        if x.size(1) == 1 and self.single:
+            self.single = False
+            for module in self.modules():
+                if isinstance(module, SummedLinear):
+                    module.pack()
+        return self.module(x, *rest)
+
+
+def compiled_for_decoding(model: GPT, precision: Precision, say: Say) -> GPT:
+    """`for_decoding` with compiled steps; without, and a line to `say`, where they cannot be had."""
+    twin = for_decoding(model, precision, summed=True).use_attention("sums")
+    twin.h = nn.ModuleList(CompiledStep(block) for block in twin.h)  # they share one graph
+    twin.lm_head = CompiledStep(twin.lm_head) if twin.lm_head else None
+    if reason := why_not_compiled(twin):
+        say(f"not compiled: {reason}")
+        return for_decoding(model, precision)
+    return twin
+
+
+def why_not_compiled(model: GPT) -> str | None:
+    """Why compiled steps cannot run here, in one line; None if they can. Takes as long as compiling does."""
+    if model.device.type != "cpu":
+        return "compiled steps are for CPUs"
+    try:
+        cache = KVCache(model.config, 1, 37, model.wte.weight.dtype)
+        prompt = min(22, model.config.block_size - 2)  # lengths that are no size of the model, or taken for one
+        with torch.inference_mode():
+            for length in (prompt, 1, 1):
+                model(torch.zeros(1, length, dtype=torch.long), cache=cache)
+    except Exception as error:  # whatever a compiler, or the lack of one, may raise
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return None

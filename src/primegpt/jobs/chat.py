@@ -1,0 +1,149 @@
+"""A conversation with a run: prompts, settings changed on the way, history. Knows nothing of terminals."""
+
+import time
+from collections.abc import Generator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from primegpt.config import LABELS, GenerateConfig
+from primegpt.errors import UsageError, nearest
+from primegpt.inference.context import Row
+from primegpt.inference.run import Run
+
+# What can be set, by the name typed, and the key of the configuration: all that is a number or a name.
+NAMES = {"max_new_tokens": "tokens", "num_beams": "beams"}  # where they are not those of the configuration
+SETTINGS = {
+    NAMES.get(key, key.replace("_", "-")): key for key, value in GenerateConfig() if type(value) in (int, float, str)
+}
+HELP = """\
+Type a prompt and the model goes on with it. An empty line starts a new text, or a new conversation.
+  /temperature 0.7   /top-k 50   and every other setting of `primegpt generate` that is a number or a name
+  /tokens 300        how much to write at most
+  /seed 7            the same seed and prompt give the same answer
+  /genre rock  /emotion sad    for models trained on instructions; /genre off ends it
+  /settings          what is set now
+  /more              go on where the last answer ended
+  /history           what was said so far
+  quit               leave; Ctrl-C ends an answer, not the chat"""
+
+
+class Turn(NamedTuple):
+    prompt: str
+    answer: str
+
+
+class Chat:
+    """One prompt after another to one run; `/more` continues the last answer.
+
+    A run that was trained on conversations is given what was said so far, as much of it as fits beside an answer; an
+    empty line begins a new one. To any other each prompt is a text of its own.
+
+    >>> chat = Chat(run)
+    >>> print(chat.command("/temperature 0.7"))
+    >>> for piece in chat.answer("Once upon a time"): print(piece, end="")
+
+    The seed moves on by one with every answer, so that the same prompt is answered differently each time.
+    """
+
+    def __init__(self, run: Run, **settings: Any) -> None:
+        self.run, self.settings = run, run.chosen(**settings)
+        self.labels: dict[str, str] = {}
+        self.history: list[Turn] = []
+        self.begun = 0  # the turn of `history` with which the conversation began that goes on
+        self.forgotten = 0  # turns of it that did not fit into the last prompt
+        self.row: Row | None = None  # of the last answer
+        self.seconds, self.tokens = 0.0, 0
+
+    def is_command(self, line: str) -> bool:
+        """Whether `line` is for the chat and not for the model."""
+        return (line.startswith("/") and line.strip() != "/more") or (self.remembers and not line.strip())
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the model was trained to be given what was said before."""
+        return self.run.converses
+
+    def command(self, line: str) -> str:
+        """Carry out `/name value`; what to tell about it. Raises UsageError for a name or value that is wrong."""
+        name, _, value = line.strip().removeprefix("/").partition(" ")
+        name, value = name.replace("_", "-"), value.strip()
+        if not name and self.remembers:
+            self.begun = len(self.history)
+            return "a new conversation"
+        if name in SETTINGS:
+            return self.set(name, value)
+        if name in LABELS:
+            return self.label(name, value)
+        if name == "help":
+            return HELP
+        if name == "settings":
+            values = {n: getattr(self.settings, key) for n, key in SETTINGS.items()} | self.labels
+            return "\n".join(f"{n:<20} {value}" for n, value in values.items())
+        if name == "history":
+            said = (self.run.introduction(turn.prompt, chat=True) + turn.answer for turn in self.history)
+            return "\n\n".join(said) or "nothing was said yet"
+        known = [*SETTINGS, *LABELS, "help", "settings", "history", "more"]
+        raise UsageError(f"/{name} is not a command", f"{nearest(name, known)} /help explains them")
+
+    def set(self, name: str, value: str) -> str:
+        """Change one setting from the next answer on."""
+        key = SETTINGS[name]
+        now = getattr(self.settings, key)
+        try:
+            new = type(now)(value)
+        except ValueError:
+            what = "a whole number" if isinstance(now, int) else "a number"
+            raise UsageError(f"/{name} needs {what}, not {value!r}", f"for example /{name} {now}") from None
+        self.settings = self.run.settings(**(self.settings.model_dump() | {key: new}))
+        return f"{name} is {new}"
+
+    def label(self, kind: str, value: str) -> str:
+        """Ask for songs of a genre or an emotion from now on; without a value, or `off`, no longer."""
+        if value in ("", "off"):
+            self.labels.pop(kind, None)
+            return f"{kind} is off"
+        self.run.prompt("", **{kind: value})  # raises if the model does not know it
+        self.labels[kind] = value
+        return f"{kind} is {value}"
+
+    def answer(self, line: str) -> Generator[str, None, None]:
+        """The model's answer to the prompt `line`, in pieces. It may be left half read: what was read is history."""
+        decoder = self.run.generator(self.settings.precision, compiled=self.settings.compile)
+        more = line.strip() == "/more"
+        if more and self.row is None:
+            raise UsageError("there is nothing to go on from yet", "type a prompt first")
+        ids = self.row.ids if more and self.row else self.asked(line)
+        self.row = row = decoder.row(ids, self.settings)
+        self.settings = self.settings.model_copy(update={"seed": self.settings.seed + 1})
+        said, answer, started = "" if more else line, "", time.perf_counter()
+        if more and self.history:  # one text, however often it is gone on with
+            said, answer = self.history.pop()
+        try:
+            for piece in decoder.write(row, self.settings):
+                answer += piece
+                yield piece
+        finally:
+            self.seconds, self.tokens = time.perf_counter() - started, len(row.added)
+            self.history.append(Turn(said, answer))
+
+    def asked(self, line: str) -> str | list[int]:
+        """What the model is given for `line`: of what was said before, the last turns that leave room for an answer."""
+        if not self.remembers:
+            return self.run.prompt(line, **self.labels)
+        turns, block = self.history[self.begun :], self.run.config.model.block_size
+        room, self.forgotten = block - min(self.settings.max_new_tokens, block // 2), 0
+        while len(ids := self._conversation(turns[self.forgotten :], line)) > room and self.forgotten < len(turns):
+            self.forgotten += 1
+        return ids
+
+    def _conversation(self, turns: Sequence[Turn], line: str) -> str | list[int]:
+        said = [(("user", turn.prompt), ("assistant", turn.answer)) for turn in turns]
+        messages = [*chain.from_iterable(said), ("user", line)]
+        return self.run.conversation([{"role": role, "content": text} for role, text in messages], **self.labels)
+
+    @property
+    def speed(self) -> str:
+        """Of the last answer, in words; and what of the conversation the model no longer saw."""
+        rate = self.tokens / self.seconds if self.seconds else 0.0
+        lost = f"; the first {self.forgotten} turns no longer fit" if self.forgotten else ""
+        return f"{self.tokens} tokens, {rate:.0f} tokens/s{lost}"

@@ -1,0 +1,139 @@
+"""What is to be trained: the configuration that texts or a recipe, and flags, ask for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from primegpt.config import (
+    Config,
+    Layer,
+    ReadingConfig,
+    Settings,
+    check,
+    merge,
+    preset_name,
+    read_toml,
+    recipe_path,
+    refuse_all_but,
+    refuse_idle,
+    resolve,
+)
+from primegpt.data.preparing.prepare import record_lengths
+from primegpt.data.reading.sources import source_bytes
+from primegpt.device import choose_device
+from primegpt.errors import ConfigError, DataError, MismatchError
+from primegpt.planning.recipe import tuned, zero_config
+from primegpt.tokenizers.base import Tokenizer
+
+
+def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
+    """The configuration that `sources` and command-line `flags` ask for; a bare text gets the zero-config recipe."""
+    if recipe := written_recipe(sources):
+        config = resolve(recipe, flags)
+        refuse_idle(recipe, merge(recipe))
+        refuse_idle(flags, config)
+        return config
+    texts = texts_to_read(sources, flags)
+    model, train = flags.values.get("model", {}), flags.values.get("train", {})
+    asked = merge(flags, texts)  # what is wrong with it is said before the text is looked at
+    if problems := [*asked.data.problems(), *asked.train.problems()]:  # the sizes of a model are not known yet
+        raise ConfigError(" · ".join(problems))
+    data, device = asked.data, choose_device(asked.train.device)
+    width = asked.model.n_embd if "n_embd" in model else None
+    preset = preset_name({"model": {"preset": "prime"}}, flags)
+    size = source_bytes(data.sources, songs=data.songs, at_most=data.max_bytes)
+
+    def chosen(records: Sequence[int] | None) -> dict[str, Any]:
+        return zero_config(size, device, asked.train.minutes, preset, records=records, width=width)
+
+    recipe = chosen(None if data.template == "text" else ())
+    if data.template != "text" and "block_size" not in model and "sequence_length" not in train:
+        known = resolve(flags, texts, recipe=recipe)
+        recipe = chosen(record_lengths(known.data, known.tokenizer))
+    as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
+    as_measured &= "learning_rate" not in train  # whoever asks for one means the head's too
+    config = resolve(flags, texts, recipe=recipe)
+    refuse_idle(flags, config)
+    return resolve(tuned(config), flags, texts, recipe=recipe) if as_measured else config
+
+
+def reading(
+    sources: Sequence[str | Path],
+    settings: Settings,
+    recipe: Layer | None = None,
+    also: Sequence[str] = (),
+) -> Config:
+    """How `sources` are read, or those of `recipe`, by a command that does not train on them.
+
+    `settings` win over the recipe. Raises ConfigError for those that such a command has no use for, but for `also`.
+    """
+    wanted = (*(f"data.{name}" for name in ReadingConfig.model_fields), *also)
+    refuse_all_but(wanted, settings, "only training uses it: leave it out")
+    flags = Layer(settings)
+    texts = texts_to_read([str(source) for source in sources], flags) if sources or not recipe else {}
+    config = resolve(recipe or {}, flags, texts)
+    refuse_idle(flags, config)
+    return config
+
+
+def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
+    """What `sources` ask for if they are one configuration, or one recipe (a .toml file, a name); None for texts."""
+    if len(sources) == 1 and isinstance(sources[0], Config):
+        return Layer(sources[0].model_dump(exclude_unset=True))
+    for source in sources:
+        if not isinstance(source, Config) and (path := recipe_path(source)):
+            if len(sources) > 1:
+                raise ConfigError(f"{source} stands beside other sources", "name texts in its [data] sources instead")
+            return read_toml(path)
+    return None
+
+
+def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:
+    """The texts named as sources and by --data.sources. Raises ConfigError if there is none, or for wrong `flags`."""
+    check(flags)
+    texts = [*map(str, sources), *flags.values.get("data", {}).get("sources", ())]
+    if not texts:
+        raise ConfigError("no text to train on", "name a file, a folder, or `songbook`")
+    return Layer({"data": {"sources": texts}})
+
+
+def with_minutes(settings: Settings, minutes: float | None) -> dict[str, Any]:
+    """`settings` with `minutes` as the budget, where they are given. Raises ConfigError for wrong `settings`."""
+    check(Layer(settings))
+    merged = {section: dict(values) for section, values in settings.items()}
+    if minutes is not None:
+        merged.setdefault("train", {})["minutes"] = minutes
+    return merged
+
+
+def run_name(config: Config) -> str:
+    """The name of a run folder: its first source's, without what a file system or a shell could stumble over."""
+    stem = Path(config.data.sources[0]).stem if config.data.sources else "run"
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in stem).strip("-.") or "run"
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting by its name, `train.batch_size`, as plain JSON; what was measured left out."""
+    sections = config.model_dump(mode="json", exclude={"plan"})
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+def require_text(config: Config) -> None:
+    """Refuse a text that cannot fill one window, before anything is written: a token is at least a byte."""
+    length = config.sequence_length
+    size = source_bytes(config.data.sources, songs=config.data.songs, at_most=config.data.max_bytes)
+    if size is not None and size <= length:
+        raise DataError(
+            f"{', '.join(config.data.sources)}: {size} bytes are fewer than one context of {length} tokens",
+            "add text, or lower --model.block_size",
+        )
+
+
+def fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
+    """`model.vocab_size` and the kind from the tokenizer. Raises MismatchError if the configuration says otherwise."""
+    if config.model.vocab_size not in (0, tokenizer.vocab_size):
+        raise MismatchError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids",
+            "leave model.vocab_size out: it is the tokenizer's",
+        )
+    return config.with_values(model={"vocab_size": tokenizer.vocab_size}, tokenizer={"kind": tokenizer.kind})

@@ -1,0 +1,76 @@
+"""`evaluate`'s report in words."""
+
+from typing import Any
+
+
+def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """`evaluate`'s report as a table, a row a measure."""
+    rows = [(report["run"], f"step {report['step']}")]
+    if text := report.get("text"):
+        rows += [
+            ("text", f"{text['source']}: {text['tokens']:,} tokens, {text['bytes']:,} bytes, each target once"),
+            ("loss", f"{text['loss']:.4f} nats per {text['unit']}"),
+            ("perplexity", f"{text['perplexity']:.3f}"),
+            ("bits per byte", f"{text['bits_per_byte']:.4f}"),
+        ]
+    if answers := report.get("hellaswag"):
+        cut = f", {answers['contexts_cut']:,} contexts cut on the left" if answers["contexts_cut"] else ""
+        pace = f"{1000 * answers['seconds_per_item']:.1f} ms an item"
+        rows.append(("HellaSwag", f"{answers['items']:,} items, chance {answers['chance']:.0%}, {pace}{cut}"))
+        units = {"acc": "sum", "acc_norm": "by characters", "acc_bytes": "by bytes", "acc_tokens": "by tokens"}
+        for metric, unit in units.items():
+            error = answers[f"{metric}_stderr"]
+            rows.append(
+                (metric, f"{answers[metric]:.2%}" + (f" ± {error:.2%}" if error is not None else "") + f"  {unit}")
+            )
+    if measured := report.get("adherence"):
+        rows += _adherence_rows(measured)
+    if copied := report.get("memorization"):
+        rows += _memorization_rows(copied)
+    for task, metrics in report.get("harness", {}).items():
+        rows.append((task, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
+    return rows
+
+
+def _adherence_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, result in measured["generated"].items():
+        rows.append((f"adherence, {name}", f"{_lift(result)}\nreal {_lift(measured['real'][name])}"))
+    if measured["left_out"]:
+        names = ", ".join(measured["left_out"])
+        rows.append(("", f"left out: {names}, which can be judged of the songbook's songs alone"))
+    info = measured["prompt_information"]
+    low, high = info["interval"]
+    cut = f", {info['cut']} cut" if info["cut"] else ""
+    rows += [
+        ("prompt information", f"{info['information']:+.4f} [{low:+.4f}, {high:+.4f}] nats per answer token"),
+        ("", f"own prompt {info['own']:.4f}, another's {info['shuffled']:.4f}, none {info['none']:.4f}; "
+             f"{info['songs']} answers{cut}"),
+    ]  # fmt: skip
+    return rows
+
+
+def _lift(result: dict[str, Any]) -> str:
+    if result["own"] is None:
+        return "no prompt asks for anything"
+    if result["lift"] is None:
+        return f"{result['own']:.1%}"
+    low, high = result["interval"]
+    return (
+        f"{result['own']:.1%}, shuffled {result['shuffled']:.1%}, lift {result['lift']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    )
+
+
+def _memorization_rows(copied: dict[str, Any]) -> list[tuple[str, str]]:
+    written, held_out = copied["generated"], copied["held_out"]
+    sizes = [key for key in written if key.startswith("share_")]
+    rows = [
+        (f"copied {key.removeprefix('share_')}-grams", f"{written[key]:.1%} (held-out text {held_out[key]:.1%})")
+        for key in sizes
+    ]
+    quoted = " ".join(written["longest_text"].split())
+    quoted = quoted if len(quoted) < 80 else quoted[:79] + "…"
+    return [
+        *rows,
+        ("longest copied span", f"{written['longest']} tokens (held-out text {held_out['longest']}): {quoted}"),
+    ]

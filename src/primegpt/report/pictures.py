@@ -1,0 +1,131 @@
+"""Pictures as PNG files: a plot as data, which a page draws too; intervals, bars, and the losses of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from primegpt.report.chart import Series
+from primegpt.report.page import Page
+from primegpt.run.atomic import write_bytes_atomic
+
+if TYPE_CHECKING:  # it takes a second to import, and few commands draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GREY = "#9aa5b1"
+PALETTE = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#9d755d")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines over a common x, with whiskers where the series have intervals."""
+
+    name: str
+    """Of the picture's file."""
+    title: str
+    series: Sequence[Series]
+    x: str
+    y: str
+    zero: bool = False
+    """Begin y at 0, where a difference is to be seen for what it is."""
+    horizontals: Sequence[tuple[float, str]] = ()
+
+    def add_to(self, page: Page) -> None:
+        page.chart(self.title, self.series, x=self.x, y=self.y, zero=self.zero, horizontals=self.horizontals)
+
+    def draw(self, folder: Path) -> Path:
+        """The picture NAME.png in `folder`."""
+        figure, axes = _titled(self.title, 3.8)
+        for series, color in zip(self.series, PALETTE, strict=False):
+            xs, ys = zip(*series.points, strict=True)
+            axes.plot(xs, ys, "o-" if series.dots else "-", label=series.name, color=color, linewidth=1.5, markersize=4)
+            for at, low, high in series.intervals:
+                axes.plot([at, at], [low, high], color=color, linewidth=1.2)
+        for value, label in self.horizontals:
+            axes.axhline(value, color=GREY, linewidth=1, linestyle="--")
+            axes.annotate(label, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        axes.set_xlabel(self.x)
+        axes.set_ylabel(self.y)
+        if self.zero:
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        if len(self.series) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        return save(figure, folder / f"{self.name}.png")
+
+
+def draw_intervals(
+    path: Path, title: str, rows: Sequence[tuple[str, float, float, float]], x: str, strong: Sequence[str] = ()
+) -> Path:
+    """A picture of (name, value, low, high), a row each from the top; those named in `strong` in another colour."""
+    figure, axes = _titled(title, 0.9 + 0.3 * len(rows))
+    for y, (name, value, low, high) in enumerate(reversed(rows)):
+        color = PALETTE[1] if name in strong else PALETTE[0]
+        axes.plot([low, high], [y, y], color=color, linewidth=1.5)
+        axes.plot([value], [y], "o", color=color, markersize=5)
+    axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)], fontsize=9)
+    axes.set_xlabel(x)
+    return save(figure, path)
+
+
+def draw_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]]) -> Path:
+    """A picture of shares: a bar for each name, side by side for each group."""
+    figure, axes = _titled(title, 3.2)
+    names = list(next(iter(groups.values())))
+    width = 0.8 / len(groups)
+    for number, (group, color) in enumerate(zip(groups, (PALETTE[1], GREY), strict=False)):
+        places = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(names))]
+        bars = axes.bar(places, [100 * groups[group][name] for name in names], width, label=group, color=color)
+        axes.bar_label(bars, fmt="%.1f%%", fontsize=8)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_ylabel("%")
+    axes.legend(frameon=False, fontsize=9)
+    return save(figure, path)
+
+
+def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`."""
+    figure, (axes,) = figure_of(7, 4, dpi=120)
+    for key, label, color, width in (
+        ("train/loss", "training batches", GREY, 0.8),
+        ("train/eval_loss", "training text, fixed", PALETTE[0], 1.5),
+        ("val/loss", "validation text, fixed", PALETTE[1], 1.5),
+    ):
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per token")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    save(figure, path)
+
+
+def figure_of(width: float, height: float, *, dpi: int = 110, panels: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure of so many inches, with panels side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    for panel in axes:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    picture = BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_bytes_atomic(path, picture.getvalue())
+    return path
+
+
+def _titled(title: str, height: float) -> "tuple[Figure, Axes]":
+    figure, (axes,) = figure_of(6, height)
+    axes.set_title(title, fontsize=11, loc="left")
+    return figure, axes

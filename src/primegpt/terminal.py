@@ -1,0 +1,89 @@
+r"""Text as a terminal, a log or a page may have it: nothing in it is an order to whoever shows it.
+
+A model writes any byte, and texts and file names hold any. Escape sequences, carriage returns and overrides of the
+writing direction make a terminal show something else than what is there; they are shown as `\x1b`, `\r`, `\u202e`.
+Line ends and tabs stay. Whatever prints text of a model or of data passes it through `printable`; Python and `--json`
+give the text itself.
+"""
+
+import codecs
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+# Signs of our own, for logs of Windows and old terminals.
+PLAIN = {"─": "-", "»": ">", "…": "...", "–": "-", "×": "x", "→": "->", "±": "+-", "✓": "+", "✗": "x"}
+
+Say = Callable[[str], None]
+
+# C0 but tab and line feed, delete, C1, bidirectional overrides and isolates, what UTF-8 cannot spell, noncharacters.
+_ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    r"""`text` with its control characters spelt out; a line end of two characters is one.
+
+    >>> printable("red \x1b[31m")
+    'red \\x1b[31m'
+    """
+    return _ORDERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def printable_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """`printable` for a text that comes piece by piece, which may part the two characters of a line end."""
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""
+        yield printable(text.removesuffix(held) if held else text)
+    yield printable(held)
+
+
+def to_stderr(text: str) -> None:
+    """Where progress and warnings go, so that standard output holds results alone."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def to_stdout(text: str) -> None:
+    """Where results go."""
+    print(printable(text), flush=True)
+
+
+def silent(text: str) -> None:
+    """For those who want to hear nothing, and for processes beside the one that speaks."""
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """`value` as JSON to print: readable in any script, yet with the escapes of `printable` in JSON's own spelling.
+
+    NaN and infinities, which JSON has not, become null.
+    """
+    plain = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=plain, allow_nan=False)
+    return _ORDERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every NaN and infinity in it, which JSON cannot spell."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def never_fail_to_print() -> None:
+    """What the encoding of an output does not have is spelt out from now on, where printing it would be an error."""
+    codecs.register_error("spelt", _spelt)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="spelt")
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end

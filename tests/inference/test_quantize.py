@@ -1,0 +1,110 @@
+"""Copies for decoding are the same model, within what their number format can say."""
+
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from primegpt.inference.quantize import Int8Linear, PackedLinear, SummedLinear, for_decoding
+from primegpt.model.cache import KVCache
+from primegpt.model.gpt import GPT
+
+MakeModel = Callable[..., GPT]
+SHAPES = [(64, 32), (96, 48), (7, 5), (2304, 32)]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> None:
+    torch.set_grad_enabled(False)
+    yield
+    torch.set_grad_enabled(True)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [(1, 1), (3, 1), (2, 20)])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "error"),
+    [
+        (PackedLinear, torch.float32, 1e-6),
+        (PackedLinear, torch.bfloat16, 5e-3),
+        (Int8Linear, torch.float32, 7e-3),
+        (SummedLinear, torch.float32, 1e-6),
+        (SummedLinear, torch.bfloat16, 5e-3),
+        (partial(SummedLinear, int8=True), torch.float32, 9e-3),
+    ],
+)
+def test_products_are_those_of_the_weights(kind, dtype, error, shape, rows, threads) -> None:
+    """Relative to the exact product, in fp64; a wrong scale, offset or order of outputs is an error of about 1.
+
+    int8: 144 weights N(0, 1) span some 5.5, in 255 steps, each an even error: 5.5 / 255 / sqrt(12) = 0.6%. With one
+    scale an output, 48 of them reach 2.4 to either side, some rows 3: 2 * 3 / 254 / sqrt(12) = 0.7%.
+    """
+    torch.set_num_threads(threads)
+    weight, bias, x = random(*shape), random(shape[0], 1)[:, 0], random(*rows, shape[1])
+    exact = x.double() @ weight.double().T
+    for b in (None, bias):
+        layer = kind(nn.Parameter(weight.to(dtype)), None if b is None else nn.Parameter(b.to(dtype)))
+        expected = exact if b is None else exact + b.double()
+        for _ in range(2):
+            found = layer(x.to(dtype))
+            assert found.dtype == dtype
+            assert (found.double() - expected).norm() / expected.norm() < error
+            if not isinstance(layer, SummedLinear):
+                break
+            layer.pack()  # what several rows at once then go through
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05), ("int8", 0.05)])
+def test_a_copy_computes_the_models_function(random_model: MakeModel, preset: str, precision, error: float) -> None:
+    model, ids = random_model(preset), torch.arange(40).view(1, 40)
+    before = {name: weight.clone() for name, weight in model.weights().items()}
+    twin, expected = for_decoding(model, precision), model(ids)
+    cache = KVCache(model.config, 1, 40, twin.wte.weight.dtype)
+    stepwise = torch.cat([twin(ids[:, t : t + 1], cache=cache) for t in range(40)], dim=1)
+    for found in (twin(ids), stepwise):
+        assert (found.float().softmax(-1) - expected.softmax(-1)).abs().sum(-1).mean() < error
+    assert all(torch.equal(weight, before[name]) for name, weight in model.weights().items())
+    assert not any(isinstance(module, nn.Linear) for module in twin.modules())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_copy_in_fp32_for_compiled_steps_takes_no_memory_of_its_own(random_model: MakeModel) -> None:
+    model = random_model(n_embd=128)
+    own = {p.data_ptr() for p in model.parameters()}
+    twin = for_decoding(model, summed=True)
+    assert {p.data_ptr() for p in twin.parameters()} == own
+    assert not any(layer.packed for layer in twin.modules() if isinstance(layer, SummedLinear))
+
+
+def test_matrices_worth_it_are_packed_and_held_once(random_model: MakeModel) -> None:
+    model = random_model(n_embd=256, vocab_size=100)  # the head is too small to be packed
+    twin = for_decoding(model)
+    worth = {name for name, layer in twin.named_modules() if isinstance(layer, PackedLinear) and layer.plain is None}
+    assert worth == {
+        f"h.{n}.{layer}" for n in (0, 1) for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    own = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in twin.parameters()} < own  # neither packed nor plain twice
+
+
+def test_int8_takes_little_more_than_a_byte_a_weight(random_model: MakeModel) -> None:
+    layer = Int8Linear(nn.Parameter(random(3072, 768)), None)
+    assert layer.weight.dtype == torch.uint8
+    assert layer.weight.numel() < 1.05 * 3072 * 768
+
+
+def test_a_torch_without_the_packed_product_multiplies_plainly(random_model: MakeModel) -> None:
+    weight, x = nn.Parameter(random(2304, 32).bfloat16()), random(2, 32).bfloat16()
+    with patch.object(torch.ops.mkldnn, "_linear_pointwise", side_effect=NotImplementedError):
+        layer = PackedLinear(weight, None)
+    assert layer.packed is None
+    assert torch.equal(layer(x), nn.functional.linear(x, weight))

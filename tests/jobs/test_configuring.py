@@ -1,0 +1,109 @@
+"""What is trained on a bare text, beside what flags ask for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from primegpt import api
+from primegpt.config import Layer, resolve, write_toml
+from primegpt.config.layers import PRESETS
+from primegpt.data.preparing.prepare import prepare
+from primegpt.errors import ConfigError
+from primegpt.inference.run import load_config
+from primegpt.jobs.configuring import configure
+from primegpt.run.folder import RunFolder
+
+
+def rates(path: Path, **flags: dict[str, object]) -> tuple[float, float | None]:
+    path.write_text("to be or not to be\n" * 50, encoding="utf-8")
+    flags["train"] = {"device": "cpu"} | flags.get("train", {})
+    train = configure([str(path)], Layer(flags)).train
+    return train.learning_rate, train.head_learning_rate
+
+
+def test_flags_stand_above_the_measured_rates(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    assert rates(text) == pytest.approx((1.28 / 128, 0.5 / 128))
+    assert rates(text, train={"learning_rate": 1e-4}) == (1e-4, None)  # the head goes with the others
+    assert rates(text, train={"head_learning_rate": 1e-3}) == pytest.approx((1.28 / 128, 1e-3))
+    assert rates(text, tokenizer={"kind": "bpe"}) == pytest.approx((1.28 / 128, None))
+    assert rates(text, model={"n_embd": 64}) == pytest.approx((1.28 / 64, None))
+    assert rates(text, train={"minutes": 0.2}) == pytest.approx((1.28 / 64, None))
+    assert rates(text, model={"tie_embeddings": True}) == pytest.approx((1.28 / 128, None))
+    assert rates(text, train={"optimizer": "adamw"}) == (3e-3, None)
+    assert rates(text, model={"preset": "gpt2"}) == (6e-4, None)
+
+
+def test_a_runs_configuration_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    saved = write_toml(resolve({"model": {"preset": "prime"}}))
+    (tmp_path / "config.toml").write_text(saved.replace("embedding_norm = true\n", ""), encoding="utf-8")
+    assert load_config(RunFolder(tmp_path)).model.embedding_norm is False
+    assert PRESETS["prime"]["model"]["embedding_norm"]
+
+
+def songs(path: Path, words: int, count: int = 60) -> Path:
+    """Songs of `words` words, a few of them twenty times as long."""
+    lines = [("river stone moon " * words)[: 5 * words] for _ in range(count)]
+    lines[7] = lines[7] * 20
+    rows = [{"prompt": f"song {n}", "lyrics": f"{n} {line}"} for n, line in enumerate(lines)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("words", [10, 150, 900, 5000])
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_context_is_chosen_that_records_fit_into(tmp_path, words, kind):
+    """Measured afterwards on the shards: fewer than one record in twenty is cut, unless a bound says otherwise."""
+    flags = {
+        "data": {"template": "song"},
+        "tokenizer": {"kind": kind, "vocab_size": 300} if kind == "bpe" else {"kind": kind},
+    }
+    flags["train"] = {"device": "cpu"}
+    config = configure([str(songs(tmp_path / "songs.jsonl", words))], Layer(flags))
+    chosen = config.model.block_size
+    assert 256 <= chosen <= 1024
+    assert chosen % 64 == 0
+    corpus = prepare(config.data, config.tokenizer, context=chosen)
+    if chosen < 1024:
+        assert corpus.tally.truncated <= 0.05 * corpus.tally.examples
+    assert chosen >= min(1024, corpus.tally.fitting_context(0.9) or 0)
+    assert 1 <= config.train.batch_size <= 8
+
+
+def test_what_is_asked_for_is_taken_and_nothing_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("primegpt.jobs.configuring.record_lengths", lambda *_: pytest.fail("nothing to be chosen"))
+    path = str(songs(tmp_path / "songs.jsonl", 900))
+    for flags in ({"model": {"block_size": 96}}, {"train": {"sequence_length": 96}}):
+        config = configure([path], Layer({"data": {"template": "song"}} | flags))
+        assert config.sequence_length == 96
+        assert config.train.batch_size == 8  # as before there was a choice
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train": {"device": 1e-300}},
+        {"train": {"device": [[]]}},
+        {"train": {"minutes": "soon"}},
+        {"model": {"n_embd": "wide"}},
+        {"data": {"sources": 5}},
+        {"data": 5},
+        {"train": None},
+        {"model": {"preset": {}}},
+        [1],
+        {1: 2},
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind_are_refused_before_anything_is_made_of_them(tmp_path, settings):
+    """They were looked into before they were checked: KeyError, TypeError, AttributeError."""
+    with pytest.raises(ConfigError) as caught:
+        api.train(tmp_path / "text.txt", settings=settings)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_flags_that_contradict_each_other_are_refused_before_a_text_is_looked_for() -> None:
+    with pytest.raises(ConfigError, match=r"train\.minutes and train\.epochs are budgets"):
+        configure(["nowhere.txt"], Layer({"train": {"minutes": 1.0, "epochs": 2.0}}))

@@ -1,0 +1,90 @@
+"""Which device and number format are taken, for machines that are not here: what torch says of them is made up."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from primegpt import device
+from primegpt.device import available_cores, choose_device, choose_precision
+from primegpt.errors import ConfigError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend: what is there, what its GPU can do, and how much faster its CPU multiplies in bf16."""
+
+    def pretend(*, cuda=False, mps=False, cuda_bf16=False, cpu_speedup=1.0):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        # Before Ampere torch emulates bf16, and says that it is supported unless asked for the real thing.
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: cuda_bf16 or including_emulation
+        )
+        monkeypatch.setattr(device, "bf16_speedup", lambda: cpu_speedup)
+
+    return pretend
+
+
+TABLE = [
+    # what is there                                         the device taken, and its format
+    ({"cuda": True, "cuda_bf16": True}, "cuda", "bf16"),  # Ampere and later
+    ({"cuda": True, "cuda_bf16": False}, "cuda", "fp16"),  # Turing, Volta
+    ({"cuda": True, "mps": True, "cuda_bf16": True}, "cuda", "bf16"),
+    ({"mps": True, "cpu_speedup": 3.0}, "mps", "fp32"),  # unverified: never measured
+    ({"cpu_speedup": 3.0}, "cpu", "bf16"),  # AVX-512-bf16, AMX
+    ({"cpu_speedup": 1.31}, "cpu", "bf16"),
+    ({"cpu_speedup": 1.3}, "cpu", "fp32"),
+    ({"cpu_speedup": 0.2}, "cpu", "fp32"),  # bf16 in software
+]
+
+
+@pytest.mark.parametrize(("there", "taken", "number_format"), TABLE)
+def test_what_auto_takes(machine, there, taken, number_format):
+    machine(**there)
+    assert choose_device("auto") == taken
+    assert choose_precision("auto", taken) == number_format
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("named", ["cpu", "cuda", "mps"])
+def test_what_is_asked_for_is_taken(machine, wanted, named):
+    machine(cuda=True, mps=True)
+    assert choose_device(named) == named
+    assert choose_precision(wanted, named) == wanted
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "remedy"),
+    [
+        ({}, "cuda", "this machine has: cpu"),
+        ({}, "mps", "this machine has: cpu"),
+        ({"mps": True}, "cuda", "this machine has: mps, cpu"),
+        ({"cuda": True}, "mps", "this machine has: cuda, cpu"),
+    ],
+)
+def test_a_device_that_is_not_there(machine, there, wanted, remedy):
+    machine(**there)
+    with pytest.raises(ConfigError, match=f"train.device = '{wanted}' is not available here; {remedy}"):
+        choose_device(wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are bound to cores on Linux alone")
+def test_cores_that_the_process_may_not_use_are_not_counted():
+    """Under taskset or a scheduler of jobs, a thread for every core of the machine would make them queue for a few."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert available_cores() == len(allowed)
+
+
+def test_to_count_cores_needs_no_torch():
+    code = (
+        "import sys; from primegpt.device import available_cores; available_cores(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,80 @@
+"""What reaches a terminal is text and nothing else."""
+
+import io
+import json
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from primegpt.errors import LONGEST, UsageError
+from primegpt.terminal import as_json, never_fail_to_print, printable, printable_pieces
+
+ANY = st.text(st.characters(exclude_categories=[]))  # surrogates too
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])  # beside other programs
+BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def is_an_order(character: str) -> bool:
+    control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
+    return control or unicodedata.bidirectional(character) in BIDI
+
+
+@PATIENT
+@given(ANY)
+def test_no_order_is_left_and_nothing_else_is_changed(text):
+    shown = printable(text)
+    assert not any(map(is_an_order, shown))
+    assert printable(shown) == shown
+    kept = "".join(c for c in text if not is_an_order(c) and c not in "\ufffe\uffff")
+    if len(kept) == len(text):
+        assert shown == text
+
+
+@PATIENT
+@given(st.lists(st.text(st.sampled_from("a\r\n\x1b"))))
+def test_a_text_in_pieces_is_shown_as_the_whole_text_is(pieces):
+    assert "".join(printable_pieces(pieces)) == printable("".join(pieces))
+
+
+def test_each_is_spelt_out():
+    assert printable("a\x1b[2J\x9b\x00\x7f\u202eb\r\nc\td\re") == r"a\x1b[2J\x9b\x00\x7f\u202eb" + "\nc\td" + r"\re"
+
+
+@PATIENT
+@given(ANY)
+def test_json_holds_the_text_itself_and_no_order(text):
+    printed = as_json({"text": text})
+    assert not any(map(is_an_order, printed))
+    assert json.loads(printed)["text"] == text
+
+
+def test_json_has_no_number_that_json_has_not():
+    """`evaluate --json` of a model with NaN in its weights printed NaN, which no other program reads."""
+    value = {"loss": float("nan"), "rows": [(1.5, float("inf")), {"x": -float("inf")}], "n": 10**30}
+    refuse = {"parse_constant": lambda name: pytest.fail(f"{name} is no JSON")}
+    assert json.loads(as_json(value), **refuse) == {"loss": None, "rows": [[1.5, None], {"x": None}], "n": 10**30}
+
+
+def test_json_is_plain_where_the_terminal_knows_no_other_letters(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    assert as_json("é中") == r'"\u00e9\u4e2d"'
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    assert as_json("é中") == '"é中"'
+
+
+def test_what_an_encoding_lacks_is_spelt_out(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    never_fail_to_print()
+    print("né » ── \udc80日", flush=True)
+    assert raw.getvalue() == rb"n\xe9 > -- \udc80\u65e5" + b"\n"
+
+
+def test_an_error_is_one_line_that_can_be_read():
+    text = str(UsageError("the label \x1b[31m" + "x" * 5_000_000 + "\nend", "give another\u2028one"))
+    assert len(text) < 2 * LONGEST + 100
+    assert text.startswith(r"the label \x1b[31mxxx")
+    assert text.endswith("x end; give another one")
