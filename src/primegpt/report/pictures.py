@@ -38,9 +38,11 @@ class Plot:
     def draw(self, folder: Path) -> Path:
         """The picture NAME.png in `folder`."""
         figure, axes = _titled(self.title, 3.8)
-        for series, color in zip(self.series, PALETTE, strict=False):
+        for number, series in enumerate(self.series):
             xs, ys = zip(*series.points, strict=True)
-            axes.plot(xs, ys, "o-" if series.dots else "-", label=series.name, color=color, linewidth=1.5, markersize=4)
+            color, width = PALETTE[((series.color or number + 1) - 1) % len(PALETTE)], 0.7 if series.faint else 1.5
+            marks = "o-" if series.dots else "-"
+            axes.plot(xs, ys, marks, label=series.name, color=color, linewidth=width, markersize=4)
             for at, low, high in series.intervals:
                 axes.plot([at, at], [low, high], color=color, linewidth=1.2)
         for value, label in self.horizontals:
