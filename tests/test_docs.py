@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 import primegpt
 from primegpt import tokenizers
@@ -18,6 +20,7 @@ from primegpt.cli.commands import app
 from primegpt.cli.main import HELP, run
 from primegpt.config import recipe_path, resolve
 from primegpt.data.reading.fetch import corpora_folder
+from primegpt.experiments.file import find_file
 from primegpt.interop.huggingface import write_model
 from primegpt.interop.weight_files import WeightFiles
 from primegpt.run.tensors import serialize
@@ -44,6 +47,8 @@ def shortened(arguments: list[str]) -> list[str]:
     """The same command on a budget of three steps; a server takes any free port, and opens no browser."""
     if arguments[:1] in (["serve"], ["play"]):
         return [*arguments, "--port", "0", *(["--no-browser"] if arguments[0] == "play" else [])]
+    if arguments[:1] == ["experiment"]:
+        return [arguments[0], str(small_experiment(arguments[1])), *arguments[2:]]
     if arguments[:1] not in (["train"], ["finetune"]) or "--help" in arguments:
         return arguments
     kept, resuming = list(arguments), "--resume" in arguments
@@ -58,6 +63,24 @@ def shortened(arguments: list[str]) -> list[str]:
     recipes = [path.read_text(encoding="utf-8") for word in kept if (path := recipe_path(word))]
     songs = ["--data.songs", "60"] if any("songbook" in text for text in [*kept, *recipes]) else []
     return [*kept, *SMALL, *songs]
+
+
+def small_experiment(source: str) -> Path:
+    """The same experiment with two steps, one seed, a tiny network and few songs, in the folder that we are in."""
+    most = {"songs": 60, "n_embd": 32, "n_layer": 1, "block_size": 64, "times": 2, "batch_size": 2}
+
+    def cut(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            return {name: cut(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [cut(item) for item in value]
+        return min(value, most[key]) if isinstance(value, int) and key in most else value
+
+    values = tomllib.loads(find_file(source).read_text(encoding="utf-8"))
+    small = cut(values) | {"budget": {"steps": 2}, "seeds": 1}
+    path = Path(f"small-{Path(source).stem}.toml")
+    path.write_text(tomli_w.dumps(small), encoding="utf-8")
+    return path
 
 
 @pytest.fixture
@@ -97,6 +120,9 @@ def place(tmp_path, monkeypatch, smollm) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands_run(page, place, capsys):
+    for block in blocks(page, "toml"):  # an experiment by its name
+        if name := re.match(r'name = "(.*)"', block):
+            Path(f"{name[1]}.toml").write_text(block, encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in commands(page):
         program, *arguments = shlex.split(line)

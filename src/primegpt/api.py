@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from primegpt.experiments.alignment import experiment_alignment
     from primegpt.experiments.duplication import experiment_duplication
+    from primegpt.experiments.runner import experiment
     from primegpt.inference.run import Run, completion_facts, load
     from primegpt.jobs.chat import Chat
     from primegpt.jobs.evaluation import evaluate
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "experiments.alignment": ["experiment_alignment"],
     "experiments.duplication": ["experiment_duplication"],
+    "experiments.runner": ["experiment"],
     "jobs.chat": ["Chat"],
     "jobs.evaluation": ["evaluate"],
     "jobs.evaluation_table": ["describe_evaluation"],

@@ -34,7 +34,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   report RUN...                 curves, samples, settings as a web page; several runs side by side
   doctor                        what this machine can do
   bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve
-  experiment alignment          why prompts are ignored, shown on this machine; also experiment duplication
+  experiment FILE.toml          a question about training, answered with an interval; also `experiment alignment`
 
 RUN is a run folder, by default the latest in runs/. A first try:
 

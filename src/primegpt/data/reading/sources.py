@@ -93,6 +93,11 @@ def source_bytes(sources: Sequence[str], *, songs: int, seed: int = 0, at_most: 
     return size if at_most is None or size is None else min(size, at_most)
 
 
+def files_of(source: str) -> list[Path]:
+    """The files that a source stands for; none for what is not read from files. Raises DataError if it is not there."""
+    return _files(source) if _is_path(source) else []
+
+
 def utf8_size(text: str) -> int:
     """Size of `text` in UTF-8, without encoding all of it at once."""
     return len(text) if text.isascii() else sum(map(len, utf8_chunks(text)))

@@ -1,0 +1,229 @@
+"""Doing a job of an experiment: train, fine-tune, evaluate, write a text, learn a tokenizer, call a function."""
+
+import inspect
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from primegpt.config import Config, Layer, Settings, read_saved
+from primegpt.errors import UsageError, quoted
+from primegpt.experiments.file import STAGES, TRAINING, laid_over
+from primegpt.experiments.functions import guarded, load_function
+from primegpt.experiments.place import NEVER, Place, Plan
+from primegpt.experiments.stages import Job
+from primegpt.inference.run import Run, load
+from primegpt.jobs.configuring import configure
+from primegpt.jobs.data import write_songbook
+from primegpt.jobs.evaluation import evaluate_run
+from primegpt.jobs.finetuning import finetune
+from primegpt.jobs.tokenizers import train_tokenizer
+from primegpt.jobs.training import resume, train
+from primegpt.model.size import flops_per_token
+from primegpt.run import atomic
+from primegpt.run.folder import RunFolder
+from primegpt.terminal import Say, silent
+from primegpt.training.progress import Observer
+from primegpt.training.state import TrainState
+
+WARM, TIMED = 4, 16  # steps before a measurement of their time, and of it
+
+
+class Doer:
+    """Does the jobs of one experiment, in its place."""
+
+    def __init__(self, place: Place, plan: Plan, say: Say) -> None:
+        self.place, self.plan, self.say = place, plan, say
+        self.warned = set[str]()  # what is wrong with a text is so with every seed
+
+    def do(self, job: Job) -> None:
+        """Do `job`, or go on with it, and note its result. Raises ConfigError for what cannot be done."""
+        said = self.place.said(job)
+        path = self.place.path(job)
+        if job.do in TRAINING:
+            result = self._train(job, said, path)
+        elif job.do == "evaluate":
+            result = _evaluate(said, silent)
+        elif job.do == "measure":
+            result = _measure(said, silent)
+        else:
+            result = self._make(job, said, path)
+        self.place.note(job, result)
+
+    def check(self, job: Job) -> None:
+        """Raise UsageError for what can be seen to be wrong with `job` before anything is done."""
+        if job.do == "train" and not job.needs:
+            settings = laid_over(self._settings(job, job.said), {"train": {"max_steps": 1}})
+            configure(_recipe(job.said), Layer(settings))
+        elif job.do == "evaluate":
+            _bound(evaluate_run, "evaluate", None, **_options(job.said))
+        elif job.do == "measure":
+            load_function(job.said["function"])
+        elif job.do == "data songbook":
+            _bound(write_songbook, job.do, None, **job.said)
+        elif job.do not in STAGES:
+            load_function(job.do)
+
+    # Training
+
+    def _train(self, job: Job, said: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        run = self._run(job, said, path, observer=Silence())
+        return {"path": self._relative(path), "step": load(run.folder.path, checkpoint="last", say=silent).step}
+
+    def _run(
+        self, job: Job, said: Mapping[str, Any], path: Path, *, observer: Observer, above: Settings | None = None
+    ) -> Run:
+        def warn(text: str) -> None:
+            if text.startswith("warning") and text not in self.warned:
+                self.warned.add(text)
+                self.say(f"{job.title}: {text}")
+
+        with redirect_stdout(sys.stderr):  # which is for the result of the experiment
+            if (path / "data.json").exists() and (path / "config.toml").exists():
+                return resume(path, observer=observer, say=warn)
+            settings = laid_over(self._settings(job, said), above or {})
+            options: dict[str, Any] = {"out": path, "overwrite": True, "settings": settings}
+            if job.do == "train":
+                return train(*_recipe(said), **options, observer=observer, say=warn)
+            which = said.get("checkpoint", "best")
+            return finetune(said["from"], *_recipe(said), **options, checkpoint=which, observer=observer, say=warn)
+
+    def _settings(self, job: Job, said: Mapping[str, Any]) -> Settings:
+        """All settings of a training but how long it is."""
+        machine = {"train": self.plan.settings(job.plan_key)}
+        return laid_over(laid_over(machine, said["settings"]), {"train": {"seed": job.seed}})
+
+    def rehearse(self, job: Job) -> None:
+        """Take a few steps of a training that was not rehearsed yet: how many its budget is, and with which kernels.
+
+        What is wrong with it shows before hours are spent on others.
+        """
+        if not job.trains or self.plan.knows(job.plan_key):
+            return
+        ((unit, amount),) = job.said["budget"].items()
+        path = self.place.folder / "made" / f".rehearsal-{job.key}"
+        rehearsal = Rehearsal(WARM + TIMED if unit == "seconds" else 1)
+        never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
+        short: Settings = {"train": never, "generate": {"max_new_tokens": 1}}
+        atomic.remove(path)
+        with suppress(Enough):
+            self._run(job, self.place.said(job), path, above=short, observer=rehearsal)
+        config = read_saved(path / "config.toml")
+        atomic.remove(path)
+        found: dict[str, Any] = {"attention": config.train.attention, "compile": config.train.compile}
+        if unit == "tokens":
+            found["tokens"] = amount
+        elif unit == "steps":
+            found["max_steps"] = amount
+        else:
+            flops = rehearsal.tokens * flops_per_token(config.model, config.sequence_length)
+            found["max_steps"] = max(1, math.floor(amount / (rehearsal.seconds if unit == "seconds" else flops)))
+        self.plan.fix(job.plan_key, found)
+
+    # The rest
+
+    def _make(self, job: Job, said: dict[str, Any], path: Path) -> dict[str, Any]:
+        if job.do == "data songbook":
+            write_songbook(path, **said)
+        elif job.do == "tokenizer":
+            train_tokenizer(out=path, settings=said, overwrite=True, say=self.say)
+        else:
+            path = path.with_name(path.name + str(said.pop("suffix", ".jsonl")))
+            half = path.with_name(f".{path.name}")
+            guarded(job.do, load_function(job.do), half, **said)
+            if not half.exists():
+                raise UsageError(f"{job.do} has written nothing to the path that it was given", "write the file there")
+            os.replace(half, path)
+        return {"path": self._relative(path)}
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.place.folder).as_posix()
+
+
+class Enough(Exception):
+    """A rehearsal has seen what it wanted to."""
+
+
+class Silence:
+    """Watches a run and says nothing."""
+
+    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None: ...
+    def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None: ...
+    def on_sample(self, state: TrainState, text: str) -> None: ...
+    def on_message(self, text: str) -> None: ...
+
+
+class Rehearsal(Silence):
+    """Watches the first `steps`: what one takes of the processor, and how many tokens it has."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.times: list[float] = []
+        self.tokens = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the processor, over all cores, of a typical step."""
+        return statistics.median(b - a for a, b in pairwise(self.times[WARM:]))
+
+    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
+        if not state.step:
+            return
+        self.times.append(time.process_time())
+        self.tokens = state.tokens / state.step
+        if len(self.times) == self.steps:
+            raise Enough
+
+
+def figures_of(job: Job, place: Place) -> Any:
+    """What a job that is done has found: of a training, the last value of each key of its metrics.jsonl."""
+    result = place.result(job) or {}
+    if job.trains:
+        return {key: value for row in lines_of(place.folder / result["path"]) for key, value in row.items()}
+    return result
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return RunFolder(run).read_metrics()
+
+
+def _evaluate(said: dict[str, Any], say: Say) -> dict[str, Any]:
+    run = load(said["from"], checkpoint=said["checkpoint"], say=say)
+    return evaluate_run(run, **_options(said), say=say)
+
+
+def _options(said: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is evaluated."""
+    return {name: value for name, value in said.items() if name not in ("from", "checkpoint")}
+
+
+def _recipe(said: Mapping[str, Any]) -> list[str | Config]:
+    return [said["recipe"]] if "recipe" in said else []
+
+
+def _measure(said: dict[str, Any], say: Say) -> Any:
+    """A number, or a table of numbers, that a function of the user's finds of a run."""
+    named = said["function"]
+    found = guarded(named, load_function(named), load(said["from"], checkpoint=said["checkpoint"], say=say))
+    try:
+        return json.loads(json.dumps(found, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{named} returned {quoted(found)}: {error}", "return a number, or a dict of numbers"
+        ) from None
+
+
+def _bound(function: Callable[..., Any], stage: str, *arguments: Any, **options: Any) -> None:
+    """Raise UsageError where the keys of a stage are not what `function` takes."""
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except TypeError as error:
+        known = [name for name, of in inspect.signature(function).parameters.items() if of.kind is of.KEYWORD_ONLY]
+        raise UsageError(f"stage {quoted(stage)}: {error}", f"its keys: {', '.join(known)}") from None

@@ -1,0 +1,99 @@
+"""The folder of an experiment: what has been done lies there, job by job, and is not done again.
+
+NAME/
+  experiment.toml   the file as it was read last        plan.json   what was measured of the machine, once
+  jobs/KEY.json     that a job is done, and its result  made/       runs, texts and tokenizers, as stages make them
+  results.json      report.html
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from primegpt.device import available_cores, choose_device, choose_precision
+from primegpt.errors import RunFolderError, UsageError
+from primegpt.experiments.stages import Job
+from primegpt.run.atomic import make_folder, write_json_atomic
+
+NEVER = 10**9  # steps; the sample at the end is enough to look at
+SUFFIXES = {"data songbook": ".jsonl"}  # of what a stage writes, where it is a file
+
+
+class Place:
+    """Where jobs find each other's results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """Raises RunFolderError where something else is there."""
+        if self.folder.exists() and not (self.folder / "plan.json").exists() and any(self.folder.iterdir()):
+            raise RunFolderError(f"{self.folder} is not empty and holds no experiment", "choose another --out")
+        for name in ("jobs", "made"):
+            make_folder(self.folder / name)
+
+    def result(self, job: Job | str) -> dict[str, Any] | None:
+        """What was found by a job that is done; None of one that is not."""
+        path = self._note(job if isinstance(job, str) else job.key)
+        if not path.exists():
+            return None
+        try:
+            noted = json.loads(path.read_bytes())
+            return noted["result"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is damaged: {error}", "delete it, and the job is done again") from error
+
+    def note(self, job: Job, result: Mapping[str, Any]) -> None:
+        """Write down that a job is done."""
+        noted = {"do": job.do, "label": job.label, "seed": job.seed, "said": job.said, "result": result}
+        write_json_atomic(self._note(job.key), noted)
+
+    def path(self, job: Job) -> Path:
+        """Where a job makes what it makes. A shared one may have been called otherwise when it was begun."""
+        there = sorted((self.folder / "made").glob(f"*-{job.key}*"))
+        return there[0] if there else self.folder / "made" / (job.stem + SUFFIXES.get(job.do, ""))
+
+    def said(self, job: Job) -> dict[str, Any]:
+        """What a job is done with, the results of others by their paths."""
+
+        def resolved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                if value.keys() == {"@"}:
+                    return str(self.folder / (self.result(value["@"]) or {})["path"])
+                return {key: resolved(item) for key, item in value.items()}
+            return [resolved(item) for item in value] if isinstance(value, list) else value
+
+        return resolved(job.said)
+
+    def _note(self, key: str) -> Path:
+        return self.folder / "jobs" / f"{key}.json"
+
+
+class Plan:
+    """What the machine decides, decided once, so that whoever goes on, or repeats it with this file, does the same.
+
+    plan.json: device, precision and threads of all; of each training what a rehearsal of it found.
+    """
+
+    def __init__(self, place: Place, processes: int = 1) -> None:
+        self.path = place.folder / "plan.json"
+        if self.path.exists():
+            self.values: dict[str, Any] = json.loads(self.path.read_bytes())
+            return
+        device = choose_device("auto")
+        precision, threads = choose_precision("auto", device), max(1, available_cores() // processes)
+        machine = {"device": device, "precision": precision, "threads": threads}
+        self.values = {"machine": machine, "rehearsed": {}}
+        write_json_atomic(self.path, self.values)
+
+    def settings(self, key: str) -> dict[str, Any]:
+        """Of a training: those that the machine has a say in, and its steps where these are known."""
+        return {"sample_interval": NEVER, **self.values["machine"], **self.values["rehearsed"].get(key, {})}
+
+    def knows(self, key: str) -> bool:
+        return key in self.values["rehearsed"]
+
+    def fix(self, key: str, settings: Mapping[str, Any]) -> None:
+        self.values["rehearsed"][key] = dict(settings)
+        write_json_atomic(self.path, self.values)

@@ -1,0 +1,177 @@
+"""The stages of an experiment as jobs: each known by a key of all that decides its result, so that none is done twice.
+
+Arms whose first stages are the same share them; an edited file makes anew only what the edit changes; a job that was
+stopped goes on. "@NAME" in a stage is an earlier one's result, "@last" the last run, "@seed" the seed.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from primegpt.data.reading.sources import files_of
+from primegpt.errors import ConfigError, DataError, nearest, quoted
+from primegpt.experiments.file import TRAINING, Arm, Experiment, Stage
+from primegpt.run.atomic import canonical_json, io_errors
+from primegpt.run.checkpoint import fingerprint_of
+from primegpt.run.folder import RunFolder
+
+TEXTS = ("sources", "base_text", "text")  # keys whose values are sources of text
+PLACES = ("do", "function", "from", "path", "hellaswag", "recipe", "extension")  # and of files and folders
+KEY = 10  # hexadecimal digits: no two of a million jobs share them
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do, once: train a run, make a file, evaluate."""
+
+    do: str
+    label: str
+    """What a person knows it by: the arm and the stage that first need it."""
+    said: Mapping[str, Any]
+    """What it is done with; a result of another job is {"@": its key}."""
+    needs: tuple[str, ...]
+    """The keys of the jobs whose results it is done with."""
+    seed: int | None
+    key: str
+
+    @property
+    def trains(self) -> bool:
+        return self.do in TRAINING
+
+    @property
+    def plan_key(self) -> str:
+        """What a training is rehearsed for: the same for all seeds, whatever it goes on from."""
+        return _key({"do": self.do, **{name: self.said[name] for name in ("settings", "budget")}})
+
+    @property
+    def title(self) -> str:
+        """What it is called where people read it."""
+        return self.label if self.seed is None else f"{self.label}, seed {self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """The name of what it makes."""
+        seed = "" if self.seed is None else f"-seed-{self.seed}"
+        plain = "".join(c if c.isalnum() or c in "._" else "-" for c in self.label)
+        return f"{plain[:60].strip('-.')}{seed}-{self.key}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm comes to with one seed: its last run, and where each measure is found."""
+
+    arm: str
+    seed: int
+    run: Job
+    measures: Mapping[str, tuple[Job, tuple[str, ...]]]
+    """Name -> the job that finds it, and the path in what that finds."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All jobs by their keys, each after those that it needs, and what the arms come to."""
+
+    jobs: Mapping[str, Job]
+    outcomes: Sequence[Outcome]
+
+
+def plan_work(experiment: Experiment) -> Work:
+    """What is to be done. All arms of a seed come before the next seed: cut short, a whole experiment is there.
+
+    Raises ConfigError for a stage that names none before it, and for a measure of a stage that has no figures.
+    """
+    jobs: dict[str, Job] = {}
+    outcomes = [_outcome(experiment, arm, seed, jobs) for seed in experiment.seeds for arm in experiment.arms]
+    return Work(jobs, outcomes)
+
+
+def _outcome(experiment: Experiment, arm: Arm, seed: int, jobs: dict[str, Job]) -> Outcome:
+    done: dict[str, Job] = {}
+
+    def add(stage: Stage) -> Job:
+        job = _job(stage, arm.name, seed, done)
+        return jobs.setdefault(job.key, job)
+
+    for stage in arm.stages:
+        done[stage.name] = add(stage)
+        if done[stage.name].trains:
+            done["last"] = done[stage.name]
+    of_last = {"from": "@last", "checkpoint": experiment.checkpoint}
+    measures: dict[str, tuple[Job, tuple[str, ...]]] = {}
+    for measure in experiment.measures:
+        first, _, rest = measure.partition(".")
+        if ":" in measure:  # a function, of a file or a module
+            home, _, name = measure.rpartition(":")
+            name, *path = name.split(".")
+            measures[measure] = add(Stage("measure", name, {"function": f"{home}:{name}", **of_last})), tuple(path)
+        elif "/" in measure or "." not in measure:  # a key of metrics.jsonl
+            measures[measure] = done["last"], (measure,)
+        elif first in done:
+            measures[measure] = done[first], tuple(rest.split("."))
+        else:
+            job = add(Stage("evaluate", "evaluate", {**of_last, **experiment.evaluate}))
+            measures[measure] = job, tuple(measure.split("."))
+    return Outcome(arm.name, seed, done["last"], measures)
+
+
+def _job(stage: Stage, arm: str, seed: int, done: Mapping[str, Job]) -> Job:
+    needs: list[str] = []
+    seeded = stage.do in TRAINING
+
+    def resolved(value: Any) -> Any:
+        nonlocal seeded
+        if isinstance(value, Mapping):
+            return {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [resolved(item) for item in value]
+        if not (isinstance(value, str) and value.startswith("@")):
+            return value
+        if value == "@seed":
+            seeded = True
+            return seed
+        if value[1:] not in done:
+            place = f"arm {quoted(arm)}, stage {quoted(stage.name)}: no earlier stage is called {quoted(value)}"
+            raise ConfigError(place, nearest(value, [f"@{name}" for name in (*done, "seed")]))
+        needs.append(done[value[1:]].key)
+        return {"@": needs[-1]}
+
+    said = resolved(stage.said)
+    decides = {
+        "do": stage.do,
+        "said": said,
+        "files": dict(_contents({"do": stage.do, **said})),
+        "seed": seed if seeded else None,
+    }
+    return Job(
+        stage.do, f"{arm}, {stage.name}", said, tuple(dict.fromkeys(needs)), seed if seeded else None, _key(decides)
+    )
+
+
+def _key(value: object) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:KEY]
+
+
+def _contents(said: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The files that `said` names, with their hashes: with another text a job is another one."""
+    if isinstance(said, Mapping):
+        for name, value in said.items():
+            yield from _contents(value, name)
+    elif isinstance(said, list):
+        for value in said:
+            yield from _contents(value, key)
+    elif isinstance(said, str) and key in TEXTS:
+        yield from ((str(file), hash_of(file)) for file in files_of(said) if file.is_file())
+    elif isinstance(said, str) and key in PLACES:
+        path = Path(said.rpartition(":")[0] if ".py:" in said else said)
+        if (path / "config.toml").is_file():
+            yield said, fingerprint_of(RunFolder(path).checkpoint_path())
+        else:
+            files = sorted(path.glob("*")) if path.is_dir() else [path]
+            yield from ((str(file), hash_of(file)) for file in files if file.is_file())
+
+
+def hash_of(file: Path) -> str:
+    with io_errors(f"read {file}", DataError), file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
