@@ -33,6 +33,7 @@ def test_everything_is_on_it_once(page):
     for text in ("Norms", "Does it pay?", "qk &lt;norm&gt; against plain -0.068 [", "<strong>ahead</strong>", "equal",
                  "» To be<", "To be not", "Once", "name = &quot;Norms&quot; # &lt;b&gt;", "1, 2, 3"):  # fmt: skip
         assert text in page, text
+    assert page.count('class="card"') == 3
     assert "<norm>" not in page
     assert page.count("<figure") == 1  # a metric without a point is not drawn
     assert "not begun" not in page

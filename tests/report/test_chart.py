@@ -43,6 +43,12 @@ def test_on_a_logarithmic_axis_equal_factors_are_equal_distances():
     assert chart("t", [Series("a", [(0, 0.0), (1, 1.0)])], log=True) == ""  # has no place for 0
 
 
+def test_a_line_without_a_name_is_not_in_the_legend():
+    html = chart("t", [Series("a", [(0, 1.0), (1, 2.0)]), Series("", [(0, 1.5), (1, 1.5)], color=1, faint=True)])
+    assert re.findall(r"<li[^>]*>([^<]*)</li>", html) == ["a"]
+    assert len(paths(html, "line")) == 2
+
+
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_a_missing_value_leaves_a_gap(missing):
     html = chart("t", [Series("a", [(0, 1.0), (1, 2.0), (2, missing), (3, 1.0), (4, missing), (5, 1.0), (6, 2.0)])])
@@ -111,6 +117,7 @@ def test_an_axis_covers_its_values_with_a_few_round_ticks(low, width):
         (12_000, "12k"),
         (1500, "1,500"),
         (2_500_000, "2.5M"),
+        (2.7e15, "2.7e15"),
         (1.23456, "1.235"),
         (-0.5, "-0.5"),
     ],

@@ -34,6 +34,7 @@ class Series:
     """One line: (x, y) by rising x."""
 
     name: str
+    """In the legend; "" keeps it out of it."""
     points: Sequence[Point]
     color: int = 0
     """1 … 8; 0 takes the next one that is free."""
@@ -132,8 +133,8 @@ def round_step(rough: float) -> float:
 
 
 def short_number(value: float) -> str:
-    """A number for an axis or a table: 0.0003 → "3e-4", 12_000 → "12k", 1.2345 → "1.234"."""
-    if value and abs(value) < 1e-3:
+    """A number for an axis or a table: 0.0003 → "3e-4", 12_000 → "12k", 3e14 → "3e14", 1.2345 → "1.234"."""
+    if value and not 1e-3 <= abs(value) < 1e12:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
@@ -212,7 +213,7 @@ def _facts(series: Sequence[Series], x: str, across: Axis, up: Axis) -> dict[str
 
 
 def _legend(series: Sequence[Series]) -> str:
-    names = "".join(f'<li class="{_kind(drawn)}">{escaped(drawn.name)}</li>' for drawn in series)
+    names = "".join(f'<li class="{_kind(drawn)}">{escaped(drawn.name)}</li>' for drawn in series if drawn.name)
     return f'<ul class="legend">{names}</ul>' if len(series) > 1 else ""
 
 

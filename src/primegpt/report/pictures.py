@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it takes a second to import, and few commands draw
     from matplotlib.figure import Figure
 
 GREY = "#9aa5b1"
-PALETTE = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#9d755d")
+PALETTE = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#6b6ecf")
 
 
 @dataclass(frozen=True)
