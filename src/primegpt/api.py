@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 # ruff: noqa: F401 - imported for whoever imports them from here
 if TYPE_CHECKING:
-    from primegpt.experiments.alignment import experiment_alignment
-    from primegpt.experiments.duplication import experiment_duplication
     from primegpt.experiments.runner import experiment
     from primegpt.inference.run import Run, completion_facts, load
     from primegpt.jobs.chat import Chat
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 # Where each of them lives. Imported on first use: to generate text one need not import what trains or exports.
 _HOMES = {
-    "experiments.alignment": ["experiment_alignment"],
-    "experiments.duplication": ["experiment_duplication"],
     "experiments.runner": ["experiment"],
     "jobs.chat": ["Chat"],
     "jobs.evaluation": ["evaluate"],
