@@ -1,18 +1,43 @@
-"""Preparing a text beside tiktoken processes."""
+"""Preparing a text beside processes of the libraries that have its vocabulary."""
+
+import json
 
 import pytest
 
-from primegpt.bench.tokenize import bench_tokenize
+from primegpt.bench.tokenize import bench_tokenize, libraries
 from primegpt.errors import ConfigError
-from primegpt.tokenizers import store
+from primegpt.tokenizers import splits, store
+from primegpt.tokenizers.imported import Imported
+
+TEXT = "the river runs under the bridge of stone\n"
 
 
-def test_shards_beside_tiktoken_processes(tmp_path):
-    (tmp_path / "text.txt").write_text("the river runs under the bridge of stone\n" * 200, encoding="utf-8")
-    store.save(store.train("bpe", ["the river runs under the bridge"], 270), tmp_path / "tokenizer")
-    found = bench_tokenize(str(tmp_path / "text.txt"), str(tmp_path / "tokenizer"), megabytes=0.05, turns=1)
-    assert [len(result.rates) for result in found.results] == [1, 1]
-    assert all(result.median > 0 for result in found.results)
-    store.save(store.train("char", ["the river"]), tmp_path / "char")
-    with pytest.raises(ConfigError, match="does not encode through tiktoken"):
-        bench_tokenize(str(tmp_path / "text.txt"), str(tmp_path / "char"), megabytes=0.01, turns=1)
+def others(*steps: splits.Step) -> Imported:
+    """Byte-level pairs of others, split by `steps`."""
+    document = json.loads(store.train("bpe", [TEXT], 270)._files()["tokenizer.json"])
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, level]}
+    return Imported({"tokenizer.json": json.dumps(document).encode()})
+
+
+def test_shards_beside_processes_of_the_library(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT * 200, encoding="utf-8")
+    for kind, tokenizer in {
+        "bpe": store.train("bpe", [TEXT], 270),
+        "imported": others(*splits.BY_NAME["qwen2"]),
+    }.items():
+        store.save(tokenizer, tmp_path / kind)
+        found = bench_tokenize(str(tmp_path / "text.txt"), str(tmp_path / kind), megabytes=0.05, turns=1)
+        names = ["primegpt data prepare", *(["tokenizers"] if kind == "imported" else []), "tiktoken"]
+        assert [result.name.removesuffix(" processes").lstrip("0123456789 ") for result in found.results] == names
+        assert all(len(result.rates) == 1 and result.median > 0 for result in found.results)
+
+
+def test_each_library_that_has_a_vocabulary_takes_part(spaced_tokenizer):
+    pieces = store.train("sentencepiece", [TEXT], 290)
+    assert list(libraries(pieces)) == list(libraries(Imported(pieces._files()))) == ["sentencepiece"]
+    assert list(libraries(spaced_tokenizer)) == ["tokenizers"]
+    assert list(libraries(others(*splits.BY_NAME["falcon"]))) == ["tokenizers"]
+    assert list(libraries(others(*splits.BY_NAME["smollm"]))) == ["tokenizers", "tiktoken"]
+    with pytest.raises(ConfigError, match="no library has a char tokenizer"):
+        libraries(store.train("char", [TEXT]))

@@ -1,13 +1,9 @@
 """Real vocabularies, with the strings and ids that llama.cpp tests itself with; Transformers on what we write of them.
 
-They come with llama-cpp-python's source, which pip fetches once into a folder for temporary files; never committed.
+They come with llama-cpp-python's source (conftest.py).
 """
 
 import random
-import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +15,6 @@ from primegpt.tokenizers import store
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]  # a peer's warnings are its own
 
-SOURCE = "llama-cpp-python==0.3.36"
 SEPARATOR = "\n__ggml_vocab_test__\n"
 REFUSED = {
     "aquila": "does not say how text is split",
@@ -32,24 +27,6 @@ TESTED = (
     *("phi-3", "qwen2", "qwen35", "refact", "starcoder"),
 )
 LOSSY = {"llama-spm", "phi-3", "gemma-4"}  # where a ▁ of the text's own is a space
-
-
-@pytest.fixture(scope="session")
-def vocabularies() -> Path:
-    folder = Path(tempfile.gettempdir()) / "primegpt-vocabularies"
-    if not list(folder.glob("*.gguf")):
-        folder.mkdir(exist_ok=True)
-        fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python", SOURCE]
-        done = subprocess.run([*fetch, "-d", str(folder)], capture_output=True, timeout=280)
-        found = list(folder.glob("*.tar.gz"))
-        if done.returncode or not found:
-            pytest.skip("llama-cpp-python's source cannot be fetched")
-        with tarfile.open(found[0]) as archive:
-            for member in archive:
-                if "/models/ggml-vocab-" in member.name:
-                    member.name = Path(member.name).name
-                    archive.extract(member, folder, filter="data")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +100,9 @@ def test_tiktoken_gives_the_ids_of_the_library(name, vocabularies, load):
     for text in [*strings(vocabularies, name), *(scalars(rng, 20) for _ in range(1000))]:
         found = vocabulary.faster.encode(text)
         assert found is None or found.tolist() == vocabulary.backend.encode(text, add_special_tokens=False).ids
+    given = strings(vocabularies, name) * 3
+    expected = [vocabulary.backend.encode(text, add_special_tokens=False).ids for text in given]
+    assert [ids.tolist() for ids in vocabulary.faster.encode_all(given)] == expected
 
 
 def test_all_of_them_are_looked_at(vocabularies):

@@ -13,9 +13,10 @@ from primegpt import tokenizers
 from primegpt.config import DataConfig, TokenizerConfig
 from primegpt.data.preparing.prepare import prepare
 from primegpt.errors import DataError, TokenizerError
-from primegpt.tokenizers import splits, store
+from primegpt.tokenizers import splits, store, tiktoken_files, tokenizer_json
 from primegpt.tokenizers.imported import Imported
 from primegpt.tokenizers.sentencepiece_files import read_model
+from primegpt.tokenizers.tiktoken_files import Published
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEXTS = [
@@ -391,6 +392,30 @@ def test_vocabulary_and_merges_of_qwen2(folder, corpus, tmp_path):
 # ---- used
 
 
+@pytest.mark.parametrize("kind", ["spaced", "sentencepiece", "ranks", "merges", "lines"])
+def test_many_texts_at_once_are_encoded_as_each_alone(kind, folder, corpus, spaced_tokenizer, monkeypatch):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if kind == "spaced":
+        loaded = spaced_tokenizer
+    elif kind == "sentencepiece":
+        loaded = Imported(tokenizers.train("sentencepiece", [corpus], 400)._files())
+    elif kind == "lines":
+        ranks = {bytes([byte]): byte for byte in range(256)} | {b"th": 256, b"the": 257, b" ": 32}
+        monkeypatch.setattr(tiktoken_files, "PUBLISHED", {258: Published(splits.CL100K, {"</s>": 258})})
+        lines = "".join(f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in ranks.items())
+        loaded = Imported({"x.tiktoken": lines.encode()})
+    else:
+        loaded = Imported(files)
+        monkeypatch.setattr(tokenizer_json, "WORTHWHILE", 0 if kind == "ranks" else 10**9)
+    texts = [*TEXTS, " the", "\0<|never|>\0", *random_texts(200)]
+    for given in (texts, texts[:1], [corpus, ""], [], [corpus * (100_001 // len(corpus) + 1), "the"]):
+        found = loaded.encode_arrays(given)
+        assert [ids.tolist() for ids in found] == [loaded.encode(text) for text in given]
+        assert all(ids.dtype == loaded.id_dtype for ids in found)
+    with pytest.raises(DataError, match=r"U\+D83D at character 4"):
+        loaded.encode_arrays(["the", "the \ud83d"])
+
+
 def test_a_corpus_in_shards(folder, corpus, tmp_path):
     (tmp_path / "a.txt").write_text(corpus, encoding="utf-8")
     config = TokenizerConfig(path=str(folder))
@@ -399,6 +424,18 @@ def test_a_corpus_in_shards(folder, corpus, tmp_path):
     assert ids[0] == prepared.tokenizer.eot_id == 1
     assert corpus.startswith(prepared.tokenizer.decode(ids[1:]))
     prepared.close()
+
+
+def test_for_much_text_a_faster_way_is_made_and_nobody_waits_for_it(folder, corpus):
+    loaded = tokenizers.load(folder)
+    ids = loaded.encode(corpus)
+    assert "faster" not in vars(loaded.vocabulary)
+    loaded.expect(10**9)
+    with tokenizer_json._MAKING:  # as another thread, which is at it
+        assert loaded.encode(corpus) == ids
+        assert "faster" not in vars(loaded.vocabulary)
+    assert loaded.encode(corpus) == ids
+    assert loaded.vocabulary.faster is not None
 
 
 def test_spelt_special_tokens_stay_text_in_a_thousand_corpora(folder, corpus):

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from primegpt.tokenizers import splits
+from primegpt.tokenizers.bpe import WORTHWHILE
 from primegpt.tokenizers.ranks import ranks_for
 from primegpt.tokenizers.tokenizer_json import read_document
 from tokenizers import Tokenizer
@@ -71,6 +72,33 @@ def test_composed_as_the_library_composes(document):
     assert_same(composed, ["e\u0301a\u0308 the", "\u1100\u1161\u11a8", "the", "\u0344"])
 
 
+@pytest.mark.parametrize("steps", KNOWN.values(), ids=KNOWN)
+def test_white_space_of_every_kind_before_every_kind(document, steps):
+    """Long enough to be put apart: runs of white space at ends of texts, of lines, before what is joined to them."""
+    rng, made = random.Random(3), split_by(document, steps)
+    space = [" ", "  ", "\n", "\r", "\t", "\u00a0", "\u2028", "\x85", "\x1c", "\v", "\u3000"]
+    other = ["a", "É", "\u0301", "1", "½", "'s", "'", ".", "/", "。", "😀", "\u200b"]
+    texts = ["".join(rng.choice(rng.choice((space, other))) for _ in range(rng.randint(0, 60))) for _ in range(400)]
+    fast, theirs = ranks_for(made), library(made)
+    for start in range(0, len(texts), 40):
+        given = texts[start : start + 40]
+        assert sum(map(len, given)) >= WORTHWHILE
+        assert [ids.tolist() for ids in fast.encode_all(given)] == [theirs.encode(text).ids for text in given]
+    assert_same(made, ["".join(texts[start : start + 40]) for start in range(0, len(texts), 40)])
+
+
+@pytest.mark.parametrize("form", [None, {"type": "NFC"}])
+def test_several_texts_in_one_call(document, form):
+    """Each as if it stood alone, whatever the one before it ends with."""
+    fast = ranks_for({**document, "normalizer": form})
+    texts = ["the  ", "", " river", "\u0301e\u0301", "\0", "\0<|never|", "|>\0", "it'", "s", ""]
+    for given in (texts, texts[:1], ["", ""]):
+        assert [ids.tolist() for ids in fast.encode_all(given)] == [fast.encode(text).tolist() for text in given]
+    for name in ("<|never|>", "\0<|never|>", "<|never|>\0", "\0<|never|>\0"):
+        assert fast.encode_all(["the", name, "river"]) is None
+        assert fast.encode(name).tolist() == library(document).encode(name).ids
+
+
 def test_merges_in_another_order(document, corpus):
     model = json.loads(json.dumps(document["model"]))
     for place in (0, 5, 20):
@@ -103,6 +131,7 @@ def test_text_with_a_byte_that_the_vocabulary_lacks_is_left_to_the_library(docum
     fast = ranks_for({**document, "model": model})
     assert fast.encode("the river").tolist() == ranks_for(document).encode("the river").tolist()
     assert fast.encode("the ~ river") is None
+    assert fast.encode_all(["the", "the ~ river"]) is None
 
 
 def test_runs_that_are_made_of_later_ones(document):

@@ -25,14 +25,14 @@ def tokenize(
     turns: Turns = 3,
     as_json: Json = False,
 ) -> None:
-    """Text to shards, end to end, beside as many tiktoken processes as there are cores on the same bytes.
+    """Text to shards, end to end, beside as many processes of the tokenizer's library as there are cores.
 
     Parameters
     ----------
     source
         The text, repeated or cut to the size asked for.
     tokenizer
-        A folder with GPT-2's vocabulary (vocab.bpe and encoder.json), or a bpe tokenizer.
+        A tokenizer's folder or file; any but `char`, which no library has.
     megabytes
         How much text.
     """

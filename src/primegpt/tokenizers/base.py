@@ -123,6 +123,10 @@ class Tokenizer(ABC):
         """`encode_array` of each text, on the calling thread: for those who bring threads of their own."""
         return [self._encode(text, map) for text in texts]
 
+    def expect(self, characters: int) -> None:
+        """Be told how much text is to be encoded: where a faster way takes a while to make, it may be worth it."""
+        return
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
         return in_threads(self.encode, texts)

@@ -27,25 +27,28 @@ END, CUT = "\0", "\1"
 
 # Unicode's White_Space, which is \s in these patterns; in Python's it has four control characters more.
 _WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_WORD, _SPACE, _END = range(3)
+_WORD, _END, _SPACE, _NEWLINE = range(4)
 _KIND = np.full(ord(max(_WHITESPACE)) + 2, _WORD, np.uint8)
 """Of each code point; the last row is for all that come after."""
 _KIND[[ord(character) for character in _WHITESPACE]] = _SPACE
+_KIND[[ord("\r"), ord("\n")]] = _NEWLINE
 _KIND[ord(END)] = _END
 _KIND_OF_ASCII = _KIND[:256].tobytes()
 
 
-def apart(texts: Sequence[str]) -> str | None:
+def apart(texts: Sequence[str], *, newlines_end: bool = False) -> str | None:
     """`texts` in a line, with END between them, and CUT where WORDS must not go on; None if a text has these itself.
 
+    `newlines_end`: where the last whitespace character is a newline, it goes with those before it (as of Llama 3).
     Raises UnicodeEncodeError on a lone surrogate.
     """
     joined = END.join(texts)
     if joined.count(END) != len(texts) - 1 or CUT in joined:
         return None
     kinds = _kinds(joined)
-    space = kinds == _SPACE
-    cuts = np.flatnonzero(space[:-2] & space[1:-1] & (kinds[2:] == _WORD)) + 1
+    space = kinds >= _SPACE
+    last = kinds == _SPACE if newlines_end else space
+    cuts = np.flatnonzero(space[:-2] & last[1:-1] & (kinds[2:] == _WORD)) + 1
     return CUT.join([joined[start:stop] for start, stop in pairwise([0, *cuts.tolist(), len(joined)])])
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from primegpt.errors import ConfigError, DataError, quoted
 from primegpt.tokenizers import companions
-from primegpt.tokenizers.base import SYSTEM, SpecialTokens, Tokenizer, special_kinds
+from primegpt.tokenizers.base import SECTION, SYSTEM, SpecialTokens, Tokenizer, special_kinds
 from primegpt.tokenizers.chat_template import apart, render, with_marks
 from primegpt.tokenizers.companions import JSON, MERGES, MODEL, PAIR, TEKKEN, TIKTOKEN, VOCAB, Settings
 from primegpt.tokenizers.sentencepiece_files import SentencePieceVocabulary, read_model
@@ -60,6 +60,8 @@ class Vocabulary(Protocol):
     def prefix_anywhere(self) -> bool: ...
 
     def encode(self, text: str) -> NDArray[np.unsignedinteger]: ...
+
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]: ...
 
     def sections(self, text: str) -> list[str]: ...
 
@@ -115,6 +117,22 @@ class Imported(Tokenizer):
         return type(self)(files, {**own, **added})
 
     # ---- text to ids
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        """`encode_array` of each text, on the calling thread; in one call of the library unless one is long."""
+        if not texts or max(map(len, texts)) > SECTION:
+            return super().encode_arrays(texts)
+        try:
+            found = self.vocabulary.encode_all([self.space_before(text) + text for text in texts])
+        except UnicodeEncodeError:
+            return super().encode_arrays(texts)  # which says where
+        if self._never[np.concatenate(found)].any():
+            return super().encode_arrays(texts)
+        return [ids.astype(self.id_dtype) for ids in found]
+
+    def expect(self, characters: int) -> None:
+        if isinstance(self.vocabulary, JsonVocabulary):
+            self.vocabulary.expected = max(self.vocabulary.expected, characters)
 
     def encode_within(self, text: str) -> list[int]:
         return self._within(text).tolist()

@@ -12,15 +12,19 @@ that are ever made must come out whole, and of those that are only taken whole n
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from primegpt.tokenizers.bpe import BYTES, LETTERS, to_bytes
-from primegpt.tokenizers.gpt2_split import SPLIT
-from primegpt.tokenizers.splits import GPT2, digits, split
+from primegpt.tokenizers.bpe import BYTES, LETTERS, WORTHWHILE, to_bytes
+from primegpt.tokenizers.gpt2_split import CUT, END, SPLIT, WORDS, apart
+from primegpt.tokenizers.splits import GPT2, LLAMA3, O200K, QWEN2, QWEN35, TEKKEN, digits, split
+
+if TYPE_CHECKING:
+    import tiktoken
 
 # Expressions that mean the same to both libraries: classes, repetition, no anchors, nothing of a language's own.
 _CLASS = r"\[\^?(?:[^\[\]\\&~-]|\\[rnts/]|\\p\{(?:L[ultmo]?|[NMPS])\}|(?:[A-Za-z0-9]-[A-Za-z0-9]))+\]"
@@ -30,30 +34,74 @@ _PLAIN = re.compile(rf"(?:{_ATOM}(?:[*+?]\+?|\{{\d,\d\}})?|\|)+")
 DIGITS_APART = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?[^\s\p{L}\p{N}]++|\s+(?![^\s\p{N}])|\s+"
 NO_ID = 2**32 - 1  # of bytes that a vocabulary lacks, as those of planes that hold no characters
 # tiktoken looks for special tokens at every character where there is none at all, and for this one hardly ever.
-NEVER = "\0<|never|>\0"
+NAME = "<|never|>"
+NEVER = f"\0{NAME}\0"
+
+# The expressions that look ahead at the end of white space alone, and what is left of them where that was done
+# beforehand (gpt2_split.py). Of those after GPT-2's, no alternative but the last takes two characters of white space
+# that are not newlines, and white space up to its last newline is one part.
+AHEAD = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+WITHOUT_LOOKING = {SPLIT: WORDS} | {
+    pattern: pattern.removesuffix(AHEAD) + r"|\s*[\r\n]+|\s+" for pattern in (LLAMA3, QWEN2, QWEN35, O200K, TEKKEN)
+}
 
 
 class RankEncoding:
     """Ranks of pieces, the expression that splits, and the id of each rank."""
 
     def __init__(self, pattern: str, ranks: dict[bytes, int], ids: Mapping[int, int], *, nfc: bool = False) -> None:
-        import tiktoken
-
         from tokenizers import normalizers
 
-        special = {NEVER: len(ranks)}
-        self.backend = tiktoken.Encoding("imported", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        self.pattern, self.ranks = pattern, ranks
         self._form = normalizers.NFC() if nfc else None  # the library's own: Python's may know fewer characters
         self._ids = np.full(len(ranks), NO_ID, np.uint32)
         self._complete = len(ids) == len(ranks)
         self._ids[list(ids)] = list(ids.values())
 
+    @cached_property
+    def backend(self) -> "tiktoken.Encoding":
+        return self._encoding(self.pattern, NEVER)
+
+    @cached_property
+    def _words(self) -> "tiktoken.Encoding":
+        """A faster one with the same ids, for texts that were put `apart`."""
+        return self._encoding(WITHOUT_LOOKING[self.pattern], END, CUT)
+
+    def _encoding(self, pattern: str, *marks: str) -> "tiktoken.Encoding":
+        import tiktoken
+
+        special = {mark: len(self.ranks) + n for n, mark in enumerate(marks)}
+        return tiktoken.Encoding("imported", pat_str=pattern, mergeable_ranks=self.ranks, special_tokens=special)
+
     def encode(self, text: str) -> NDArray[np.unsignedinteger] | None:
         """The ids; None where the vocabulary lacks a byte. Raises UnicodeEncodeError on a lone surrogate."""
-        if self._form is not None and not text.isascii():
-            text = self._form.normalize_str(text)
-        ids = self._ids[self.backend.encode_to_numpy(text, disallowed_special=())]
-        return ids if self._complete or not (ids == NO_ID).any() else None
+        found = self.encode_all([text])
+        return found[0] if found else None
+
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]] | None:
+        """`encode` of each text, in one call; None where a byte is lacking, or one of several has NEVER's name."""
+        if self._form is not None:
+            texts = [text if text.isascii() else self._form.normalize_str(text) for text in texts]
+        ranks = self._ranks(texts)
+        if ranks is None:
+            return None
+        ends = np.flatnonzero(ranks == len(self.ranks))
+        ids = self._ids[np.delete(ranks, ends)]
+        if not self._complete and (ids == NO_ID).any():
+            return None
+        return np.split(ids, ends - np.arange(len(ends)))
+
+    def _ranks(self, texts: Sequence[str]) -> NDArray[np.unsignedinteger] | None:
+        """The ranks of all pieces in a line, with one that there is not between texts."""
+        worthwhile = self.pattern in WITHOUT_LOOKING and sum(map(len, texts)) >= WORTHWHILE
+        if worthwhile and (joined := apart(texts, newlines_end=self.pattern != SPLIT)) is not None:
+            ranks = self._words.encode_to_numpy(joined, allowed_special={END, CUT}, disallowed_special=())
+            return ranks[ranks != len(self.ranks) + 1]
+        joined = NEVER.join(texts)
+        if len(texts) > 1 and joined.count(NAME) != len(texts) - 1:
+            return None
+        allowed = {NEVER} if len(texts) > 1 else set[str]()
+        return self.backend.encode_to_numpy(joined, allowed_special=allowed, disallowed_special=())
 
 
 def ranks_for(document: Mapping[str, Any]) -> RankEncoding | None:
@@ -71,10 +119,10 @@ def ranks_for(document: Mapping[str, Any]) -> RankEncoding | None:
     if cuts is None or not vocabulary.keys() >= cuts.keys():
         return None
     parts = _parts(model["vocab"], merges, [piece for piece in vocabulary if len(piece) > 1])
-    reached = {piece: found for piece, found in cuts.items() if len(parts[piece]) == 1}
+    reached = {piece: found for piece, found in cuts.items() if parts[piece] == 1}
     made = _with_one_merge_each(model["vocab"], reached)
-    whole = [piece for piece, found in parts.items() if len(found) > 1] if model.get("ignore_merges") else []
-    if made is None or any(len(parts[piece]) == 2 for piece in whole):
+    whole = [piece for piece, count in parts.items() if count > 1] if model.get("ignore_merges") else []
+    if made is None or any(parts[piece] == 2 for piece in whole):
         return None
     pieces = [*LETTERS.values(), *made, *whole]
     ranks = {to_bytes(piece): rank for rank, piece in enumerate(pieces)}
@@ -117,32 +165,34 @@ def _by_piece(merges: Iterable[Sequence[str]]) -> dict[str, list[Cut]] | None:
     return found
 
 
-def _parts(vocabulary: Mapping[str, int], merges: Iterable[Sequence[str]], pieces: Iterable[str]) -> dict[str, Cut]:
-    """What the library makes of each of `pieces` by itself, never taking one whole."""
+def _parts(vocabulary: Mapping[str, int], merges: Iterable[Sequence[str]], pieces: Iterable[str]) -> dict[str, int]:
+    """How many parts the library leaves of each of `pieces` by itself, never taking one whole."""
     from tokenizers import models
 
     alone = models.BPE(vocab=dict(vocabulary), merges=[(left, right) for left, right in merges], cache_capacity=0)
-    return {piece: tuple(token.value for token in alone.tokenize(piece)) for piece in pieces}
+    return {piece: len(alone.tokenize(piece)) for piece in pieces}
 
 
 def _with_one_merge_each(vocabulary: Mapping[str, int], cuts: Mapping[str, list[Cut]]) -> list[str] | None:
     """The pieces in order, if each comes out whole where it has only one of its merges: the last that leads to it."""
+    if all(len(found) == 1 for found in cuts.values()):
+        return list(cuts)  # as it does already
     rank = dict.fromkeys(LETTERS.values(), -1) | {piece: number for number, piece in enumerate(cuts)}
     chosen = {piece: found[0] if len(found) == 1 else _last_merge(piece, rank) for piece, found in cuts.items()}
     if any(cut not in cuts[piece] for piece, cut in chosen.items()):
         return None
     alone = _parts(vocabulary, chosen.values(), chosen)
-    return list(chosen) if all(len(found) == 1 for found in alone.values()) else None
+    return list(chosen) if all(count == 1 for count in alone.values()) else None
 
 
 def _last_merge(piece: str, rank: Mapping[str, int]) -> tuple[str, ...]:
     """The parts that are left of `piece` when all is merged but the last two; a guess, since it goes by ranks alone."""
-    parts, limit = list(piece), len(rank)
-    while len(parts) > 2:
-        ranks = [rank.get(left + right, limit) for left, right in pairwise(parts)]
-        lowest = min(ranks)
-        if lowest == limit:
-            break
+    parts, limit, rank_of = list(piece), len(rank), rank.get
+    ranks = [rank_of(left + right, limit) for left, right in pairwise(parts)]
+    while len(parts) > 2 and (lowest := min(ranks)) < limit:
         at = ranks.index(lowest)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del ranks[at]
+        for place in range(max(0, at - 1), min(at + 1, len(ranks))):
+            ranks[place] = rank_of(parts[place] + parts[place + 1], limit)
     return tuple(parts)

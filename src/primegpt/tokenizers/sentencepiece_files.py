@@ -127,8 +127,13 @@ class SentencePieceVocabulary:
         self.backend = _library(model._replace(add_dummy_prefix=False, unk=unk))
 
     def encode(self, text: str) -> NDArray[np.unsignedinteger]:
-        text.isascii() or text.encode()  # the library's complaint about half a character is not Python's
-        return np.array(self.backend.encode(text, out_type=int), np.uint32)
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        for text in texts:
+            text.isascii() or text.encode()  # the library's complaint about half a character is not Python's
+        found = self.backend.encode(list(texts), out_type="numpy", num_threads=1)
+        return [ids.astype(np.uint32) for ids in found]
 
     def sections(self, text: str) -> list[str]:
         return sure_sections(text, self.border) if len(text) > SECTION and self.border else [text]

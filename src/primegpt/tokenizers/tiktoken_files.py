@@ -77,6 +77,9 @@ class TiktokenVocabulary:
         assert ids is not None  # every byte has a piece
         return ids
 
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        return self.encoding.encode_all(texts) or [self.encode(text) for text in texts]
+
     def sections(self, text: str) -> list[str]:
         return sure_sections(text, BORDERS[0]) if len(text) > SECTION else [text]
 

@@ -7,6 +7,7 @@ and spell, and sizes and expressions that would take for ever, are refused by na
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from primegpt.config import MAX_VOCAB
 from primegpt.errors import TokenizerError, quoted
 from primegpt.tokenizers.base import SECTION, sure_sections
-from primegpt.tokenizers.bpe import BYTES, to_bytes
+from primegpt.tokenizers.bpe import BYTES
 from primegpt.tokenizers.splits import KNOWN, refuse_slow_patterns
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MAX_ADDED = 20_000  # added tokens: twenty times as many as any tokenizer in use
 SPACE = "▁"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 WORTHWHILE = 5_000_000  # characters; making the faster encoding takes as long as encoding so many
+_MAKING = threading.Lock()
 
 MODELS = ("BPE", "Unigram")
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Precompiled", "Sequence")
@@ -42,6 +44,8 @@ _INSIDE = {"Sequence": ("normalizers", "pretokenizers", "decoders")}
 # Where a text is cut, if that changes no ids: after a letter or a digit, before what none of the splits joins to it.
 BORDERS = tuple(re.compile(rf"[^\W_](?={after})") for after in (r"[\s、。，！？；：]", r"\s", " "))
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# The letters of bytes as Latin-1 has them, and what is in Latin-1 without being such a letter as what is not.
+_LATIN = dict.fromkeys(range(256), SPACE) | {ord(letter): byte for letter, byte in BYTES.items()}
 
 
 class JsonVocabulary:
@@ -74,16 +78,41 @@ class JsonVocabulary:
         self.unknown = _unknown(document["model"])
         self.named = {"unk_token": self.unknown}
         self.adds_bos = _adds_bos(document)
-        self._encoded = 0
+        self.expected = self._encoded = 0  # characters
 
     def encode(self, text: str) -> NDArray[np.unsignedinteger]:
         """The ids of `text` without a prefix, every character of it ordinary but for tokens that are not special."""
-        self._encoded += len(text)
-        if self._encoded > WORTHWHILE and self.faster is not None and (found := self.faster.encode(text)) is not None:
-            return found
-        text.isascii() or text.encode()  # the library's complaint about half a character is not Python's
+        faster = self._faster_for(len(text))
+        found = faster.encode(text) if faster else None
+        return self._by_library([text])[0] if found is None else found
+
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        """`encode` of each text, in one call of the library."""
+        faster = self._faster_for(sum(map(len, texts)))
+        found = faster.encode_all(texts) if faster else None
+        return self._by_library(texts) if found is None else found
+
+    def _faster_for(self, characters: int) -> "RankEncoding | None":
+        """The faster encoding, once as much was encoded, or is expected, as it is worth."""
+        self._encoded += characters
+        if "faster" in vars(self):
+            return self.faster
+        if max(self._encoded, self.expected) <= WORTHWHILE or not _MAKING.acquire(blocking=False):
+            return None  # another thread is at it: meanwhile this one goes on with the library
         try:
-            return np.array(self.backend.encode(text, add_special_tokens=False).ids, np.uint32)
+            return self.faster
+        finally:
+            _MAKING.release()
+
+    def _by_library(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        for text in texts:
+            text.isascii() or text.encode()  # the library's complaint about half a character is not Python's
+        try:
+            if len(texts) == 1:
+                found = [self.backend.encode(texts[0], add_special_tokens=False)]
+            else:
+                found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(each.ids, np.uint32) for each in found]
         except BaseException as error:  # what it raises, and a panic of its, which is no Exception
             raise TokenizerError(f"its tokenizer.json fails on a text ({_reason(error)})", "use another one") from error
 
@@ -190,7 +219,7 @@ def _check(document: Document) -> None:
             replaced = f"{quoted(step['pattern'])} by {quoted(step['content'])}"
             raise ValueError(f"its normalizer replaces {replaced}, which would change the text")
     if kind == "BPE":
-        if any(not all(pair) for pair in _pairs(model)):
+        if not all(map(all, _pairs(model))):
             raise ValueError("one of its merges joins nothing")
     elif not all(isinstance(score, float | int) and math.isfinite(score) for _, score in model["vocab"]):
         raise ValueError("one of its scores is no number")
@@ -210,10 +239,12 @@ def _check_unknown(model: Mapping[str, Any], kind: str) -> None:
         raise ValueError(f"its unk_token {quoted(name)} is none of its pieces")
 
 
-def _pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _pairs(model: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     for merge in model["merges"]:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        yield left, right
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if len(pair) != 2:
+            raise ValueError(f"{quoted(merge)} is not a merge of two pieces")
+        yield pair
 
 
 def vocabulary_of(document: Mapping[str, Any]) -> dict[str, int]:
@@ -252,7 +283,10 @@ def _pieces(document: Document, byte_level: bool) -> list[bytes]:
 
 def _spelt(piece: str, byte_level: bool, fallback: bool) -> bytes:
     if byte_level:
-        return to_bytes(piece) if BYTES.keys() >= set(piece) else piece.encode()
+        try:
+            return piece.translate(_LATIN).encode("latin-1")
+        except UnicodeEncodeError:  # a character that stands for no byte
+            return piece.encode()
     if fallback and (found := _BYTE.fullmatch(piece)):
         return bytes([int(found[1], 16)])
     return piece.replace(SPACE, " ").encode()

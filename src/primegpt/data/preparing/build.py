@@ -92,6 +92,7 @@ def build(
     Records take at most `limit` tokens. `key` names the corpus that the blocks belong to.
     """
     progress = _Progress(blocks.bytes_of(wanted), say)
+    tokenizer.expect(blocks.bytes_of(wanted))
     encoder = _Encoder(tokenizer, layout, limit)
     pieces = _wanted(_pieces(assigned, tokenizer, surveyed, blocks), wanted)
     left = set(wanted)
