@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import primegpt
-from primegpt import tokenizers
-from primegpt.config import Config, Section
+from primegpt import extend, tokenizers
+from primegpt.config import Section, sections
 
 PAGE = Path(__file__).with_name("api.md")
 HEAD = """\
@@ -21,15 +21,18 @@ HEAD = """\
 Made from the code by `python docs/make_api.py`; a test keeps it current. What is not named here is private.
 
 """
-SETTINGS = "Settings of a run, by section: keys of a TOML file, of `settings=`, and flags (`--train.max_steps 500`)."
+SETTINGS = """\
+Settings of a run, by section: keys of a TOML file, of `settings=`, and flags (`--train.max_steps 500`). Above all
+sections stands `extension`, a file with [parts of your own](extending.md)."""
 
 
 def api_page() -> str:
     """The whole page as Markdown."""
-    names = [f"primegpt.{name}" for name in primegpt.__all__ if name != "tokenizers"]
+    names = [f"primegpt.{name}" for name in primegpt.__all__ if name not in ("extend", "tokenizers")]
     names += [f"primegpt.tokenizers.{name}" for name in tokenizers.__all__]
+    names += [f"primegpt.extend.{name}" for name in extend.__all__]
     parts = [described(name, pkgutil.resolve_name(name)) for name in names]
-    tables = [table(name, field.annotation) for name, field in Config.model_fields.items() if name != "plan"]
+    tables = [table(name, section) for name, section in sections().items() if name != "plan"]
     return HEAD + "\n".join([*parts, f"## Settings\n\n{SETTINGS}\n", *tables])
 
 

@@ -38,6 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("PRIMEGPT_DATA", str(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from primegpt.config import LEARNT, Config, Layer, preset_name, read_saved, read_toml, resolve, write_toml
+from primegpt.config import LEARNT, Layer, preset_name, read_saved, read_toml, resolve, sections, write_toml
 from primegpt.config.layers import PRESETS
 from primegpt.errors import ConfigError
 
@@ -74,8 +74,8 @@ def test_a_saved_configuration_is_not_changed_by_a_younger_preset(tmp_path, monk
 
 def test_nothing_that_can_be_said_is_lost_in_writing():
     """TOML has no null, so a key may be unset only where that is what leaving it out means."""
-    for section in Config.model_fields:
-        for name, field in type(getattr(Config(), section)).model_fields.items():
+    for section, kind in sections().items():
+        for name, field in kind.model_fields.items():
             if type(None) in get_args(field.annotation):
                 assert field.default is None, f"{section}.{name} = None would come back as {field.default}"
     off = resolve({"generate": {"top_k": 0}})
@@ -107,8 +107,8 @@ ABSURD = {
 
 NUMBERS = [
     (section, name)
-    for section in Config.model_fields
-    for name, field in type(getattr(Config(), section)).model_fields.items()
+    for section, kind in sections().items()
+    for name, field in kind.model_fields.items()
     if section != "plan" and {int, float} & {field.annotation, *get_args(field.annotation)}
 ]
 

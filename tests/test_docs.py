@@ -99,7 +99,7 @@ def smollm(hub, random_model, tmp_path_factory) -> None:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, smollm) -> Path:
-    """A user's folder: a text, the recipes, and a finished run; and a hub to push it to."""
+    """A user's folder: a text, recipes, parts of their own, and a finished run; and a hub to push it to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
@@ -111,6 +111,9 @@ def place(tmp_path, monkeypatch, smollm) -> Path:
     (tmp_path / "chats.jsonl").write_text(f"{json.dumps({'messages': talk})}\n" * 40, encoding="utf-8")
     question = {"ctx": "the river ran under", "endings": ["a bridge", "stone", "the song", "it"], "label": 0}
     (tmp_path / "hellaswag.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
+    page = ROOT / "docs" / "extending.md"
+    (tmp_path / "mine.py").write_text("".join(blocks(page, "python")), encoding="utf-8")
+    (tmp_path / "mine.toml").write_text("".join(blocks(page, "toml")), encoding="utf-8")
     corpus = corpora_folder() / "shakespeare" / "input.txt"  # as if it had been fetched
     corpus.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "my.txt", corpus)

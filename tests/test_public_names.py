@@ -10,7 +10,7 @@ import primegpt
 def test_exported_names():
     assert set(primegpt.__all__) == {
         *("train", "finetune", "resume", "load", "runs", "Run"),
-        *("GPT", "ModelConfig", "Config", "tokenizers"),
+        *("GPT", "ModelConfig", "Config", "extend", "tokenizers"),
     }
     for name in primegpt.__all__:
         assert getattr(primegpt, name) is not None

@@ -21,10 +21,11 @@ _HOMES = {
     "ModelConfig": "primegpt.config",
     "Config": "primegpt.config",
 }
-__all__ = ["GPT", "Config", "ModelConfig", "Run", "finetune", "load", "resume", "runs", "tokenizers", "train"]
+__all__ = ["GPT", "Config", "ModelConfig", "Run", "extend", "finetune", "load", "resume", "runs", "tokenizers", "train"]
+_MODULES = ("extend", "tokenizers")
 
 if TYPE_CHECKING:
-    from primegpt import tokenizers
+    from primegpt import extend, tokenizers
     from primegpt.api import Run, finetune, load, resume, train
     from primegpt.config import Config, ModelConfig
     from primegpt.jobs.listing import runs
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name == "tokenizers":
-        return importlib.import_module("primegpt.tokenizers")
+    if name in _MODULES:
+        return importlib.import_module(f"primegpt.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'primegpt' has no attribute {name!r}")

@@ -22,7 +22,7 @@ import torch
 
 from primegpt import api
 from primegpt.cli.main import run
-from primegpt.config import Config, read_saved, resolve
+from primegpt.config import Config, read_saved, resolve, sections
 from primegpt.errors import PrimegptError
 
 pytestmark = [
@@ -47,7 +47,7 @@ PLANNED = {"minutes", "tokens", "epochs", "max_steps", "val_tokens", "sources", 
 PLANNED |= {"batch_size", "gradient_accumulation_steps", "attention", "precision", "device", "threads", "compile"}
 PLANNED |= {"eval_interval", "sample_interval", "checkpoint_interval", "log_interval", "keep_checkpoints"}
 PLANNED |= {"sequence_length", "warmup_steps"}
-KEYS = [(section, name) for section in Config.model_fields for name in type(getattr(Config(), section)).model_fields]
+KEYS = [(section, name) for section, kind in sections().items() for name in kind.model_fields]
 ABSURD: list[Any] = [
     -1, 0, 1, 10**12, 2**31, 2**63, 2**64, 10**30, -(10**30), 10**5000,
     0.5, -0.0, 1e-300, 1e300, -1e300, math.nan, math.inf, -math.inf,
@@ -69,7 +69,7 @@ def place(tmp_path_factory) -> Path:
 
 def bounds(section: str, name: str) -> list[Any]:
     """The largest and the smallest number that the key takes: the hardest to be accepted."""
-    field = type(getattr(Config(), section)).model_fields[name]
+    field = sections()[section].model_fields[name]
     kinds = {field.annotation, *get_args(field.annotation)}
     found = []
     for bound in field.metadata:

@@ -30,6 +30,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   tokenizer train SOURCE...     learn a tokenizer that several runs can share
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip
   info RUN | RECIPE             parameters, FLOPs, memory, expected time; of a run, what came of it
+  trust RUN                     let the extension of a run from elsewhere run, once you have read it
   runs                          the runs there are, and what came of each
   report RUN...                 curves, samples, settings as a web page; several runs side by side
   doctor                        what this machine can do
@@ -160,11 +161,19 @@ def _run(arguments: Sequence[str], started: float) -> int:
     except Exception as error:
         if is_out_of_memory(error):
             return complain("out of memory; take a smaller model, batch or text", 1)
+        if line := line_of_extension(error):
+            return complain(line, 1)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return complain(str(UsageError(f"{error.filename}: {error.strerror}", "give a shorter name")), 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF) and not error.filename:
             return complain(f"the output cannot be written: {error.strerror}", 1)
         raise  # errors of other files than standard output are met where they arise
+
+
+def line_of_extension(error: Exception) -> str | None:
+    """What to say of an error out of a file of the user's own; None for all others."""
+    extend = sys.modules.get("primegpt.extend")  # where it was not loaded there is none
+    return extend.blamed(error) if extend else None
 
 
 def require_utf8(arguments: Sequence[str]) -> None:

@@ -176,6 +176,27 @@ def import_model(
     show(f"next       primegpt generate {path}")
 
 
+def trust(run: Path) -> None:
+    """Let the extension of a run from elsewhere run: its extension.py, with your rights. Read it before.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    """
+    from primegpt.inference.run import load_config
+    from primegpt.run.extensions import extension_in, trust
+    from primegpt.run.folder import RunFolder
+
+    folder = RunFolder.open(run)
+    config = load_config(folder)
+    if not config.model.extension:
+        raise UsageError(f"{folder.path} has no extension", "nothing of it runs when it is opened")
+    _, sha256 = extension_in(folder, config)
+    trust(sha256, folder.extension_path)
+    show(f"{folder.extension_path} may run from now on (SHA-256 {sha256[:16]}…)")
+
+
 def export(
     run: RunPath = None,
     *,

@@ -11,6 +11,7 @@ from primegpt.config import (
     GenerateConfig,
     LoRAConfig,
     ModelConfig,
+    Place,
     ReadingConfig,
     Section,
     TokenizerConfig,
@@ -59,6 +60,8 @@ class Settings(Preparing):
     """Every configuration key as a flag: --section.key value."""
 
     generate: GenerateConfig = GenerateConfig()
+    extension: Place | None = None
+    """A Python file with parts of your own, which is run."""
 
 
 class FinetuneSettings(Settings):
@@ -75,7 +78,7 @@ class Sampling(Section):
     )
 
 
-def given_settings(settings: Section | None, **budgets: float | None) -> dict[str, dict[str, Any]]:
+def given_settings(settings: Section | None, **budgets: float | None) -> dict[str, Any]:
     """What the command line sets, and nothing else, as a configuration layer."""
     given = settings.model_dump(exclude_unset=True) if settings else {}
     for name, value in budgets.items():

@@ -16,6 +16,7 @@ from primegpt.config.layers import (
     recipe_path,
     resolve,
     saved,
+    sections,
     write_toml,
 )
 from primegpt.config.sections import (
@@ -36,12 +37,14 @@ from primegpt.config.sections import (
     LearntKind,
     LoRAConfig,
     ModelConfig,
+    Place,
     PlanRecord,
     ReadingConfig,
     Section,
     SourceConfig,
     TokenizerConfig,
     TrainConfig,
+    built_in_choices,
 )
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "LearntKind",
     "LoRAConfig",
     "ModelConfig",
+    "Place",
     "PlanRecord",
     "ReadingConfig",
     "Section",
@@ -72,6 +76,7 @@ __all__ = [
     "SourceConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "built_in_choices",
     "check",
     "explain",
     "merge",
@@ -84,5 +89,6 @@ __all__ = [
     "refuse_idle",
     "resolve",
     "saved",
+    "sections",
     "write_toml",
 ]

@@ -4,7 +4,7 @@ Asked is only what the user says in this command: its flags, or a file of their 
 program or the saved configuration of a run sets keys that do not matter, and no harm is done.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from primegpt.config.layers import Config, Layer, Settings, check
@@ -64,7 +64,9 @@ CONDITIONS: dict[str, Condition] = {
         lambda config: not config.model.tie_embeddings and not config.lora.rank,
         "a head that learns by itself (model.tie_embeddings = false, and no adapters)",
     ),
-    "train.min_lr": _is("train.schedule", "cosine", "linear", "wsd"),
+    "train.min_lr": Condition(
+        lambda config: config.train.schedule != "constant", 'train.schedule = "cosine" or "linear" or "wsd"'
+    ),
     **dict.fromkeys(("lora.alpha", "lora.dropout", "lora.targets"), _ADAPTERS),
     **dict.fromkeys(("generate.length_penalty", "generate.early_stopping"), _BEAMS),
     "generate.start_document": _TEXT,
@@ -108,6 +110,10 @@ def _asked(said: Layer, config: Config) -> Iterator[tuple[str, str, Any, Config]
 
 def _keys(layer: Layer) -> Iterator[tuple[str, Any]]:
     for section, values in layer.values.items():
+        if not isinstance(values, Mapping):  # the extension
+            if values is not None:
+                yield section, values
+            continue
         for name, value in values.items():
             if value is not None:
                 yield f"{section}.{name}", value

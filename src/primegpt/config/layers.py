@@ -22,17 +22,21 @@ from primegpt.config.sections import (
     GenerateConfig,
     LoRAConfig,
     ModelConfig,
+    Place,
     PlanRecord,
     Section,
     SourceConfig,
     TokenizerConfig,
     TrainConfig,
+    built_in_choices,
+    own_choices,
 )
 from primegpt.errors import ConfigError, nearest, quoted
 
 MAX_TOML_BYTES = 2**24
-Settings = Mapping[str, Mapping[str, Any]]  # values by section and key, as whoever calls gives them
+Settings = Mapping[str, Any]  # values by section and key, as whoever calls gives them; and `extension`
 RECIPES = Path(__file__).parents[1] / "recipes"  # that come with the package
+FILLED_IN = ("extension", "extension_parameters")  # by the program: not what a misspelt key was meant to be
 MOST_PROBLEMS = 20  # that one line names
 
 
@@ -46,6 +50,23 @@ class Config(Section):
     lora: LoRAConfig = LoRAConfig()
     generate: GenerateConfig = GenerateConfig()
     plan: PlanRecord = PlanRecord()
+    extension: Place | None = None
+    """A Python file with parts of your own, which is run: docs/extending.md."""
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The choices that are of the extension: `model.norm` and the like, and the names."""
+        sections = {"model": self.model, "train": self.train}
+        return {f"{name}.{key}": own for name, section in sections.items() for key, own in own_choices(section).items()}
+
+    def with_built_in_parts(self) -> "Config":
+        """What it would be without an extension, whose parts nobody knows before it has run."""
+        defaults: dict[str, dict[str, Any]] = {"model": {"extension_parameters": {}}}
+        for key in self.own:
+            section, _, name = key.partition(".")
+            defaults.setdefault(section, {})[name] = getattr(getattr(Config(), section), name)
+        sections = {name: getattr(self, name).model_copy(update=values) for name, values in defaults.items()}
+        return self.model_copy(update=sections)
 
     @property
     def sequence_length(self) -> int:
@@ -82,6 +103,7 @@ class Config(Section):
         return {
             f"{section}.{key}": (value, theirs[section][key])
             for section, values in mine.items()
+            if section != "extension"  # where the file lay; what is in it is model.extension
             for key, value in values.items()
             if value != theirs[section][key]
         }
@@ -154,8 +176,11 @@ def merge(*layers: Layer | Mapping[str, Any], recipe: Mapping[str, Any] | None =
     named = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
     preset = PRESETS[preset_name(recipe or {}, *named)]
     merged: dict[str, Any] = {}
+    extended = any(layer.values.get("extension") for layer in named)
     for layer in (Layer(recipe or {}), Layer(preset), *named):
         check(layer)
+        if not extended:
+            refuse_own(layer)
         if BUDGETS & layer.values.get("train", {}).keys():  # `--minutes 1` takes the place of a recipe's max_steps
             merged["train"] = {key: value for key, value in merged.get("train", {}).items() if key not in BUDGETS}
         if "path" in layer.values.get("tokenizer", {}):  # likewise a ready tokenizer that of one to be learnt
@@ -248,13 +273,25 @@ def check(layer: Layer) -> None:
         raise explain(error, layer.origin) from None
 
 
+def refuse_own(layer: Layer) -> None:
+    """Raise ConfigError if `layer` chooses a part by a name that is not built in."""
+    for section, kind in (("model", ModelConfig), ("train", TrainConfig)):
+        for key, known in built_in_choices(kind).items():
+            value = layer.values.get(section, {}).get(key)
+            if value is not None and value not in known:
+                prefix = f"{layer.origin}: " if layer.origin else ""
+                what = f"{prefix}{section}.{key} = {quoted(value)} is not built in"
+                raise ConfigError(what, f"{nearest(value, known)}; a part of your own needs extension = 'FILE.py'")
+
+
 def _explain_one(item: Any) -> tuple[str, str]:
     """The key and its value, and what is wrong with it."""
     location = [str(part) for part in item["loc"]]
     key = ".".join(part for part in location if part in _known_names())
     if item["type"] == "extra_forbidden":
         name, parent = location[-1], location[:-1]
-        fields = Config.model_fields if not parent else type(getattr(Config(), parent[0])).model_fields
+        own = sections()[parent[0]].model_fields if parent else {}
+        fields = [key for key in own if key not in FILLED_IN] if parent else list(Config.model_fields)
         if location[:2] == ["data", "source"]:  # where a file name of the command line has become two keys
             remedy = f"{nearest(name, SourceConfig.model_fields)}; flags name a source by its number, as data.source.2"
             return f"unknown key {quoted('.'.join(location))}; ", remedy
@@ -265,9 +302,14 @@ def _explain_one(item: Any) -> tuple[str, str]:
     return f"{key or quoted('.'.join(location))} = {shown}: ", message[0].lower() + message[1:]
 
 
+def sections() -> dict[str, type[Section]]:
+    """The sections of a configuration, by name: all but the extension."""
+    values = {name: getattr(Config(), name) for name in Config.model_fields}
+    return {name: type(value) for name, value in values.items() if isinstance(value, Section)}
+
+
 def _known_names() -> set[str]:
-    sections = {name: type(getattr(Config(), name)) for name in Config.model_fields}
-    return set(sections).union(*(section.model_fields for section in sections.values()))
+    return set(Config.model_fields).union(*(section.model_fields for section in sections().values()))
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

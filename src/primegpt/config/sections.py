@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -42,7 +43,14 @@ def _usable_place(place: str) -> str:
     return place
 
 
+def _usable_name(name: str) -> str:
+    if not name.isidentifier():
+        raise ValueError("no part can be called so")
+    return name
+
+
 Name = Annotated[str, Field(max_length=MAX_NAME)]
+Own = Annotated[Name, AfterValidator(_usable_name)]  # of a part in the file that `extension` names
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Place = Annotated[str, AfterValidator(_usable_place)]
 
@@ -62,6 +70,22 @@ class Section(BaseModel):
         if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             raise ValueError("true/false is not allowed here")
         return value
+
+
+@cache
+def built_in_choices(section: type[Section]) -> dict[str, tuple[str, ...]]:
+    """The settings that take a name of an extension too, and what is built in for each."""
+    kinds = {name: get_args(field.annotation) for name, field in section.model_fields.items()}
+    return {name: get_args(kind[0]) for name, kind in kinds.items() if Own in kind[1:]}
+
+
+def own_choices(section: Section) -> dict[str, str]:
+    """Those of them that are not built in."""
+    chosen = ((name, known, getattr(section, name)) for name, known in built_in_choices(type(section)).items())
+    return {name: value for name, known, value in chosen if value not in known}
+
+
+PART_OF = {"attn": "attention", "mlp": "mlp", **dict.fromkeys(("ln_1", "ln_2", "ln_e", "ln_f"), "norm")}
 
 
 class ModelConfig(Section):
@@ -91,7 +115,9 @@ class ModelConfig(Section):
     """Biases in linear layers and layer norms."""
     attention_bias: Literal["none", "qkv", "all"] | None = None
     """Biases in attention: none, qkv (of queries, keys and values alone) or all; as model.bias has it when unset."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    attention: Literal["softmax"] | Own = "softmax"
+    """Kind of attention."""
+    norm: Literal["layernorm", "rmsnorm"] | Own = "layernorm"
     """Normalisation before each branch and before the head."""
     norm_gain: bool = True
     """Whether norms have a learnt gain."""
@@ -111,7 +137,7 @@ class ModelConfig(Section):
     """llama3: what turns more often than this in the original context is not stretched."""
     rope_original_context: int = Field(8192, ge=2, le=MAX_CONTEXT)
     """llama3: the context, in tokens, before it was stretched."""
-    mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    mlp: Literal["gelu", "swiglu", "relu2"] | Own = "gelu"
     """Kind of MLP: GELU, SwiGLU (three matrices) or squared ReLU."""
     qk_norm: bool = False
     """RMS-normalise queries and keys, head by head."""
@@ -123,6 +149,20 @@ class ModelConfig(Section):
     """Use the token embedding as the output head too."""
     residual_init: Literal["scaled", "zero"] = "scaled"
     """Start of the projections that write into the residual stream: GPT-2's 1/sqrt(2 n_layer), or zero."""
+    extension: Name = ""
+    """SHA-256 of the file that parts of your own are in; filled in from it."""
+    extension_parameters: dict[str, Annotated[int, Field(ge=0, le=2**48)]] = Field({}, max_length=3)
+    """Learnt numbers in one attention, mlp or norm of your own, which no formula knows; filled in likewise."""
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The parts of the network that are of an extension, by kind."""
+        return own_choices(self)
+
+    def own_kind(self, name: str) -> str | None:
+        """Of which of these a module or a weight is, by its name in the model (`h.0.ln_1`); None for all others."""
+        kinds = (PART_OF[word] for word in name.split(".") if word in PART_OF)
+        return next((kind for kind in kinds if kind in self.own), None)
 
     @property
     def biased_attention(self) -> Literal["none", "qkv", "all"]:
@@ -369,7 +409,9 @@ class TrainConfig(Section):
     """Training tokens in all."""
     epochs: float | None = Field(None, ge=1 / MAX_EPOCHS, le=MAX_EPOCHS)
     """Passes over the training text."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    objective: Literal["cross_entropy"] | Own = "cross_entropy"
+    """What a step minimises."""
+    optimizer: Literal["adamw", "muon"] | Own = "adamw"
     """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
     learning_rate: float = Field(6e-4, ge=MIN_RATE, le=MAX_RATE)
     """Peak learning rate of AdamW."""
@@ -381,7 +423,7 @@ class TrainConfig(Section):
     """Where learning_rate ends (the others in proportion); a tenth of the peak when unset (0 for linear, wsd)."""
     warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
     """Steps of linear warm-up; a plan takes at most half of its steps for it."""
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] | Own = "cosine"
     """Shape of the learning rate after the warm-up; wsd stays flat, then falls over the last 20%."""
     weight_decay: float = Field(0.1, ge=0.0, le=10.0)
     """Decoupled decay of matrices; vectors (biases, gains) are never decayed."""

@@ -22,6 +22,7 @@ from primegpt.model.memory import SMALL_WEIGHTS, inference_memory
 from primegpt.model.size import human_bytes, human_count, parameter_count
 from primegpt.run.checkpoint import Checkpoint
 from primegpt.run.contents import config_in_use
+from primegpt.run.extensions import open_extension
 from primegpt.run.folder import RunFolder, latest_run
 from primegpt.terminal import Say, to_stderr
 from primegpt.tokenizers import store
@@ -328,9 +329,18 @@ def load_config(folder: RunFolder, say: Say = to_stderr, checkpoint: Checkpoint 
 
 
 def load(
-    path: str | Path | None = None, *, checkpoint: str | int = "best", device: str = "auto", say: Say = to_stderr
+    path: str | Path | None = None,
+    *,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+    trust_extension: bool = False,
+    say: Say = to_stderr,
 ) -> Run:
-    """Open a run, by default the latest in runs/, with the weights of its best checkpoint (or "last", or a step)."""
+    """Open a run, by default the latest in runs/, with the weights of its best checkpoint (or "last", or a step).
+
+    Where its network has parts of an extension, that file is run, with your rights: if you have trained with it here,
+    or `trust_extension` says that you have read it.
+    """
     folder = RunFolder.open(Path(path) if path else latest_run())
     tokenizer = store.load(folder.tokenizer_dir)
     saved = folder.load_checkpoint(checkpoint, say, {"model"})
@@ -341,6 +351,8 @@ def load(
         raise MismatchError(
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.model.vocab_size}"
         )
+    if config.model.own:
+        open_extension(folder, config, trusted=trust_extension)
     model = GPT(config.model).load_weights(saved.tensors["model"])
     use_huge_pages(model.parameters())
     return Run(folder, config, model.to(choose_device(device)).eval(), tokenizer, saved.step)

@@ -67,10 +67,11 @@ class Family:
 
 
 _BIASES = ("none", "qkv", "all")
-_COMMON_SWITCHES: dict[str, Any] = {"logit_softcap": None, "embedding_norm": False}
+_COMMON_SWITCHES: dict[str, Any] = {"attention": "softmax", "logit_softcap": None, "embedding_norm": False}
 _LLAMA_SWITCHES = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "qk_norm": False, **_COMMON_SWITCHES}
 _GPT2_SWITCHES = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, **_COMMON_SWITCHES}
 _NANOCHAT_SWITCHES: dict[str, Any] = {
+    "attention": "softmax",
     "norm": "rmsnorm",
     "norm_gain": False,
     "position": "rope",

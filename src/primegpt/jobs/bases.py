@@ -24,6 +24,7 @@ from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.interop import carried_by, carry, imported_config, open_foreign, write_imported
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint
+from primegpt.run.extensions import extension_in, open_extension
 from primegpt.run.folder import RunFolder
 from primegpt.run.saving import copy_weights
 from primegpt.terminal import Say, silent, to_stderr
@@ -56,6 +57,8 @@ def open_base(source: str | Path, checkpoint: str | int = "best", say: Say = to_
     folder = RunFolder.open(path)
     tokenizer, saved = store.load(folder.tokenizer_dir), folder.load_checkpoint(checkpoint, say, (), lazily=True)
     config = load_config(folder, say, saved)
+    if config.model.own:
+        open_extension(folder, config)
 
     def copy_to(path: Path) -> None:
         copy = RunFolder.create(path)
@@ -65,6 +68,8 @@ def open_base(source: str | Path, checkpoint: str | int = "best", say: Say = to_
             copy.point("last", step)
             store.save(tokenizer, copy.tokenizer_dir)
             carry(carried_by(folder, say), copy)
+            if config.model.extension:
+                atomic.write_bytes_atomic(copy.extension_path, extension_in(folder, config)[0])
             if folder.data_path.exists():
                 atomic.write_bytes_atomic(copy.data_path, folder.data_path.read_bytes())
             atomic.write_text_atomic(copy.config_path, write_toml(config))  # last: until then it is no run

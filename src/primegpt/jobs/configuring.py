@@ -1,9 +1,10 @@
 """What is to be trained: the configuration that texts or a recipe, and flags, ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from primegpt import extend
 from primegpt.config import (
     Config,
     Layer,
@@ -21,8 +22,11 @@ from primegpt.config import (
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.reading.sources import source_bytes
 from primegpt.device import choose_device
-from primegpt.errors import ConfigError, DataError, MismatchError
+from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
+from primegpt.model.own import numbers
 from primegpt.planning.recipe import tuned, zero_config
+from primegpt.run.extensions import trust
+from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
 
 
@@ -97,10 +101,40 @@ def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:
     return Layer({"data": {"sources": texts}})
 
 
+def with_extension(config: Config, say: Say) -> Config:
+    """`config` with the extension that it names loaded, and what is filled in from it.
+
+    It runs, and may run from now on: whoever trains has named it. Raises ExtensionError where it fails or has not all
+    parts that are chosen, MismatchError where it is not the file that `config` was made with.
+    """
+    expected = config.model.extension
+    if expected and extend.has_run(expected):  # of a base, or of a run in this process
+        extension = extend.loaded(expected)
+    elif config.extension:
+        extension = extend.load(config.extension)
+        if expected not in ("", extension.sha256):
+            what = f"{config.extension} is not the file that this configuration was made with"
+            raise MismatchError(what, "leave model.extension out to take it as it is now")
+    elif expected or config.model.extension_parameters:
+        raise ConfigError("model.extension is filled in from a file, and none is named", "say extension = 'FILE.py'")
+    else:
+        return config
+    if not config.own:
+        say(f"{'warning':<10} nothing of {config.extension} is in use, which has {extension}")
+        return config.with_values(model={"extension": "", "extension_parameters": {}})
+    extend.require_names(config, extension)
+    try:
+        trust(extension.sha256, extension.path)
+    except DiskError as error:
+        say(f"{'warning':<10} {error}; `primegpt trust RUN` will be needed to open the run")
+    config = config.with_values(model={"extension": extension.sha256})
+    return config.with_values(model={"extension_parameters": numbers(config.model)})
+
+
 def with_minutes(settings: Settings, minutes: float | None) -> dict[str, Any]:
     """`settings` with `minutes` as the budget, where they are given. Raises ConfigError for wrong `settings`."""
     check(Layer(settings))
-    merged = {section: dict(values) for section, values in settings.items()}
+    merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in settings.items()}
     if minutes is not None:
         merged.setdefault("train", {})["minutes"] = minutes
     return merged
@@ -114,7 +148,7 @@ def run_name(config: Config) -> str:
 
 def settings_of(config: Config) -> dict[str, Any]:
     """Every setting by its name, `train.batch_size`, as plain JSON; what was measured left out."""
-    sections = config.model_dump(mode="json", exclude={"plan"})
+    sections = config.model_dump(mode="json", exclude={"plan", "extension"})  # what is in it, the model's section says
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 

@@ -27,12 +27,13 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
     train, tokens_per_step = config.train, config.tokens_per_step
     flops = flops_per_token(config.model, config.sequence_length)
     steps = train.max_steps or (train.tokens and -(-train.tokens // tokens_per_step))
-    seconds = config.plan.step_seconds or forecast_step(config)
+    seconds = config.plan.step_seconds or forecast_step(config.with_built_in_parts())
     expected = config.plan.expected_seconds or (60 * train.minutes if train.minutes else (steps or 0) * seconds)
     parameters = parameter_breakdown(config.model)
     return {
         "source": str(path),
         "preset": config.model.preset,
+        "extension": config.own,
         "vocab_size": vocabulary,
         "parameters": parameters.total,
         "parameters_without_embeddings": parameters.non_embedding,
@@ -104,6 +105,9 @@ def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory for training", human_bytes(facts["training_memory_bytes"])),
         ("memory for generating", human_bytes(facts["generation_memory_bytes"])),
     ]
+    if facts["extension"]:
+        own = ", ".join(f"{key} = {name!r}" for key, name in facts["extension"].items())
+        rows.append(("of an extension", f"{own}; FLOPs and memory are counted as of built-in parts"))
     if steps and not (facts["run"] and facts["run"]["seconds"]):
         total = steps * facts["tokens_per_step"]
         rows.append(("steps", f"{steps:,}, {human_count(total)} tokens, {total / facts['parameters']:.1f} a parameter"))

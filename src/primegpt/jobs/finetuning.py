@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from primegpt import extend
 from primegpt.config import LAYOUT, Config, DataConfig, Layer, Settings, merge, refuse_idle, resolve
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.template import vocabulary
@@ -73,6 +74,7 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
     refuse_idle(flags, config)
     refuse_other_tokenizer(base, tokenizer, merge(asked, flags))
     refuse_other_network(base, config)
+    refuse_other_extension(base, merge(asked, flags))
     values = config.model_dump(exclude_unset=True, exclude={"tokenizer"})
     settled = {"tokenizer": {"kind": tokenizer.kind}, "model": {"vocab_size": tokenizer.vocab_size}}
     return replace(base, tokenizer=tokenizer), resolve(values, settled)
@@ -88,8 +90,10 @@ def defaults(base: Base, known: Config) -> dict[str, Any]:
     trained = old.plan.step_seconds > 0
     full, thin = (5e-5, 3e-4) if large else (3e-4, 2e-3)
     window = 1024 if choose_device("auto") == "cuda" else 256
+    extended = {"extension", "extension_parameters"} if not old.model.own else set()  # by what only training uses
     return {
-        "model": old.model.model_dump(exclude_unset=True) | {"vocab_size": old.model.vocab_size},
+        "extension": old.extension if old.model.own else None,
+        "model": old.model.model_dump(exclude_unset=True, exclude=extended) | {"vocab_size": old.model.vocab_size},
         # Where the text comes from is of the new text; how records are laid out is of the model.
         "data": old.data.model_dump(include=set(LAYOUT)) if old.data.template != DataConfig().template else {},
         "train": {
@@ -157,6 +161,14 @@ def refuse_other_tokenizer(base: Base, tokenizer: Tokenizer, asked: Config) -> N
                 f"{key} asks for {wanted!r}, but the tokenizer of {base.name} has {there!r}",
                 "fine-tuning keeps the tokenizer, whose ids the model has learnt: leave it out, or train from scratch",
             )
+
+
+def refuse_other_extension(base: Base, asked: Config) -> None:
+    """Raise ConfigError if `asked` is for another extension than the one that the base's network is of."""
+    expected = base.config.model.extension if base.config.model.own else None
+    if asked.extension and expected and extend.load(asked.extension).sha256 != expected:
+        what = f"{asked.extension} is not the file that the network of {base.name} was trained with"
+        raise ConfigError(what, "leave it out: its own copy is used")
 
 
 def refuse_other_network(base: Base, config: Config) -> None:

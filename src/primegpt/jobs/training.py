@@ -23,9 +23,18 @@ from primegpt.data.batching.feed import for_ranks
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import prepare, reopen
 from primegpt.errors import ConfigError, MismatchError, RunFolderError, quoted
+from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, remarks_on
 from primegpt.jobs.bases import Base, base_weights, reread_targets
-from primegpt.jobs.configuring import configure, fill_vocabulary, require_text, run_name, settings_of, with_minutes
+from primegpt.jobs.configuring import (
+    configure,
+    fill_vocabulary,
+    require_text,
+    run_name,
+    settings_of,
+    with_extension,
+    with_minutes,
+)
 from primegpt.jobs.trainers import finish, trainer_for
 from primegpt.model.size import parameter_count
 from primegpt.parallel.distributed import join
@@ -42,15 +51,17 @@ from primegpt.planning.plan import (
 )
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.report.tensorboard import mirrored, require_tensorboard
-from primegpt.run.atomic import write_json_atomic, write_text_atomic
+from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.contents import Changes, changes_since, data_record, require_plan, said_changes
+from primegpt.run.extensions import open_extension
 from primegpt.run.folder import RunFolder, WatchedRun, new_identity, next_run_path
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
 from primegpt.training.assemble import assemble
 from primegpt.training.progress import Observer, display, plan_table
 from primegpt.training.trainer import Trainer
+from primegpt.training.trial import try_parts
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
@@ -101,6 +112,8 @@ def begin(
     with join(config) as world, ExitStack() as stack:
         say = say if world.rank == 0 else silent
         path = Path(world.tell(str(path)))
+        with world.together():
+            config = with_extension(config, say)
         world.refuse_differences(settings_of(config) | {"torch": torch.__version__})
         with world.together():
             if world.rank == 0:
@@ -111,6 +124,7 @@ def begin(
         config = prepare_device(config, world)
         with world.together():
             refuse_what_cannot_fit(config, world)  # before hours of tokenizing
+            try_parts(config)
         known, context = base.tokenizer if base else None, config.sequence_length
         corpus = world.leaders_first(
             lambda: prepare(config.data, config.tokenizer, tokenizer=known, context=context, say=say)
@@ -120,7 +134,8 @@ def begin(
             audit = audited(corpus, config, base, say) if world.rank == 0 else None
         world.refuse_differences(fingerprints(corpus))
         elapsed, rereading = time.monotonic() - started, reread_targets(base, config) if base else 0
-        config = make_plan(config, corpus, elapsed=elapsed, rereading=rereading, world=world)
+        with told():
+            config = make_plan(config, corpus, elapsed=elapsed, rereading=rereading, world=world)
         config = config.with_values(plan={"run": world.tell(new_identity()), "base": ""})
         folder: RunFolder = WatchedRun(path)
         with world.together():
@@ -160,6 +175,8 @@ def write_run(folder: RunFolder, config: Config, corpus: Corpus, audit: AuditRep
         base.copy_to(folder.base_dir)
         copied = fingerprint_of(RunFolder(folder.base_dir).checkpoint_path())
         config = config.with_values(plan={"base": copied})
+    if config.model.extension:
+        write_bytes_atomic(folder.extension_path, loaded(config.model.extension).source)
     store.save(corpus.tokenizer, folder.tokenizer_dir)
     write_json_atomic(folder.data_path, corpus.record() | {"audit": audit.as_json()})
     write_text_atomic(folder.config_path, write_toml(config))
@@ -220,6 +237,7 @@ def taken_up(folder: RunFolder, world: World, say: Say) -> tuple[Checkpoint | No
     config = read_saved(folder.config_path)
     changes = changes_since(folder, checkpoint, config) if checkpoint else {}
     require_plan(folder, config)
+    open_extension(folder, config)
     say_rows((("changed", change) for change in said_changes(changes)), say)
     require_machine(config, world)
     return checkpoint, config, changes
@@ -262,7 +280,8 @@ def _fit(
             go_on(trainer, checkpoint, budget, say)
             say_rows(plan_table(config, corpus, trainer.state, trainer.batches), say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
-        trainer.fit()
+        with told(running=True):
+            trainer.fit()
     world.leave()
     if world.rank:
         raise SystemExit(0)

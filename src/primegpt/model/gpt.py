@@ -6,6 +6,7 @@ H query heads, K key/value heads, D head width, V vocabulary.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from primegpt.errors import MismatchError
 from primegpt.model.cache import KVCache, Past, remember
 from primegpt.model.kernels import Kernel, View, attention, gelu, rms_norm, squared_relu, triangle
 from primegpt.model.loss import summed_cross_entropy, token_log_probabilities
+from primegpt.model.own import made, stream
 from primegpt.seeds import derive_seed
 
 
@@ -42,6 +44,8 @@ class RMSNorm(nn.RMSNorm):
 
 def norm(config: ModelConfig, size: int) -> nn.Module:
     """The normalisation of the configured kind over the last dimension, `size` wide."""
+    if "norm" in config.own:
+        return made("norm", config)
     if config.norm == "rmsnorm":
         return RMSNorm(size, config.norm_eps, config.norm_gain)
     return nn.LayerNorm(size, config.norm_eps, config.norm_gain, config.bias)
@@ -136,8 +140,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ln_1, self.attn = norm(config, config.n_embd), Attention(config)
-        self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
+        self.ln_1, self.attn = norm(config, config.n_embd), made("attention", config, Attention)
+        self.ln_2, self.mlp = norm(config, config.n_embd), made("mlp", config, MLP)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, view: View, past: Past | None = None) -> Tensor:
@@ -161,7 +165,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size, "vocab_size comes from the tokenizer"
         self.config = config
-        with torch.device("cpu"):  # where `initialise` draws
+        with torch.device("cpu"), stream(seed) if config.own else nullcontext():  # where `initialise` draws
             self.wte = Embedding(config.padded_vocab_size, config.n_embd)
             self.wpe = Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
             self.ln_e = norm(config, config.n_embd) if config.embedding_norm else None
@@ -311,10 +315,13 @@ def initialise(model: GPT, seed: int) -> None:
       lets a higher learning rate through (Zhang et al. 2019, arXiv:1901.09321).
     - with zero branches the other matrices are N(0, 1/fan_in), and an untied head starts near zero, N(0, 0.001), so
       that the first loss is ln V.
+    - parts of an extension are as they made themselves, but for what a `Linear` or an `Embedding` of ours holds.
     """
     config, generator = model.config, torch.Generator().manual_seed(derive_seed(seed, "init"))
     modern = config.residual_init == "zero"
     for name, parameter in model.named_parameters():
+        if config.own_kind(name) and not isinstance(_owner(model, name), Linear | Embedding):
+            continue
         if parameter.dim() == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         elif name.endswith("c_proj.weight"):
@@ -325,3 +332,7 @@ def initialise(model: GPT, seed: int) -> None:
         else:
             std = parameter.size(1) ** -0.5 if modern and name.startswith("h.") else 0.02
             parameter.normal_(0.0, std, generator=generator)
+
+
+def _owner(model: GPT, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])

@@ -46,13 +46,15 @@ class LoRALinear(nn.Linear):
 def add_lora(model: GPT, lora: LoRAConfig, seed: int = 0) -> GPT:
     """Put adapters into `model`, in place, and freeze all else. The same seed gives the same A on every device.
 
-    Load weights before, not after: the adapters count as weights of the model from now on.
+    Load weights before, not after: the adapters count as weights of the model from now on. Parts of an extension get
+    none.
     """
     assert not any(True for _ in adapters(model)), "the model has adapters already"
     generator = torch.Generator().manual_seed(derive_seed(seed, "lora"))
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and _target(name) in lora.targets:
+        wanted = _target(name) in lora.targets and not model.config.own_kind(name)
+        if wanted and isinstance(module, nn.Linear):
             _replace(model, name, LoRALinear(module, lora, generator))
     return model
 

@@ -57,7 +57,7 @@ def parameter_breakdown(config: ModelConfig) -> Parameters:
     return Parameters(
         embedding=vocabulary + positions,
         attention=config.n_layer * _attention_parameters(config),
-        mlp=config.n_layer * _linear_parameters(mlp_shapes(config), config.bias),
+        mlp=config.n_layer * _mlp_parameters(config),
         norms=_norm_parameters(config),
         head=0 if config.tie_embeddings else vocabulary,
     )
@@ -76,8 +76,11 @@ def mlp_shapes(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def block_matrix_parameters(config: ModelConfig) -> int:
-    """Entries of the matrices inside all blocks: what Muon trains."""
-    return config.n_layer * _linear_parameters(attention_shapes(config) + mlp_shapes(config), bias=False)
+    """Entries of the matrices inside all blocks: what Muon trains. In a part of an extension all numbers count."""
+    shapes = {"attention": attention_shapes(config), "mlp": mlp_shapes(config)}
+    known = config.extension_parameters
+    each = (known.get(kind, _linear_parameters(of, bias=False)) for kind, of in shapes.items())
+    return config.n_layer * sum(each)
 
 
 def block_matrix_rows(config: ModelConfig) -> int:
@@ -86,10 +89,14 @@ def block_matrix_rows(config: ModelConfig) -> int:
 
 
 def lora_parameter_count(config: Config) -> int:
-    """Parameters of the adapters of `config.lora`: rank (inputs + outputs) for each adapted matrix."""
+    """Parameters of the adapters of `config.lora`: rank (inputs + outputs) for each adapted matrix.
+
+    Matrices in parts of an extension get none.
+    """
     names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", *(["mlp.c_gate"] if config.model.mlp == "swiglu" else [])]
     shapes = zip([*names, "mlp.c_proj"], attention_shapes(config.model) + mlp_shapes(config.model), strict=True)
-    adapted = sum(sum(shape) for name, shape in shapes if name in config.lora.targets)
+    wanted = {target for target in config.lora.targets if not config.model.own_kind(target)}
+    adapted = sum(sum(shape) for name, shape in shapes if name in wanted)
     return config.model.n_layer * config.lora.rank * adapted
 
 
@@ -162,9 +169,15 @@ def head_parameters(config: ModelConfig) -> int:
 
 
 def _attention_parameters(config: ModelConfig) -> int:
+    if "attention" in config.extension_parameters:
+        return config.extension_parameters["attention"]
     into, back = attention_shapes(config)
     biased = config.biased_attention
     return _linear_parameters([into], biased != "none") + _linear_parameters([back], biased == "all")
+
+
+def _mlp_parameters(config: ModelConfig) -> int:
+    return config.extension_parameters.get("mlp", _linear_parameters(mlp_shapes(config), config.bias))
 
 
 def _linear_parameters(shapes: Iterable[tuple[int, int]], bias: bool) -> int:
@@ -172,9 +185,8 @@ def _linear_parameters(shapes: Iterable[tuple[int, int]], bias: bool) -> int:
 
 
 def _norm_parameters(config: ModelConfig) -> int:
-    if not config.norm_gain:
-        return 0
     vectors = 2 if config.norm == "layernorm" and config.bias else 1  # gain and bias, or gain
-    heads = 2 * config.head_size if config.qk_norm else 0
+    each = config.extension_parameters.get("norm", vectors * config.n_embd if config.norm_gain else 0)
+    heads = 2 * config.head_size if config.qk_norm and config.norm_gain and "attention" not in config.own else 0
     wide = 2 * config.n_layer + (2 if config.embedding_norm else 1)
-    return wide * vectors * config.n_embd + config.n_layer * heads
+    return wide * each + config.n_layer * heads

@@ -110,8 +110,8 @@ def _what_counts(config: Config) -> dict[str, object]:
     chip = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
     settings = train.model_dump(
         include={
-            "batch_size", "gradient_accumulation_steps", "sequence_length", "optimizer", "precision", "device",
-            "threads", "activation_checkpointing", "attention",
+            "batch_size", "gradient_accumulation_steps", "sequence_length", "objective", "optimizer", "precision",
+            "device", "threads", "activation_checkpointing", "attention",
         }
     )  # fmt: skip
     return {

@@ -125,7 +125,8 @@ def event_in_words(event: dict[str, Any]) -> str:
 def settings_rows(config: Config) -> Rows:
     """Every setting that has a value, by its name on the command line."""
     sections = config.model_dump(mode="json", exclude_none=True, exclude={"plan"})
-    return [
+    extension = [("extension", str(sections.pop("extension")))] if "extension" in sections else []
+    return extension + [
         (f"{section}.{key}", _shown(value)) for section, values in sections.items() for key, value in values.items()
     ]
 

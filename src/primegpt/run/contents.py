@@ -26,7 +26,7 @@ FREE = {
     "lora": {"dropout"},
     "plan": set[str](),
 }
-FIXED_IN_TRAINING = {"train.optimizer"}  # its state is in the checkpoint
+FIXED_IN_TRAINING = {"train.optimizer", "train.objective"}  # whose state, and whose best loss, are in the checkpoint
 CHOSEN_BY_PLAN = {  # before step 1, and not again
     *("train.attention", "train.max_steps", "train.sequence_length", "train.keep_checkpoints", "data.val_tokens"),
     *(f"train.{event}_interval" for event in ("eval", "sample", "checkpoint", "log")),

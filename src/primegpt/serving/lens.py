@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from primegpt.errors import UsageError
 from primegpt.inference.context import Row, inference
 from primegpt.model.gpt import GPT
 
@@ -45,7 +46,11 @@ def token_logprobs(model: GPT, ids: list[int]) -> tuple[Tensor, Tensor]:
 def attention(model: GPT, ids: list[int], layer: int) -> Tensor:
     """Where each head of `layer` looks, (H, T, T): row t holds the weights that sum to 1 over the tokens up to t."""
     with inference(model):
-        return model.trace(as_batch(model, ids)).maps[layer][0].float()
+        maps = model.trace(as_batch(model, ids)).maps
+    if len(maps) != len(model.h):
+        what = f"attention {model.config.attention!r} is of an extension and tells no maps"
+        raise UsageError(what, "the logit lens needs none")
+    return maps[layer][0].float()
 
 
 def logit_lens(model: GPT, ids: list[int], count: int) -> tuple[Tensor, Tensor]:

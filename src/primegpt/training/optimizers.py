@@ -1,15 +1,16 @@
-"""AdamW and Muon: which parameters each one moves, how far, and their state by parameter name."""
+"""AdamW, Muon or one of an extension: which parameters each moves, how far, and their state by parameter name."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
-from primegpt.model.gpt import Attention
+from primegpt.extend import ExtensionError, find, place_of, told
+from primegpt.model.gpt import GPT, Attention
 from primegpt.parallel.world import like, whole
 
 
@@ -120,6 +121,20 @@ def is_matrix_of_block(name: str, parameter: Tensor) -> bool:
     return parameter.dim() == 2 and name.startswith("h.")
 
 
+def optimizer_of_extension(groups: list[dict[str, Any]], config: TrainConfig, sha256: str) -> torch.optim.Optimizer:
+    """The optimizer that an extension makes for `groups`. Raises ExtensionError for what is none."""
+    place = place_of("optimizer", config.optimizer, sha256)
+    with told(place=place):
+        optimizer = find("optimizer", config.optimizer, sha256)(groups, config)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ExtensionError(f"{place} made a {type(optimizer).__name__}", "give a torch.optim.Optimizer")
+    given, taken = (sum(len(g["params"]) for g in some) for some in (groups, optimizer.param_groups))
+    if given != taken or not all("lr" in group for group in optimizer.param_groups):
+        what = f"{place} has {taken} of {given} tensors in groups with an lr"
+        raise ExtensionError(what, "hand all groups on: super().__init__(groups, {})")
+    return optimizer
+
+
 class Optimizers:
     """The optimizers of what learns in one model, behind one `step`; state is saved and restored by parameter name."""
 
@@ -128,13 +143,10 @@ class Optimizers:
         muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
         adam = [p for p in self.names if not any(p is other for other in muon)]
         self.members: list[torch.optim.Optimizer] = []
-        if adam:
-            groups: dict[tuple[float, float], list[Tensor]] = {}
-            for p in adam:
-                own = config.head_learning_rate if self.names[p] == "lm_head.weight" else None
-                decay = config.weight_decay if decays(self.names[p], p) else 0.0
-                groups.setdefault((own or config.learning_rate, decay), []).append(p)
-            alike = [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
+        alike = self.groups_of(adam, config)
+        if config.optimizer not in ("adamw", "muon"):
+            self.members.append(optimizer_of_extension(alike, config, cast(GPT, model).config.extension))
+        elif adam:
             betas, fused = (config.beta1, config.beta2), all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
             self.members.append(torch.optim.AdamW(alike, betas=betas, eps=1e-8, fused=fused))
         if muon:
@@ -142,6 +154,15 @@ class Optimizers:
             parts = queries_keys_values(model)
             self.members.append(Muon(muon, lr=rate, weight_decay=decay, dtype=matmul_dtype, parts=parts))
         self.peaks = [[group["lr"] for group in member.param_groups] for member in self.members]
+
+    def groups_of(self, parameters: Iterable[Tensor], config: TrainConfig) -> list[dict[str, Any]]:
+        """`parameters` with what each is moved by: those with the same peak rate and the same decay together."""
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for p in parameters:
+            own = config.head_learning_rate if self.names[p] == "lm_head.weight" else None
+            decay = config.weight_decay if decays(self.names[p], p) else 0.0
+            groups.setdefault((own or config.learning_rate, decay), []).append(p)
+        return [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
 
     def set_learning_rate(self, factor: float) -> None:
         """Put every group at `factor` times its own peak."""
@@ -158,7 +179,12 @@ class Optimizers:
             member.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every state tensor as "parameter/kind"."""
+        """Every state tensor as "parameter/kind". Raises ExtensionError for one of an extension that is no tensor."""
+        for member in self.members:
+            for kind, value in (item for state in member.state.values() for item in state.items()):
+                if not isinstance(value, Tensor):
+                    what = f"{type(member).__name__} keeps {kind!r} as {type(value).__name__}, and checkpoints tensors"
+                    raise ExtensionError(what, "make it one: torch.tensor(0.0)")
         return {
             f"{self.names[parameter]}/{kind}": tensor
             for member in self.members

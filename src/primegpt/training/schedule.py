@@ -1,10 +1,18 @@
 """How far along the run is, and what learning rate belongs there: pure functions of the step."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-Kind = Literal["cosine", "linear", "constant", "wsd"]
+from primegpt.errors import quoted
+from primegpt.extend import ExtensionFailure, find, place_of, told
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+    "wsd": lambda done: min(1.0, (1.0 - done) / 0.2),
+}
 
 
 class Stretch(NamedTuple):
@@ -42,17 +50,26 @@ def after_warmup(done: float, warm: float) -> float:
     return max(0.0, done - warm) / (1.0 - warm) if warm < 1.0 else 0.0
 
 
-def learning_rate_factor(step: int, done: float, kind: Kind, warmup_steps: int = 0, floor: float = 0.0) -> float:
+def learning_rate_factor(
+    step: int, done: float, kind: str, warmup_steps: int = 0, floor: float = 0.0, extension: str = ""
+) -> float:
     """Share of the peak learning rate for the update after `step` completed ones, `done` of the shape gone.
 
     Linear warm-up over `warmup_steps`, then the shape down to `floor` (Loshchilov & Hutter 2017, arXiv:1608.03983
-    for cosine; Hu et al. 2024, arXiv:2404.06395 for wsd: flat, then linear over the last fifth).
+    for cosine; Hu et al. 2024, arXiv:2404.06395 for wsd: flat, then linear over the last fifth). Another `kind` is one
+    of the `extension` of that hash.
     """
     warmup = min(1.0, (step + 1) / (warmup_steps + 1))
-    shape = {
-        "constant": 1.0,
-        "linear": 1.0 - done,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
-        "wsd": min(1.0, (1.0 - done) / 0.2),
-    }[kind]
+    shape = SHAPES[kind](done) if kind in SHAPES else shape_of_extension(kind, done, extension)
     return warmup * (floor + (1.0 - floor) * shape)
+
+
+def shape_of_extension(name: str, done: float, sha256: str) -> float:
+    """The share that the schedule of an extension gives. Raises ExtensionFailure for what is none."""
+    place = place_of("schedule", name, sha256)
+    with told(place=place, running=True):
+        share = find("schedule", name, sha256)(done)
+    if not (isinstance(share, int | float) and math.isfinite(share) and share >= 0):
+        what = f"{place} gave {quoted(share)} for {done:g}"
+        raise ExtensionFailure(what, "give a share of the peak rate, a number of 0 or more")
+    return float(share)

@@ -103,8 +103,8 @@ class TrainState:
         events = (event for event in self.events if "max_steps" in event)
         return [Stretch(e["step"], e["max_steps"], e.get("anew", False), e.get("done")) for e in events]
 
-    def learning_rate_factor(self, train: TrainConfig) -> float:
-        """The share of each peak learning rate for the next update."""
+    def learning_rate_factor(self, train: TrainConfig, extension: str = "") -> float:
+        """The share of each peak learning rate for the next update; `extension` is the hash of the run's, if any."""
         stretches = self.stretches
         begun = max((stretch.step for stretch in stretches if stretch.anew), default=0)
         warmup = train.warmup_steps
@@ -112,9 +112,9 @@ class TrainState:
             warmup = min(warmup, (self.max_steps - begun) // 2)
         steps = self.step, begun + warmup
         done = after_warmup(*(progress(step, train.max_steps or 1, stretches) for step in steps))
-        falls_to_zero = train.schedule in ("linear", "wsd")
-        floor = (0.0 if falls_to_zero else 0.1) if train.min_lr is None else train.min_lr / train.learning_rate
-        return learning_rate_factor(self.step - begun, done, train.schedule, warmup, floor)
+        unset = 0.1 if train.schedule == "cosine" else 0.0
+        floor = unset if train.min_lr is None else train.min_lr / train.learning_rate
+        return learning_rate_factor(self.step - begun, done, train.schedule, warmup, floor, extension)
 
     def deadline(self, planned: float) -> float:
         """Seconds of training, over all sessions, after which it should be over; 0 when the budget is not of time."""

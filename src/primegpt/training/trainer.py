@@ -117,7 +117,7 @@ class Trainer:
         state, train = self.state, self.config.train
         self.poll()
         started = time.monotonic()
-        self.optimizers.set_learning_rate(state.learning_rate_factor(train))
+        self.optimizers.set_learning_rate(state.learning_rate_factor(train, self.config.model.extension))
         micro_batches = self.batches.micro_batches(state.step)
         loss, count, figures = self.gradients(micro_batches)
         if not math.isfinite(loss):
@@ -293,9 +293,11 @@ class Trainer:
 
     def stop_at_non_finite(self, what: str) -> None:
         self.checkpoints.finish()
+        own = ", ".join(f"{key} = {name!r}" for key, name in self.config.own.items())
         raise NonFiniteError(
             f"the {what} became NaN or infinite at step {self.state.step}; {last_good(self.folder.checkpoints_dir)}",
-            "lower train.learning_rate, or look for a fault in the data",
+            "lower train.learning_rate, or look for a fault in the data"
+            + (f" or in {self.config.extension} ({own})" if own else ""),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
