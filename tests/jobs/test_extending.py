@@ -226,7 +226,8 @@ def test_a_strangers_run_runs_nothing_before_it_is_trusted(strangers, capsys):
         *_, last = capsys.readouterr().err.strip().splitlines()
         assert "is code that would run with your rights" in last, line
         assert "`primegpt trust theirs`" in last, line
-    for line in (["info", "theirs"], ["runs"], ["report", "theirs"]):
+    Path("mine.toml").write_text("extension = 'mine.py'\n[model]\nn_layer = 1\nn_head = 1\nn_embd = 8\nmlp = 'own'\n")
+    for line in (["info", "theirs"], ["info", "mine.toml"], ["runs"], ["report", "theirs"]):
         assert command(line, 0.0) == 0, line
     assert command(["export", "theirs"], 0.0) == 2
     assert not Path("it ran").exists()
