@@ -311,3 +311,40 @@ def test_what_fails_before_the_run_leaves_no_folder(place, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.match(r"primegpt: mine.py:\d+, norm 'dyt': AttributeError: 'DyT' object has no attribute 'slop'", error)
     assert not (place / "run").exists()
+
+
+LATE = """
+
+@extend.norm("late")
+class Late(torch.nn.RMSNorm):
+    def __init__(self, config):
+        super().__init__(config.n_embd)
+
+    def forward(self, x):
+        if {when}:
+            {fault}
+        return super().forward(x)
+"""
+
+
+def late(place: Path, when: str, fault: str) -> list[str]:
+    """A command that trains with a norm that fails later than in the trial."""
+    (place / "mine.py").write_text(CODE + LATE.format(when=when, fault=fault), encoding="utf-8")
+    flags = [f"--{s}.{k}={v}" for s, values in SMALL.items() for k, v in values.items()]
+    return ["train", "my.txt", "--out", "run", "--extension", "mine.py", "--model.norm", "late", *flags]
+
+
+def test_nan_in_training_is_one_line_that_names_what_may_be_at_fault(place, capsys):
+    assert command(late(place, "x.size(1) == 16", "return x / 0 * 0"), 0.0) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "became NaN or infinite at step 0" in error
+    assert error.endswith("or in mine.py (model.norm = 'late')"), error
+
+
+def test_a_part_that_fails_in_generation_is_one_line(place, capsys):
+    assert command(late(place, "__import__('os').path.exists('now')", "raise RuntimeError('now')"), 0.0) == 0
+    (place / "now").touch()
+    capsys.readouterr()
+    assert command(["generate", "run", "the"], 0.0) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert re.fullmatch(r"primegpt: mine.py:\d+, norm 'late': RuntimeError: now", error), error
