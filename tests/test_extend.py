@@ -118,6 +118,17 @@ def test_the_innermost_line_of_the_file_and_the_part_are_named(write):
     )
 
 
+def test_a_signal_that_comes_while_it_runs_is_not_its_fault(write):
+    """SIGTERM becomes SystemExit wherever the program stands, and keeps its exit code."""
+    extension = extend.load(write("@extend.measure('calls')\ndef f(handler):\n    handler()\n"))
+
+    def handler():
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit), told(extension):
+        extension.find("measure", "calls")(handler)
+
+
 def test_errors_that_are_not_the_extensions_pass():
     with pytest.raises(ZeroDivisionError), told():
         divmod(1, 0)

@@ -232,6 +232,8 @@ def told(*extensions: Extension, place: str = "", running: bool = False) -> Gene
     except PrimegptError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and not _is_innermost(error, extensions):  # it is a signal's
+            raise
         line = blamed(error, extensions) or (f"{place}: {_said(error)}" if place else None)
         if not line or is_out_of_memory(error):
             raise
@@ -265,6 +267,12 @@ def _line_in(error: BaseException, extensions: Iterable[Extension]) -> str | Non
     parts = (part for frame, _ in reversed(frames) if (part := _part_of(frame, extension)))
     part = next(parts, None)
     return f"{extension.path}:{number}" + (f", {part}" if part else "")
+
+
+def _is_innermost(error: BaseException, extensions: Iterable[Extension]) -> bool:
+    """Whether it was raised in an extension's file itself, and not by what that called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename in {str(extension.path) for extension in extensions or _loaded.values()}
 
 
 def _part_of(frame: Any, extension: Extension) -> str | None:

@@ -159,7 +159,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(place):
     with pytest.raises(Stop):
         train(place, "cut", observer=StopAt(6))
     (place / "mine.py").write_text("nothing that could run", encoding="utf-8")
-    resumed = api.resume(place / "cut")
+    said: list[str] = []
+    resumed = api.resume(place / "cut", say=said.append)
+    assert sum("mine.py is not what it was: the run goes on with its own copy" in line for line in said) == 1
     for name in ("model", "optimizer"):
         files = [run.folder.checkpoint_path("last") / f"{name}.safetensors" for run in (whole, resumed)]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -274,6 +276,20 @@ def test_finetuning_keeps_the_network_and_its_file(place, capsys):
     assert command(["finetune", "base", "my.txt", "--extension", "other.py"], 0.0) == 2
     assert "is not the file that the network of base was trained with" in capsys.readouterr().err
     assert base.config.model.extension == tuned.config.model.extension
+
+
+def test_finetuning_leaves_behind_what_only_training_used(place):
+    """The base's optimizer is not the new run's, whose own may be of another file."""
+    api.train("my.txt", out="base", settings=both(SMALL, {"train": ALL["train"]}, {"extension": "mine.py"}))
+    few = {"max_steps": 2, "threads": 1}
+    plain = api.finetune("base", "my.txt", out="plain", settings={"train": few})
+    assert plain.config.own == {}
+    assert not plain.folder.extension_path.exists()
+    (place / "other.py").write_text(CODE.replace('"lion"', '"lioness"'), encoding="utf-8")
+    own = {"extension": "other.py", "train": few | {"optimizer": "lioness"}}
+    other = api.finetune("base", "my.txt", out="other", settings=own)
+    assert other.config.own == {"train.optimizer": "lioness"}
+    assert other.folder.extension_path.read_bytes() == (place / "other.py").read_bytes()
 
 
 def test_adapters_learn_beside_parts_of_ones_own(place, capsys):

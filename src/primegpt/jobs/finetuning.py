@@ -174,11 +174,17 @@ def refuse_other_extension(base: Base, asked: Config) -> None:
 def refuse_other_network(base: Base, config: Config) -> None:
     """Raise ConfigError if `config` asks for another network than the base's.
 
-    Its dropout may change, its vocabulary is the tokenizer's, and a longer block has the same weights: rotary positions
-    have none, and learnt ones get rows.
+    Its dropout may change, its vocabulary is the tokenizer's, an extension is looked at by itself, and a longer block
+    has the same weights: rotary positions have none, and learnt ones get rows.
     """
     old, new = base.config.model, config.model
-    free = {"dropout", "vocab_size", *(["block_size"] if new.block_size > old.block_size else [])}
+    free = {
+        "dropout",
+        "vocab_size",
+        "extension",
+        "extension_parameters",
+        *(["block_size"] if new.block_size > old.block_size else []),
+    }
     for name in type(old).model_fields:
         if name not in free and getattr(old, name) != getattr(new, name):
             raise ConfigError(

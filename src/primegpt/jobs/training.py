@@ -54,7 +54,7 @@ from primegpt.report.tensorboard import mirrored, require_tensorboard
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.contents import Changes, changes_since, data_record, require_plan, said_changes
-from primegpt.run.extensions import open_extension
+from primegpt.run.extensions import has_changed, open_extension
 from primegpt.run.folder import RunFolder, WatchedRun, new_identity, next_run_path
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
@@ -237,7 +237,9 @@ def taken_up(folder: RunFolder, world: World, say: Say) -> tuple[Checkpoint | No
     config = read_saved(folder.config_path)
     changes = changes_since(folder, checkpoint, config) if checkpoint else {}
     require_plan(folder, config)
-    open_extension(folder, config)
+    if open_extension(folder, config) and has_changed(config):
+        what = f"{config.extension} is not what it was: the run goes on with its own copy, {folder.extension_path}"
+        say(f"{'extension':<10} {what}; for what you have changed, start another run")
     say_rows((("changed", change) for change in said_changes(changes)), say)
     require_machine(config, world)
     return checkpoint, config, changes

@@ -60,6 +60,14 @@ def extension_in(folder: RunFolder, config: Config) -> tuple[bytes, str]:
     return source, found
 
 
+def has_changed(config: Config) -> bool:
+    """Whether there is still a file where the run's extension came from, and it is another one by now."""
+    try:
+        return hashlib.sha256(Path(config.extension or "").read_bytes()).hexdigest() != config.model.extension
+    except OSError:
+        return False
+
+
 def open_extension(folder: RunFolder, config: Config, *, trusted: bool = False) -> Extension | None:
     """Load the extension of a run, for parts that `config` names; None where it has none.
 
