@@ -53,6 +53,18 @@ def test_a_grid_makes_an_arm_a_point(read):
     ]
 
 
+def test_an_arm_may_have_a_grid_and_a_budget_of_its_own(read):
+    own = "[grid]\nmodel.n_layer = [1, 2]\n[[arm]]\nbudget.flops = 1e9\ngrid.model.n_embd = [16, 32]"
+    found = read(FILE.replace("[[arm]]", own, 1))
+    assert [arm.name for arm in found.arms] == [
+        *(f"with, n_layer {layers}, n_embd {width}" for layers in (1, 2) for width in (16, 32)),
+        "without, n_layer 1",
+        "without, n_layer 2",
+    ]
+    budgets = [arm.stages[0].said["budget"] for arm in found.arms]
+    assert budgets == [{"flops": 1e9}] * 4 + [{"tokens": 1000}] * 2
+
+
 def test_settings_of_the_file_are_of_what_is_trained_from_scratch_and_those_of_an_arm_of_its_own_stages(read):
     stages = '[[stage]]\ndo = "train"\n[[stage]]\ndo = "finetune"\ndata.sources = ["b.txt"]\n[[arm]]'
     found = read(FILE.replace("[[arm]]", stages, 1).replace("model.qk_norm = false", "lora.rank = 4"))
@@ -114,6 +126,7 @@ def test_which_way_is_better(read):
         (("model.qk_norm = false", '[[arm.stage]]\ndo = "train"\nname = "last"'), "cannot be called 'last'"),
         (("seeds = 2", "seeds = 2\nbetter.loss = 'lower'"), "better.loss is of nothing that is measured"),
         (("[[arm]]", "[grid]\nmodel.n_embd = [16, 0]\n[[arm]]"), "arm 'with, n_embd 0': model.n_embd = 0"),
+        (('name = "with"', 'name = "with"\nbudget.flops = -1'), "arm 1 budget flops = -1"),
         (("[[arm]]", "[grid]\nmodel.n_embd = []\n[[arm]]"), "grid model n_embd = "),
     ],
 )

@@ -39,6 +39,8 @@ def experiment(
         return
     for compared in found.comparisons:
         _show_table((compared.measure, *HEADER[1:]), table(compared))
+    for note in found.findings.notes if found.findings else ():
+        show(note)
     show(f"\nreport     {found.report}")
 
 

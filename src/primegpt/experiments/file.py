@@ -15,6 +15,7 @@ name = "without"
 model.qk_norm = false
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -34,6 +35,7 @@ STAGES = (*TRAINING, "evaluate", "tokenizer", "data songbook")  # and functions:
 LOWER = ("loss", "perplexity", "bits_per_byte", "seconds", "grad_norm")  # how the names of what should be low end
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+Grid = dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]
 
 
 class _Table(BaseModel):
@@ -70,6 +72,9 @@ class _ArmTable(_Table):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: Annotated[str, Field(max_length=100)]
+    after: bool = False
+    budget: Budget | None = None
+    grid: Grid = {}
     set: dict[str, Any] = {}
     stage: Annotated[list[dict[str, Any]], Field(max_length=MOST_STAGES)] = []
 
@@ -88,7 +93,8 @@ class _File(_Table):
     set: dict[str, Any] = {}
     stage: Annotated[list[dict[str, Any]], Field(max_length=MOST_STAGES)] = []
     arm: Annotated[list[_ArmTable], Field(max_length=MOST_ARMS)] = []
-    grid: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
+    grid: Grid = {}
+    analysis: Name | None = None
 
     @field_validator("seeds")
     @classmethod
@@ -114,6 +120,8 @@ class Arm:
 
     name: str
     stages: tuple[Stage, ...]
+    after: bool
+    """Trained only when the others have ended and the analysis has said what it expects."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,8 @@ class Experiment:
     checkpoint: str
     evaluate: Mapping[str, Any]
     arms: tuple[Arm, ...]
+    analysis: str | None
+    """A function that is given all that came out: FILE.py:name or package.module:name."""
     text: str
     """The file itself."""
 
@@ -169,6 +179,8 @@ def read_experiment(path: Path, *, quick: bool = False) -> Experiment:
         raise ConfigError(f"{path}: {_explained(error)}") from None
     arms = tuple(_arms(file, str(path)))
     refuse_twins(arms, path)
+    if any(arm.after for arm in arms) and (not file.analysis or all(arm.after for arm in arms)):
+        raise ConfigError(f"{path}: arms with after = true have nothing to come after", "analysis, and arms without")
     for measure in file.better.keys() - set(file.measure):
         raise ConfigError(f"{path}: better.{measure} is of nothing that is measured", nearest(measure, file.measure))
     seeds = range(SEEDS, SEEDS + file.seeds) if isinstance(file.seeds, int) else file.seeds
@@ -181,29 +193,34 @@ def read_experiment(path: Path, *, quick: bool = False) -> Experiment:
         checkpoint=file.checkpoint,
         evaluate=file.evaluate,
         arms=arms,
+        analysis=file.analysis,
         text=path.read_text(encoding="utf-8-sig"),
     )
 
 
 def _arms(file: _File, origin: str) -> Iterator[Arm]:
-    """Every arm at every point of the grid."""
+    """Every arm at every point of the file's grid and of its own."""
     tables = file.arm or [_ArmTable(name="")]
-    grid = {f"{section}.{key}": values for section, keys in file.grid.items() for key, values in keys.items()}
-    points = list(product(*grid.values()))
-    if len(tables) * len(points) > MOST_ARMS:
-        raise ConfigError(f"{origin}: the grid makes {len(tables) * len(points):,} arms", f"at most {MOST_ARMS:,}")
-    if not file.arm and len(points) < 2:
+    grids = [
+        {f"{section}.{key}": values for section, keys in laid_over(file.grid, table.grid).items()
+         for key, values in keys.items()}
+        for table in tables
+    ]  # fmt: skip
+    count = sum(math.prod(map(len, grid.values())) for grid in grids)
+    if count > MOST_ARMS:
+        raise ConfigError(f"{origin}: the grid makes {count:,} arms", f"at most {MOST_ARMS:,}")
+    if not file.arm and count < 2:
         raise ConfigError(f"{origin} has nothing to compare", "add [[arm]] tables, or a [grid] of values")
-    for table in tables:
-        for values in points:
+    for table, grid in zip(tables, grids, strict=True):
+        for values in product(*grid.values()):
             yield _arm(file, table, dict(zip(grid, values, strict=True)), origin)
 
 
 def _arm(file: _File, table: _ArmTable, chosen: Mapping[str, Any], origin: str) -> Arm:
     """One arm, with the values that are `chosen` of the grid.
 
-    Settings of the file are those of all that is trained from scratch. Settings of an arm, and the grid's, are those
-    of its own stages; where it has none, of the last stage that trains.
+    Settings of the file are those of all that is trained from scratch. Settings of an arm, its budget, and the grid's,
+    are those of its own stages; where it has none, of the last stage that trains.
     """
     told = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in chosen.items())
     name = ", ".join(part for part in (table.name, told) if part)
@@ -221,8 +238,9 @@ def _arm(file: _File, table: _ArmTable, chosen: Mapping[str, Any], origin: str) 
     made = list[Stage]()
     for number, stage in enumerate(stages):
         below = shared if stage.do == "train" else {}
-        made.append(_stage(stage, laid_over(below, particular) if number >= own else below, file, origin))
-    return Arm(name, tuple(made))
+        budget = (table.budget if number >= own else None) or file.budget
+        made.append(_stage(stage, laid_over(below, particular) if number >= own else below, budget, file, origin))
+    return Arm(name, tuple(made), table.after)
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
@@ -241,8 +259,8 @@ def _parsed(stage: Mapping[str, Any], origin: str) -> _StageTable:
         raise ConfigError(f"{origin}, stage {quoted(stage.get('do'))}: {_explained(error)}") from None
 
 
-def _stage(table: _StageTable, settings: Settings, file: _File, origin: str) -> Stage:
-    """A stage with all that it is to be done with; `settings` are below its own."""
+def _stage(table: _StageTable, settings: Settings, budget: Budget, file: _File, origin: str) -> Stage:
+    """A stage with all that it is to be done with; `settings` and `budget` are below its own."""
     origin = f"{origin}, stage {quoted(table.name or table.do)}"
     said = dict(table.model_extra or {})
     if table.do not in STAGES and ":" not in table.do:
@@ -255,7 +273,7 @@ def _stage(table: _StageTable, settings: Settings, file: _File, origin: str) -> 
         if unknown := next((key for key in said if key not in known), None):
             raise ConfigError(f"{origin}: unknown key {quoted(unknown)}", nearest(unknown, (*SECTIONS, *known)))
         said["settings"] = laid_over(settings, own)
-        said["budget"] = (table.budget or file.budget).model_dump(exclude_none=True)
+        said["budget"] = (table.budget or budget).model_dump(exclude_none=True)
     if table.do in ("finetune", "evaluate"):
         said = {"from": "@last", **said}
     if table.do == "evaluate":

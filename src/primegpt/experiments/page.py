@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from primegpt.experiments.analysis import Findings
 from primegpt.experiments.comparison import Comparison
 from primegpt.experiments.comparison_table import HEADER, LEGEND, chance, conclusions, table
 from primegpt.report.chart import Series
@@ -32,6 +33,7 @@ def write_page(
     name: str,
     question: str,
     comparisons: Sequence[Comparison],
+    findings: Findings | None = None,
     curves: Curves,
     samples: Samples,
     source: str,
@@ -39,7 +41,12 @@ def write_page(
 ) -> Path:
     """report.html in `folder`, and its curves and differences as pictures beside it."""
     page = Page(name, question)
-    page.section("What came out").notes([line for each in comparisons for line in conclusions(each)])
+    page.section("What came out")
+    if findings:
+        _found(page, findings, folder)
+        page.section("Arms compared")
+    else:
+        page.notes([line for each in comparisons for line in conclusions(each)])
     for compared in comparisons:
         page.table((compared.measure, *HEADER[1:]), [_row(compared, row) for row in table(compared)])
         _draw_differences(folder, compared)
@@ -54,6 +61,16 @@ def write_page(
     page.section("The file").code(source)
     page.section("Set-up").facts(facts)
     return page.write(folder / "report.html")
+
+
+def _found(page: Page, findings: Findings, folder: Path) -> None:
+    """What an analysis says takes the place of sentences about two arms at a time."""
+    page.notes(findings.notes)
+    for header, *rows in findings.tables:
+        page.table(header, rows)
+    for plot in findings.plots:
+        plot.add_to(page)
+        plot.draw(folder)
 
 
 def plot_of(metric: str, arms: Mapping[str, Mapping[int, Curve]], x: str = "step") -> Plot:

@@ -60,7 +60,7 @@ class Doer:
     def check(self, job: Job) -> None:
         """Raise UsageError for what can be seen to be wrong with `job` before anything is done."""
         if job.do == "train" and not job.needs:
-            settings = laid_over(self._settings(job, job.said), {"train": {"max_steps": 1}})
+            settings = laid_over(self._settings(job, job.said), {"train": {"max_steps": 1, "tokens": None}})
             configure(_recipe(job.said), Layer(settings))
         elif job.do == "evaluate":
             _bound(evaluate_run, "evaluate", None, **_options(job.said))
@@ -108,15 +108,7 @@ class Doer:
         if not job.trains or self.plan.knows(job.plan_key):
             return
         ((unit, amount),) = job.said["budget"].items()
-        path = self.place.folder / "made" / f".rehearsal-{job.key}"
-        rehearsal = Rehearsal(WARM + TIMED if unit == "seconds" else 1)
-        never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
-        short: Settings = {"train": never, "generate": {"max_new_tokens": 1}}
-        atomic.remove(path)
-        with suppress(Enough):
-            self._run(job, self.place.said(job), path, above=short, observer=rehearsal)
-        config = read_saved(path / "config.toml")
-        atomic.remove(path)
+        config, rehearsal = self._rehearsed(job, WARM + TIMED if unit == "seconds" else 1)
         found: dict[str, Any] = {"attention": config.train.attention, "compile": config.train.compile}
         if unit == "tokens":
             found["tokens"] = amount
@@ -126,6 +118,30 @@ class Doer:
             flops = rehearsal.tokens * flops_per_token(config.model, config.sequence_length)
             found["max_steps"] = max(1, math.floor(amount / (rehearsal.seconds if unit == "seconds" else flops)))
         self.plan.fix(job.plan_key, found)
+
+    def planned(self, job: Job) -> Config:
+        """What a training that may not have begun is or will be configured with, the number of its steps with it."""
+        saved = self.place.path(job) / "config.toml"
+        if saved.exists():
+            return read_saved(saved)
+        self.rehearse(job)
+        config, _ = self._rehearsed(job, 1)
+        known = self.plan.settings(job.plan_key)
+        steps = known.get("max_steps") or math.ceil(known["tokens"] / config.tokens_per_step)
+        return config.with_values(train={"max_steps": steps})
+
+    def _rehearsed(self, job: Job, steps: int) -> tuple[Config, "Rehearsal"]:
+        """The first `steps` of a training, of which nothing stays."""
+        path = self.place.folder / "made" / f".rehearsal-{job.key}"
+        rehearsal = Rehearsal(steps)
+        never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
+        short: Settings = {"train": never | {"tokens": None}, "generate": {"max_new_tokens": 1}}
+        atomic.remove(path)
+        with suppress(Enough):
+            self._run(job, self.place.said(job), path, above=short, observer=rehearsal)
+        config = read_saved(path / "config.toml")
+        atomic.remove(path)
+        return config, rehearsal
 
     # The rest
 

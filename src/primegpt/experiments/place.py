@@ -3,7 +3,7 @@
 NAME/
   experiment.toml   the file as it was read last        plan.json   what was measured of the machine, once
   jobs/KEY.json     that a job is done, and its result  made/       runs, texts and tokenizers, as stages make them
-  results.json      report.html
+  results.json      report.html                         forecast.json   what was expected of arms that come after
 """
 
 import json
@@ -51,7 +51,7 @@ class Place:
 
     def path(self, job: Job) -> Path:
         """Where a job makes what it makes. A shared one may have been called otherwise when it was begun."""
-        there = sorted((self.folder / "made").glob(f"*-{job.key}*"))
+        there = sorted((self.folder / "made").glob(f"[!.]*-{job.key}*"))  # no rehearsal, no half of a file
         return there[0] if there else self.folder / "made" / (job.stem + SUFFIXES.get(job.do, ""))
 
     def said(self, job: Job) -> dict[str, Any]:

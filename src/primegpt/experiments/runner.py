@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from primegpt import __version__
-from primegpt.errors import PrimegptError, UsageError, nearest, quoted, require_within
+from primegpt.errors import PrimegptError, require_within
+from primegpt.experiments.analysis import Findings, analyse, foresee
 from primegpt.experiments.board import Board
 from primegpt.experiments.comparison import Comparison, compare
 from primegpt.experiments.crew import Crew, failed
 from primegpt.experiments.file import Experiment, find_file, read_experiment
+from primegpt.experiments.functions import load_function
+from primegpt.experiments.outcomes import curves, samples, value_of, values_of
 from primegpt.experiments.page import write_page
-from primegpt.experiments.perform import Doer, figures_of, lines_of
+from primegpt.experiments.perform import Doer
 from primegpt.experiments.place import Place, Plan
-from primegpt.experiments.stages import Job, Outcome, Work, plan_work
+from primegpt.experiments.stages import Job, Work, plan_work
 from primegpt.run.atomic import write_json_atomic, write_text_atomic
 from primegpt.run.lock import RunLock
 from primegpt.terminal import Say, to_stderr
@@ -28,11 +31,12 @@ class Found:
     """One a measure, in the order of the file."""
     results: dict[str, Any]
     """As results.json has it."""
+    findings: Findings | None
+    """Of the file's analysis, where it has one."""
     folder: Path
     report: Path
 
 
-CURVES = ("val/loss", "train/loss")
 MOST_PROCESSES = 1024
 
 
@@ -62,25 +66,30 @@ def experiment(
         write_text_atomic(place.folder / "experiment.toml", asked.text)
         carry_out(asked, work, place, plan, processes, say)
         compared = comparisons(asked, work, place)
-        found = results(asked, work, place, compared)
+        found, findings = results(asked, work, place, compared), None
+        if asked.analysis:
+            findings, found["analysis"] = analyse(asked, work, place)
         write_json_atomic(place.folder / "results.json", found)
         report = write_page(
             place.folder,
             name=asked.name,
             question=asked.question,
             comparisons=compared,
+            findings=findings,
             curves=curves(work, place),
             samples=samples(work, place),
             source=asked.text,
             facts=facts(asked, plan, found["steps"]),
         )
-    return Found(compared, found, place.folder, report)
+    return Found(compared, found, findings, place.folder, report)
 
 
 def carry_out(asked: Experiment, work: Work, place: Place, plan: Plan, processes: int, say: Say) -> None:
     """Do all jobs that are not done. Raises PrimegptError, with the arm and the seed, as the one does that fails."""
     left = [job for job in work.jobs.values() if place.result(job) is None]
     measure = asked.measures[0]
+    if asked.analysis:
+        load_function(asked.analysis)  # now, and not when all is trained
     board = Board(work, place, lambda outcome: value_of(outcome, measure, place))
     with board.shown(say) as tell:
         doer = Doer(place, plan, tell)
@@ -100,41 +109,22 @@ def carry_out(asked: Experiment, work: Work, place: Place, plan: Plan, processes
                 if outcome.measures[measure][0] is job:
                     tell(f"{measure} of {outcome.arm}, seed {outcome.seed}: {value_of(outcome, measure, place):.4g}")
 
-        if processes > 1:
-            Crew(processes, place).carry_out(left, begin, end)
-            return
-        for job in left:
-            begin(job)
-            try:
-                doer.do(job)
-            except PrimegptError as error:
-                raise failed(job, error.what, error.remedy, error.exit_code) from error
-            end(job)
+        def carry_out_all(jobs: Sequence[Job]) -> None:
+            if processes > 1:
+                Crew(processes, place).carry_out(jobs, begin, end)
+                return
+            for job in jobs:
+                begin(job)
+                try:
+                    doer.do(job)
+                except PrimegptError as error:
+                    raise failed(job, error.what, error.remedy, error.exit_code) from error
+                end(job)
 
-
-def value_of(outcome: Outcome, measure: str, place: Place) -> float | None:
-    """The figure of one arm with one seed; None while it is not there. Raises UsageError where there is none such."""
-    job, path = outcome.measures[measure]
-    if place.result(job) is None:
-        return None
-    found = figures_of(job, place)
-    for name in path:
-        if not isinstance(found, Mapping) or name not in found:
-            known = list(found) if isinstance(found, Mapping) else []
-            raise UsageError(f"measure {quoted(measure)}: {job.label} has no {quoted(name)}", nearest(name, known))
-        found = found[name]
-    if found is not None and (isinstance(found, bool) or not isinstance(found, int | float)):
-        what = f"measure {quoted(measure)} of {job.label} is no number: {quoted(found)}"
-        raise UsageError(what, "name one of its parts" if isinstance(found, Mapping) else "name another")
-    return found
-
-
-def values_of(asked: Experiment, work: Work, place: Place, measure: str) -> dict[str, dict[int, float | None]]:
-    """The figures of a measure by arm and seed."""
-    values: dict[str, dict[int, float | None]] = {arm.name: {} for arm in asked.arms}
-    for outcome in work.outcomes:
-        values[outcome.arm][outcome.seed] = value_of(outcome, measure, place)
-    return values
+        carry_out_all([job for job in left if job.key not in work.later])
+        if asked.analysis:
+            foresee(asked, work, place, doer.planned)
+        carry_out_all([job for job in left if job.key in work.later])
 
 
 def comparisons(asked: Experiment, work: Work, place: Place) -> list[Comparison]:
@@ -155,27 +145,6 @@ def results(asked: Experiment, work: Work, place: Place, compared: Sequence[Comp
         "comparisons": [asdict(each) for each in compared],
         "values": {measure: values_of(asked, work, place, measure) for measure in asked.measures},
     }
-
-
-def curves(work: Work, place: Place) -> dict[str, dict[str, dict[int, list[tuple[float, float | None]]]]]:
-    """Losses over the steps: by key of metrics.jsonl, arm and seed."""
-    found: dict[str, dict[str, dict[int, list[tuple[float, float | None]]]]] = {key: {} for key in CURVES}
-    for outcome in work.outcomes:
-        rows = lines_of(place.path(outcome.run))
-        for key in CURVES:
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            found[key].setdefault(outcome.arm, {})[outcome.seed] = points
-    return found
-
-
-def samples(work: Work, place: Place) -> dict[str, list[tuple[str, str]]]:
-    """The last sample of each arm with the first seed."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for outcome in work.outcomes:
-        written = sorted(place.path(outcome.run).glob("samples/step-*.txt"))
-        if written and outcome.arm not in found:
-            found[outcome.arm] = [(written[-1].stem, written[-1].read_text(encoding="utf-8"))]
-    return found
 
 
 def facts(asked: Experiment, plan: Plan, steps: Mapping[str, int | None]) -> list[tuple[str, str]]:

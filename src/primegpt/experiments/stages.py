@@ -64,6 +64,7 @@ class Outcome:
 
     arm: str
     seed: int
+    after: bool
     run: Job
     measures: Mapping[str, tuple[Job, tuple[str, ...]]]
     """Name -> the job that finds it, and the path in what that finds."""
@@ -75,16 +76,37 @@ class Work:
 
     jobs: Mapping[str, Job]
     outcomes: Sequence[Outcome]
+    later: frozenset[str] = frozenset()
+    """The keys of those that wait until the analysis has said what it expects of them."""
 
 
 def plan_work(experiment: Experiment) -> Work:
     """What is to be done. All arms of a seed come before the next seed: cut short, a whole experiment is there.
 
-    Raises ConfigError for a stage that names none before it, and for a measure of a stage that has no figures.
+    Raises ConfigError for a stage that names none before it, and for an arm that comes after and trains on and on.
     """
     jobs: dict[str, Job] = {}
     outcomes = [_outcome(experiment, arm, seed, jobs) for seed in experiment.seeds for arm in experiment.arms]
-    return Work(jobs, outcomes)
+    later = _later(jobs, outcomes)
+    for outcome in outcomes:
+        if outcome.after and later.intersection(outcome.run.needs):
+            raise ConfigError(f"arm {quoted(outcome.arm)} has after = true and trains twice", "one stage that trains")
+    return Work(jobs, outcomes, later)
+
+
+def _later(jobs: Mapping[str, Job], outcomes: Sequence[Outcome]) -> frozenset[str]:
+    """The trainings that only arms that come after need, and what is done with those."""
+    now = {
+        job.key for each in outcomes if not each.after for job in (each.run, *(of for of, _ in each.measures.values()))
+    }
+    for job in reversed(list(jobs.values())):
+        if job.key in now:
+            now.update(job.needs)
+    later = set[str]()
+    for key, job in jobs.items():
+        if key not in now and (job.trains or later.intersection(job.needs)):
+            later.add(key)
+    return frozenset(later)
 
 
 def _outcome(experiment: Experiment, arm: Arm, seed: int, jobs: dict[str, Job]) -> Outcome:
@@ -113,7 +135,7 @@ def _outcome(experiment: Experiment, arm: Arm, seed: int, jobs: dict[str, Job]) 
         else:
             job = add(Stage("evaluate", "evaluate", {**of_last, **experiment.evaluate}))
             measures[measure] = job, tuple(measure.split("."))
-    return Outcome(arm.name, seed, done["last"], measures)
+    return Outcome(arm.name, seed, arm.after, done["last"], measures)
 
 
 def _job(stage: Stage, arm: str, seed: int, done: Mapping[str, Job]) -> Job:
