@@ -19,6 +19,7 @@ from primegpt.run.extensions import trusted_list
 from primegpt.training.progress import PlainDisplay
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+MARK = "\n\nopen('it ran', 'w').close()\n"
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
 SMALL = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16},
@@ -46,12 +47,42 @@ def both(*layers: dict) -> dict:
     return merged
 
 
+def furnish(folder: Path, code: str) -> Path:
+    (folder / "my.txt").write_text("the river ran under a bridge of stone\n" * 60, encoding="utf-8")
+    (folder / "mine.py").write_text(code, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my.txt").write_text("the river ran under a bridge of stone\n" * 60, encoding="utf-8")
-    (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
-    return tmp_path
+    return furnish(tmp_path, CODE)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run whose extension leaves a mark wherever it runs."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIMEGPT_CACHE", str(folder / "cache"))
+        patch.setenv("PRIMEGPT_DATA", str(folder / "data"))
+        patch.chdir(folder)
+        return train(furnish(folder, CODE + MARK), "run").folder.path
+
+
+@pytest.fixture
+def strangers(place, trained, monkeypatch) -> Path:
+    """The run from elsewhere: its file is not among those that this user has trained with, and has not run here."""
+    monkeypatch.setattr(extend, "_loaded", {})
+    shutil.copytree(trained, place / "run")
+    return place
+
+
+@pytest.fixture
+def own(strangers) -> Path:
+    """The run of this user."""
+    assert command(["trust", "run"], 0.0) == 0
+    return strangers
 
 
 @pytest.fixture(scope="module")
@@ -173,41 +204,24 @@ def test_a_resumed_run_equals_one_that_never_stopped(place):
     )
 
 
-def test_the_run_has_the_file_and_counts_what_is_in_it(place):
-    run = train(place, "run")
-    assert (place / "run" / "extension.py").read_text(encoding="utf-8") == CODE
+def test_the_run_has_the_file_and_counts_what_is_in_it(own):
+    run = api.load("run")
+    assert run.folder.extension_path.read_text(encoding="utf-8") == CODE + MARK
     for norm in (run.model.h[0].ln_1, run.model.ln_f):
         assert type(norm).__name__ == "DyT"
     assert parameter_breakdown(run.config.model).norms == 6 * (1 + 2 * 16)
     assert parameter_breakdown(run.config.model).total == sum(p.numel() for p in run.model.parameters())
-    again = api.load(place / "run")
-    assert again.generate("the", seed=1) == run.generate("the", seed=1)
     assert not run.folder.damages()
 
 
-def test_the_copy_may_not_change(place, capsys):
-    with pytest.raises(Stop):
-        train(place, "run", observer=StopAt(4))
-    path = place / "run" / "extension.py"
+def test_the_copy_may_not_change(own, capsys):
+    path = own / "run" / "extension.py"
     path.write_text(CODE.replace("tanh", "sin"), encoding="utf-8")
     capsys.readouterr()
-    for line in (["train", "--resume", "run"], ["generate", "run"]):
+    for line in (["train", "--resume", "run", "--train.max_steps", "9"], ["generate", "run"]):
         assert command(line, 0.0) == 2
         *_, last = capsys.readouterr().err.strip().splitlines()
         assert last.startswith(f"primegpt: {Path('run/extension.py')} is not what the run was trained with"), last
-
-
-MARK = "open('it ran', 'w').close()\n"
-
-
-@pytest.fixture
-def strangers(place, monkeypatch) -> Path:
-    """A run from elsewhere: its file is not among those that this user has trained with, and has not run here."""
-    monkeypatch.setattr(extend, "_loaded", {})
-    (place / "mine.py").write_text(CODE + MARK, encoding="utf-8")
-    train(place, "theirs")
-    forget(monkeypatch)
-    return place
 
 
 def forget(monkeypatch) -> None:
@@ -219,34 +233,36 @@ def forget(monkeypatch) -> None:
 
 def test_a_strangers_run_runs_nothing_before_it_is_trusted(strangers, capsys):
     attempts = [
-        *(["generate", "theirs"], ["evaluate", "theirs"], ["train", "--resume", "theirs", "--train.max_steps", "9"]),
-        *(["finetune", "theirs", "my.txt"], ["chat", "theirs"], ["serve", "theirs"]),
+        *(["generate", "run"], ["evaluate", "run"], ["train", "--resume", "run", "--train.max_steps", "9"]),
+        *(["finetune", "run", "my.txt"], ["chat", "run"], ["serve", "run"]),
     ]
     for line in attempts:
         capsys.readouterr()
         assert command(line, 0.0) == 2, line
         *_, last = capsys.readouterr().err.strip().splitlines()
         assert "is code that would run with your rights" in last, line
-        assert "`primegpt trust theirs`" in last, line
+        assert "`primegpt trust run`" in last, line
     Path("mine.toml").write_text("extension = 'mine.py'\n[model]\nn_layer = 1\nn_head = 1\nn_embd = 8\nmlp = 'own'\n")
-    for line in (["info", "theirs"], ["info", "mine.toml"], ["runs"], ["report", "theirs"]):
+    for line in (["info", "run"], ["info", "mine.toml"], ["runs"], ["report", "run"]):
         assert command(line, 0.0) == 0, line
-    assert command(["export", "theirs"], 0.0) == 2
+    assert command(["export", "run"], 0.0) == 2
     assert not Path("it ran").exists()
-    assert command(["trust", "theirs"], 0.0) == 0
+    assert command(["trust", "run"], 0.0) == 0
     assert not Path("it ran").exists()
-    assert command(["generate", "theirs", "the"], 0.0) == 0
+    assert command(["generate", "run", "the"], 0.0) == 0
     assert Path("it ran").exists()
 
 
 def test_a_run_can_be_trusted_once_in_python(strangers):
-    api.load("theirs", trust_extension=True).generate("the")
+    api.load("run", trust_extension=True).generate("the")
     assert Path("it ran").exists()
     assert not trusted_list().exists()
 
 
-def test_what_only_training_uses_needs_no_trust_and_leaves(strangers, monkeypatch):
+def test_what_only_training_uses_needs_no_trust_and_leaves(place, monkeypatch):
     """An optimizer and an objective are not in the weights: such a run is opened and exported as any other."""
+    monkeypatch.setattr(extend, "_loaded", {})
+    furnish(place, CODE + MARK)
     own = both(SMALL, {"train": ALL["train"]}, {"extension": "mine.py"})
     api.train("my.txt", out="plain", settings=own)
     forget(monkeypatch)
@@ -254,47 +270,36 @@ def test_what_only_training_uses_needs_no_trust_and_leaves(strangers, monkeypatc
     assert command(["export", "plain", "--out", "hf"], 0.0) == 0
     assert not Path("it ran").exists()
 
+    # Fine-tuning leaves them behind: the new run's optimizer may be of another file.
+    (place / "other.py").write_text(CODE.replace('"lion"', '"lioness"'), encoding="utf-8")
+    other = {"extension": "other.py", "train": {"max_steps": 2, "threads": 1, "optimizer": "lioness"}}
+    tuned = api.finetune("plain", "my.txt", out="tuned", settings=other)
+    assert tuned.config.own == {"train.optimizer": "lioness"}
+    assert tuned.folder.extension_path.read_bytes() == (place / "other.py").read_bytes()
+    assert not Path("it ran").exists()
 
-def test_what_cannot_leave_is_named(place, capsys):
-    train(place, "run")
+
+def test_what_cannot_leave_is_named(strangers, capsys):
     for target in ("hf", "gguf"):
         capsys.readouterr()
         assert command(["export", "run", "--to", target], 0.0) == 2
         assert "model.norm = 'dyt' (there: " in capsys.readouterr().err
 
 
-def test_finetuning_keeps_the_network_and_its_file(place, capsys):
-    base = train(place, "base")
-    shutil.rmtree(place / "base" / "samples")
-    (place / "mine.py").unlink()
-    tuned = api.finetune("base", "my.txt", out="tuned", settings={"train": {"max_steps": 2, "threads": 1}})
+def test_finetuning_keeps_the_network_and_its_file(own, capsys):
+    (own / "mine.py").unlink()
+    tuned = api.finetune("run", "my.txt", out="tuned", settings={"train": {"max_steps": 2, "threads": 1}})
     assert tuned.config.model.norm == "dyt"
-    assert (place / "tuned" / "extension.py").read_text(encoding="utf-8") == CODE
+    assert tuned.folder.extension_path.read_text(encoding="utf-8") == CODE + MARK
     assert api.load("tuned").generate("the", seed=1)
     assert "after" in capsys.readouterr().out  # the base's copy is opened too, to say what was forgotten
-    (place / "other.py").write_text(CODE + "# other\n", encoding="utf-8")
-    assert command(["finetune", "base", "my.txt", "--extension", "other.py"], 0.0) == 2
-    assert "is not the file that the network of base was trained with" in capsys.readouterr().err
-    assert base.config.model.extension == tuned.config.model.extension
+    (own / "other.py").write_text(CODE + "# other\n", encoding="utf-8")
+    assert command(["finetune", "run", "my.txt", "--extension", "other.py"], 0.0) == 2
+    assert "is not the file that the network of run was trained with" in capsys.readouterr().err
 
 
-def test_finetuning_leaves_behind_what_only_training_used(place):
-    """The base's optimizer is not the new run's, whose own may be of another file."""
-    api.train("my.txt", out="base", settings=both(SMALL, {"train": ALL["train"]}, {"extension": "mine.py"}))
-    few = {"max_steps": 2, "threads": 1}
-    plain = api.finetune("base", "my.txt", out="plain", settings={"train": few})
-    assert plain.config.own == {}
-    assert not plain.folder.extension_path.exists()
-    (place / "other.py").write_text(CODE.replace('"lion"', '"lioness"'), encoding="utf-8")
-    own = {"extension": "other.py", "train": few | {"optimizer": "lioness"}}
-    other = api.finetune("base", "my.txt", out="other", settings=own)
-    assert other.config.own == {"train.optimizer": "lioness"}
-    assert other.folder.extension_path.read_bytes() == (place / "other.py").read_bytes()
-
-
-def test_adapters_learn_beside_parts_of_ones_own(place, capsys):
-    train(place, "base")
-    tuned = api.finetune("base", "my.txt", lora=True, out="tuned", settings={"train": {"max_steps": 2, "threads": 1}})
+def test_adapters_learn_beside_parts_of_ones_own(own, capsys):
+    tuned = api.finetune("run", "my.txt", lora=True, out="tuned", settings={"train": {"max_steps": 2, "threads": 1}})
     assert tuned.config.lora.rank
     assert "not written in PEFT's files" in capsys.readouterr().err
 
