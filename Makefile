@@ -41,8 +41,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)/installed-peers: $(VENV)/installed-dev
 	$(PIP) --editable '.[dev,peers]'
-	# llama.cpp is compiled here, which takes minutes and a compiler; its tests are skipped where that fails.
-	$(PIP) --editable '.[llama-cpp]' || echo "llama.cpp could not be built: its tests will be skipped"
+	# llama.cpp is compiled here, which takes minutes and a compiler; its tests are skipped where that fails. Without
+	# AMX: virtual machines report it and then call its instructions illegal. No wheel that another machine has built.
+	CFLAGS=-U__AMX_INT8__ CXXFLAGS=-U__AMX_INT8__ $(PIP) --no-cache-dir --editable '.[llama-cpp]' || echo "llama.cpp could not be built: its tests will be skipped"
 	touch $@
 
 clean:

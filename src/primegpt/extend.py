@@ -146,7 +146,7 @@ def load_source(source: bytes, path: Path) -> Extension:
         raise ExtensionError(f"{path} is larger than {MAX_BYTES >> 20} MB", "no file with parts of your own is")
     extension = Extension(path, source, sha256)
     with told(extension):
-        _run(extension)
+        run(extension)
     if not any(extension.parts.values()):
         kinds = ", ".join(f"@extend.{kind}" for kind in KINDS)
         raise ExtensionError(f"{path} registers nothing", f"decorate a class or a function: {kinds}")
@@ -154,7 +154,8 @@ def load_source(source: bytes, path: Path) -> Extension:
     return extension
 
 
-def _run(extension: Extension) -> None:
+def run(extension: Extension) -> ModuleType:
+    """Run a file that was read; the module that it makes. Raises ExtensionError for what is no Python."""
     path = str(extension.path)
     try:
         code = compile(extension.source, path, "exec")
@@ -175,6 +176,7 @@ def _run(extension: Extension) -> None:
         raise
     finally:
         _loading.reset(token)
+    return module
 
 
 def find(kind: str, name: str, sha256: str | None = None) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from primegpt import api, tokenizers
 from primegpt.cli.main import run as command
-from primegpt.errors import PrimegptError, UsageError
+from primegpt.errors import NonFiniteError, PrimegptError, UsageError
 from primegpt.experiments import perform
 from primegpt.experiments.file import read_experiment
 from primegpt.experiments.stages import plan_work
@@ -198,6 +198,24 @@ def half(run):
 """
 
 
+OWN = """
+import torch
+from primegpt import extend
+
+@extend.norm("scaled")
+class Scaled(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+
+    def forward(self, x):
+        return x / 2
+
+@extend.measure("width")
+def width(run):
+    return run.config.model.n_embd
+"""
+
+
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
     path = tmp_path_factory.mktemp("mine") / "mine.py"
@@ -273,7 +291,7 @@ def test_a_budget_of_the_processor_is_measured_once_for_all_seeds(write, tmp_pat
         (("val/loss", "val/los"), "measure 'val/los': with, train has no 'val/los'; did you mean 'val/loss'"),
         (("text.loss", "text.los"), "with, evaluate has no 'los'; did you mean 'loss'"),
         (("text.loss", "text"), "measure 'text'"),
-        (("text.loss", "nothing.py:f"), "nothing.py does not exist"),
+        (("text.loss", "nothing.py:f"), "nothing.py: No such file or directory"),
         (("text.loss", "{mine}:letter"), "has no function 'letter'; did you mean 'letters'"),
         (("text.loss", "{mine}:half"), "mine.py:11: ZeroDivisionError: division by zero"),
         (("text.loss", "{mine}:letters"), "is no number: .*; name one of its parts"),
@@ -290,6 +308,37 @@ def test_mistakes_are_one_line(write, mine, tmp_path, monkeypatch, capsys, edit,
         api.experiment(path, tmp_path / "out", say=silent)
     assert command(["experiment", str(path), "--out", str(tmp_path / "out")], 0.0) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_parts_of_ones_own_are_arms_and_measures(write, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
+    arms = ARMS.replace('"without"\nmodel.qk_norm = false', '"scaled"\nmodel.norm = "scaled"')
+    shared = f"extension = {json.dumps(str(tmp_path / 'mine.py'))}\n" + SHARED.replace('"text.loss"', '"width"')
+    found = api.experiment(write(arms, shared=shared), tmp_path / "out", quick=True, say=silent)
+    assert found.results["values"]["width"] == {"with": {1337: 16}, "scaled": {1337: 16}}
+    losses = [of_seeds[1337] for of_seeds in found.results["values"]["val/loss"].values()]
+    assert losses[0] != losses[1]
+    with pytest.raises(UsageError, match=r"model\.norm = 'scaled'"):
+        api.experiment(write(arms), tmp_path / "other", say=silent)
+
+
+def test_an_arm_that_diverges_is_a_finding(write, tmp_path, monkeypatch):
+    real = perform.train
+
+    def train(*sources, settings, **options):
+        if settings["train"].get("learning_rate") == 9 and settings["train"]["max_steps"] == 4:  # not in rehearsal
+            raise NonFiniteError("the loss is nan at step 2")
+        return real(*sources, settings=settings, **options)
+
+    monkeypatch.setattr(perform, "train", train)
+    wild = '[[arm]]\nname = "tame"\n[[arm]]\nname = "wild"\ntrain.learning_rate = 9\n'
+    said = list[str]()
+    found = api.experiment(write(wild), tmp_path / "out", quick=True, say=said.append)
+    values = found.results["values"]
+    assert all(values[name]["wild"] == {1337: None} for name in values)
+    assert all(isinstance(values[name]["tame"][1337], float) for name in values)
+    assert [arm.missing for arm in found.comparisons[0].arms] == [(), (1337,)]
+    assert any("wild, train, seed 1337: diverged" in line for line in said)
 
 
 def test_the_command_prints_a_table(whole, write, capsys, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 from primegpt.config import Config, read_saved
 from primegpt.errors import UsageError, quoted
 from primegpt.experiments.file import Experiment
-from primegpt.experiments.functions import guarded, load_function
+from primegpt.experiments.functions import load_function
 from primegpt.experiments.outcomes import value_of
 from primegpt.experiments.place import Place
 from primegpt.experiments.stages import Job, Outcome, Work
@@ -105,7 +105,7 @@ def analyse(asked: Experiment, work: Work, place: Place) -> tuple[Findings, dict
 def _analysed(asked: Experiment, given: Given) -> Findings:
     """Raises UsageError for what the function raises, and where it returns something else."""
     assert asked.analysis is not None
-    found = guarded(asked.analysis, load_function(asked.analysis), given)
+    found = load_function(asked.analysis)(given)
     if not isinstance(found, Findings):
         remedy = "return a primegpt.experiments.analysis.Findings"
         raise UsageError(f"{asked.analysis} returned {quoted(found)}", remedy)

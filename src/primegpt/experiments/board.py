@@ -28,6 +28,8 @@ class Board:
             return "?"
         if value is not None:
             return f"{value:.4g}"
+        if self.place.result(outcome.run) is not None:
+            return "none"  # it has diverged, or nothing was found
         run = self.place.path(outcome.run)
         steps = [row["step"] for row in lines_of(run)] if run.is_dir() else []
         return f"step {steps[-1]:,}" if steps else "·"

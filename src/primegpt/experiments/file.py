@@ -135,6 +135,8 @@ class Experiment:
     better: Mapping[str, str]
     checkpoint: str
     evaluate: Mapping[str, Any]
+    extension: str
+    """The file with parts of one's own, which may register measures; "" if there is none."""
     arms: tuple[Arm, ...]
     analysis: str | None
     """A function that is given all that came out: FILE.py:name or package.module:name."""
@@ -192,6 +194,7 @@ def read_experiment(path: Path, *, quick: bool = False) -> Experiment:
         better=file.better,
         checkpoint=file.checkpoint,
         evaluate=file.evaluate,
+        extension=str((file.model_extra or {}).get("extension") or ""),
         arms=arms,
         analysis=file.analysis,
         text=path.read_text(encoding="utf-8-sig"),
@@ -228,7 +231,8 @@ def _arm(file: _File, table: _ArmTable, chosen: Mapping[str, Any], origin: str) 
     point = nested(chosen)
     values = file.set | table.set | point.pop("set", {})
     shared = _sections(_filled(file.model_extra or {}, values), origin)
-    particular = laid_over(_sections(_filled(table.model_extra or {}, values), origin), _sections(point, origin))
+    extension = {"extension": shared["extension"]} if "extension" in shared else {}
+    particular = _sections(laid_over(extension | _filled(table.model_extra or {}, values), point), origin)
     stages = [_parsed(_filled(stage, values), origin) for stage in (*file.stage, *table.stage)]
     own = len(file.stage)
     if not any(stage.do in TRAINING for stage in stages):
@@ -268,7 +272,7 @@ def _stage(table: _StageTable, settings: Settings, budget: Budget, file: _File, 
         raise ConfigError(f"{origin}: do = {quoted(table.do)} is no stage", remedy)
     if table.do in TRAINING:
         own = {section: said.pop(section) for section in SECTIONS if section in said}
-        _check(own, origin)
+        _check({name: settings[name] for name in ("extension",) if name in settings} | own, origin)
         known = ("from", "recipe", "checkpoint") if table.do == "finetune" else ("recipe",)
         if unknown := next((key for key in said if key not in known), None):
             raise ConfigError(f"{origin}: unknown key {quoted(unknown)}", nearest(unknown, (*SECTIONS, *known)))

@@ -4,50 +4,38 @@ They run as code of the user's, with the user's rights. What they raise becomes 
 """
 
 import importlib
-import importlib.util
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from primegpt.errors import PrimegptError, UsageError, nearest, quoted
+from primegpt import extend
+from primegpt.errors import UsageError, nearest, quoted
+from primegpt.extend import Extension
 
 
 def load_function(named: str) -> Callable[..., Any]:
-    """The function that `named` stands for. Raises UsageError where there is none."""
+    """The function that `named` stands for; what it raises is a UsageError. Raises UsageError where there is none."""
     home, _, name = named.rpartition(":")
     if not home or not name:
         raise UsageError(f"{quoted(named)} names no function", "FILE.py:name does")
-    module = guarded(named, _module, home)
-    function = getattr(module, name, None)
+    extension = Extension(Path(home))
+    with extend.told(extension, place=home):
+        known = vars(_of_file(extension) if home.endswith(".py") else importlib.import_module(home))
+    function = known.get(name)
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UsageError(f"{home} has no function {quoted(name)}", nearest(name, known))
-    return function
+        own = [key for key, value in known.items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{home} has no function {quoted(name)}", nearest(name, own))
+
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        with extend.told(extension, place=named):
+            return function(*arguments, **options)
+
+    return guarded
 
 
-def guarded(named: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """`function(*arguments, **options)`. Raises UsageError, with the line of the user's file, for what it raises."""
+def _of_file(extension: Extension) -> object:
     try:
-        return function(*arguments, **options)
-    except PrimegptError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        home = Path(named.rpartition(":")[0]).name
-        place = next((f"{f.filename}:{f.lineno}: " for f in reversed(frames) if Path(f.filename).name == home), "")
-        raise UsageError(f"{named}: {place}{type(error).__name__}: {error}", "mend it, and run this again") from error
-
-
-def _module(home: str) -> object:
-    if not home.endswith(".py"):
-        return importlib.import_module(home)
-    path = Path(home)
-    if not path.is_file():
-        raise UsageError(f"{home} does not exist", "name a file of yours")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None, "it ends in .py"
-    assert spec.loader is not None, "it ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        extension.source = extension.path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{extension.path}: {error.strerror}", "name a file of yours") from error
+    return extend.run(extension)

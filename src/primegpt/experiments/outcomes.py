@@ -14,7 +14,8 @@ CURVES = ("val/loss", "train/loss")
 def value_of(outcome: Outcome, measure: str, place: Place) -> float | None:
     """The figure of one arm with one seed; None while it is not there. Raises UsageError where there is none such."""
     job, path = outcome.measures[measure]
-    if place.result(job) is None:
+    result = place.result(job)
+    if result is None or (isinstance(result, Mapping) and "diverged" in result):
         return None
     found = figures_of(job, place)
     for name in path:

@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from primegpt import extend
 from primegpt.config import Config, Layer, Settings, read_saved
-from primegpt.errors import UsageError, quoted
-from primegpt.experiments.file import STAGES, TRAINING, laid_over
-from primegpt.experiments.functions import guarded, load_function
+from primegpt.errors import NonFiniteError, UsageError, quoted
+from primegpt.experiments.file import TRAINING, laid_over
+from primegpt.experiments.functions import load_function
 from primegpt.experiments.place import NEVER, Place, Plan
 from primegpt.experiments.stages import Job
 from primegpt.inference.run import Run, load
@@ -44,18 +45,26 @@ class Doer:
         self.warned = set[str]()  # what is wrong with a text is so with every seed
 
     def do(self, job: Job) -> None:
-        """Do `job`, or go on with it, and note its result. Raises ConfigError for what cannot be done."""
-        said = self.place.said(job)
-        path = self.place.path(job)
-        if job.do in TRAINING:
-            result = self._train(job, said, path)
-        elif job.do == "evaluate":
-            result = _evaluate(said, silent)
-        elif job.do == "measure":
-            result = _measure(said, silent)
-        else:
-            result = self._make(job, said, path)
+        """Do `job`, or go on with it, and note its result. Raises PrimegptError for what cannot be done.
+
+        A training whose loss is no number any more has `diverged`, which is a result too, and so has what builds on it.
+        """
+        lost = next((found for key in job.needs if "diverged" in (found := self.place.result(key) or {})), None)
+        try:
+            result = lost or self._do(job, self.place.said(job), self.place.path(job))
+        except NonFiniteError as error:
+            self.say(f"{job.title}: diverged, and has no figures: {error.what}")
+            result = {"diverged": error.what, "path": self._relative(self.place.path(job))}
         self.place.note(job, result)
+
+    def _do(self, job: Job, said: dict[str, Any], path: Path) -> Any:
+        if job.do in TRAINING:
+            return self._train(job, said, path)
+        if job.do == "evaluate":
+            return _evaluate(said, silent)
+        if job.do == "measure":
+            return _measure(said, silent)
+        return self._make(job, said, path)
 
     def check(self, job: Job) -> None:
         """Raise UsageError for what can be seen to be wrong with `job` before anything is done."""
@@ -64,11 +73,11 @@ class Doer:
             configure(_recipe(job.said), Layer(settings))
         elif job.do == "evaluate":
             _bound(evaluate_run, "evaluate", None, **_options(job.said))
-        elif job.do == "measure":
+        elif "function" in job.said:
             load_function(job.said["function"])
         elif job.do == "data songbook":
             _bound(write_songbook, job.do, None, **job.said)
-        elif job.do not in STAGES:
+        elif ":" in job.do:
             load_function(job.do)
 
     # Training
@@ -137,7 +146,7 @@ class Doer:
         never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
         short: Settings = {"train": never | {"tokens": None}, "generate": {"max_new_tokens": 1}}
         atomic.remove(path)
-        with suppress(Enough):
+        with suppress(Enough, NonFiniteError):
             self._run(job, self.place.said(job), path, above=short, observer=rehearsal)
         config = read_saved(path / "config.toml")
         atomic.remove(path)
@@ -153,7 +162,7 @@ class Doer:
         else:
             path = path.with_name(path.name + str(said.pop("suffix", ".jsonl")))
             half = path.with_name(f".{path.name}")
-            guarded(job.do, load_function(job.do), half, **said)
+            load_function(job.do)(half, **said)
             if not half.exists():
                 raise UsageError(f"{job.do} has written nothing to the path that it was given", "write the file there")
             os.replace(half, path)
@@ -226,8 +235,14 @@ def _recipe(said: Mapping[str, Any]) -> list[str | Config]:
 
 def _measure(said: dict[str, Any], say: Say) -> Any:
     """A number, or a table of numbers, that a function of the user's finds of a run."""
-    named = said["function"]
-    found = guarded(named, load_function(named), load(said["from"], checkpoint=said["checkpoint"], say=say))
+    run = load(said["from"], checkpoint=said["checkpoint"], say=say)
+    if "registered" in said:
+        named, extension = said["registered"], extend.load(said["extension"])
+        with extend.told(extension, place=extend.place_of("measure", named, extension.sha256)):
+            found = extension.find("measure", named)(run)
+    else:
+        named = said["function"]
+        found = load_function(named)(run)
     try:
         return json.loads(json.dumps(found, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -33,7 +33,7 @@ class Place:
         for name in ("jobs", "made"):
             make_folder(self.folder / name)
 
-    def result(self, job: Job | str) -> dict[str, Any] | None:
+    def result(self, job: Job | str) -> Any:
         """What was found by a job that is done; None of one that is not."""
         path = self._note(job if isinstance(job, str) else job.key)
         if not path.exists():

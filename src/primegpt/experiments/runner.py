@@ -1,6 +1,6 @@
 """`primegpt experiment FILE.toml`: all arms with all seeds, each job once, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,21 +93,21 @@ def carry_out(asked: Experiment, work: Work, place: Place, plan: Plan, processes
     board = Board(work, place, lambda outcome: value_of(outcome, measure, place))
     with board.shown(say) as tell:
         doer = Doer(place, plan, tell)
-        for job in left:
-            if job.seed in (None, asked.seeds[0]):
-                doer.check(job)
-        for job in left:
-            if not job.needs:  # one after the other, so that what else the machine does falls on all of them
-                doer.rehearse(job)
+
+        def attempt(act: Callable[[Job], None], job: Job) -> None:
+            try:
+                act(job)
+            except PrimegptError as error:
+                raise failed(job, error.what, error.remedy, error.exit_code) from error
 
         def begin(job: Job) -> None:
             tell(f"{left.index(job) + 1} of {len(left)}: {job.title}")
-            doer.rehearse(job)
+            attempt(doer.rehearse, job)
 
         def end(job: Job) -> None:
             for outcome in work.outcomes:
                 if outcome.measures[measure][0] is job:
-                    tell(f"{measure} of {outcome.arm}, seed {outcome.seed}: {value_of(outcome, measure, place):.4g}")
+                    tell(f"{measure} of {outcome.arm}, seed {outcome.seed}: {board.cell(outcome)}")
 
         def carry_out_all(jobs: Sequence[Job]) -> None:
             if processes > 1:
@@ -115,12 +115,15 @@ def carry_out(asked: Experiment, work: Work, place: Place, plan: Plan, processes
                 return
             for job in jobs:
                 begin(job)
-                try:
-                    doer.do(job)
-                except PrimegptError as error:
-                    raise failed(job, error.what, error.remedy, error.exit_code) from error
+                attempt(doer.do, job)
                 end(job)
 
+        for job in left:
+            if job.seed in (None, asked.seeds[0]):
+                attempt(doer.check, job)
+        for job in left:
+            if not job.needs:  # one after the other, so that what else the machine does falls on all of them
+                attempt(doer.rehearse, job)
         carry_out_all([job for job in left if job.key not in work.later])
         if asked.analysis:
             foresee(asked, work, place, doer.planned)

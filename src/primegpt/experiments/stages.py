@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from primegpt import extend
 from primegpt.data.reading.sources import files_of
 from primegpt.errors import ConfigError, DataError, nearest, quoted
 from primegpt.experiments.file import TRAINING, Arm, Experiment, Stage
@@ -121,10 +122,14 @@ def _outcome(experiment: Experiment, arm: Arm, seed: int, jobs: dict[str, Job]) 
         if done[stage.name].trains:
             done["last"] = done[stage.name]
     of_last = {"from": "@last", "checkpoint": experiment.checkpoint}
+    own = extend.load(experiment.extension).parts["measure"] if experiment.extension else {}
     measures: dict[str, tuple[Job, tuple[str, ...]]] = {}
     for measure in experiment.measures:
         first, _, rest = measure.partition(".")
-        if ":" in measure:  # a function, of a file or a module
+        if measure in own:
+            said = {"registered": measure, "extension": experiment.extension, **of_last}
+            measures[measure] = add(Stage("measure", measure, said)), ()
+        elif ":" in measure:  # a function, of a file or a module
             home, _, name = measure.rpartition(":")
             name, *path = name.split(".")
             measures[measure] = add(Stage("measure", name, {"function": f"{home}:{name}", **of_last})), tuple(path)
