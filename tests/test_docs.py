@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -68,6 +70,7 @@ def shortened(arguments: list[str]) -> list[str]:
 def small_experiment(source: str) -> Path:
     """The same experiment with two steps, one seed, a tiny network and few songs, in the folder that we are in."""
     most = {"songs": 60, "n_embd": 32, "n_layer": 1, "block_size": 64, "times": 2, "batch_size": 2}
+    most["max_new_tokens"] = 4
 
     def cut(value: object, key: str = "") -> object:
         if isinstance(value, dict):
@@ -77,10 +80,22 @@ def small_experiment(source: str) -> Path:
         return min(value, most[key]) if isinstance(value, int) and key in most else value
 
     values = tomllib.loads(find_file(source).read_text(encoding="utf-8"))
-    small = cut(values) | {"budget": {"steps": 2}, "seeds": 1}
+    small: dict[str, Any] = cut(values) | {"budget": {"steps": 2}, "seeds": 1}
+    if "quick" in small:
+        small["quick"] = {"arm": list(fewer(small["quick"]["arm"]))}
     path = Path(f"small-{Path(source).stem}.toml")
     path.write_text(tomli_w.dumps(small), encoding="utf-8")
     return path
+
+
+def fewer(arms: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Two arms and those that come after, three values of each grid, a thousandth of the compute or less."""
+    for arm in [*arms[:2], *(arm for arm in arms[2:] if "after" in arm)]:
+        for section in arm.get("grid", {}).values():
+            section.update({key: values[:3] for key, values in section.items()})
+        if "budget" in arm:
+            arm["budget"]["flops"] /= 10_000 if "after" in arm else 1000
+        yield arm
 
 
 @pytest.fixture
