@@ -5,8 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from primegpt.config import MAX_VOCAB
 from primegpt.errors import quoted
-from primegpt.tokenizers.tokenizer_json import Document, added_token, refuse_too_many, vocabulary_of
+from primegpt.tokenizers.tokenizer_json import (
+    Document,
+    added_token,
+    refuse_too_many,
+    refuse_too_many_values,
+    vocabulary_of,
+)
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 TEMPLATE = "chat_template.jinja"
@@ -15,6 +22,7 @@ VOCAB, MERGES = "vocab.json", "merges.txt"
 PAIR = {VOCAB, MERGES}
 COMPANIONS = (CONFIG, MAP, ADDED, TEMPLATE)
 MAX_BYTES = 16 * 2**20
+MAX_MODEL = 24 * 2**20  # of a tokenizer.model; the largest in use have 5 MB
 MAX_TEMPLATE = 200_000  # characters
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Where nothing says what ends a text, the first of these that there is.
@@ -22,6 +30,17 @@ ENDS = (
     *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<EOS>", "<|im_end|>"),
     *("<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
 )
+
+
+def refuse_too_large(name: str, content: bytes) -> None:
+    """Raise ValueError for a tokenizer's file that would take minutes or gigabytes when it is read."""
+    if name.endswith(".json"):
+        refuse_too_many_values(content)
+    elif name == MODEL:
+        if len(content) > MAX_MODEL:
+            raise ValueError(f"{name} is larger than {MAX_MODEL >> 20} MB, as none is")
+    elif content.count(b"\n") > MAX_VOCAB:
+        raise ValueError(f"{name} has more than {MAX_VOCAB:,} lines")
 
 
 def is_file_of(name: str) -> bool:

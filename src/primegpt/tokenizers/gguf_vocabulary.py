@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from primegpt.config import MAX_VOCAB
 from primegpt.errors import nearest, quoted
 from primegpt.tokenizers.gguf_metadata import GGUFHeader
 from primegpt.tokenizers.sentencepiece_files import UNUSED, USER_DEFINED, Model, Piece
 from primegpt.tokenizers.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN
 from primegpt.tokenizers.splits import BY_NAME, GEMMA, IGNORE_MERGES, split
-from primegpt.tokenizers.tokenizer_json import SPACE, added_token
+from primegpt.tokenizers.tokenizer_json import SPACE, added_token, refuse_too_many
 
 PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
+MAX_TOKENS = 1_000_000  # four times as many as any model has; each is held several times while files are made of them
 PADDING = re.compile(r"\[PAD\d+\]")  # how llama.cpp's converter fills a table that is longer than the vocabulary
 ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 READ = (  # the keys, of those that begin with PREFIX
@@ -40,11 +40,12 @@ def files_from(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """`read_gguf` of what the file says before its tensors."""
     found = {key: _plain(metadata[PREFIX + key]) for key in READ if PREFIX + key in metadata}
     tokens, kind = found.get("tokens"), found.get("model")
-    if not isinstance(tokens, list) or not 0 < len(tokens) <= MAX_VOCAB:
+    if not isinstance(tokens, list) or not 0 < len(tokens) <= MAX_TOKENS:
         raise ValueError("it has no vocabulary (tokenizer.ggml.tokens), or one that is too large")
     types = [int(kind) for kind in found.get("token_type") or [NORMAL] * len(tokens)]
     if len(types) != len(tokens):
         raise ValueError(f"it has {len(tokens)} tokens and {len(types)} types of them")
+    refuse_too_many(sum(kind in (UNKNOWN, CONTROL, USER_DEFINED) for kind in types))
     if kind == "llama":
         files = {"tokenizer.model": _sentencepiece(found, tokens, types)}
     elif kind == "gpt2":

@@ -11,6 +11,7 @@ from typing import Any
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # SentencePiece.Type
 BPE = 2  # TrainerSpec.ModelType
 VARINT, EIGHT_BYTES, LENGTH_DELIMITED, FOUR_BYTES = 0, 1, 2, 5  # wire types
+MAX_FIELDS = 3_000_000  # of a message: more than the largest vocabulary has
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -64,9 +65,12 @@ def _varint(value: int) -> bytes:
 
 def fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """The fields of a message, by number: numbers, or the bytes of all else. Raises ValueError on what is none."""
-    at = 0
+    at = count = 0
     while at < len(content):
         key, at = _read_varint(content, at)
+        count += 1
+        if count > MAX_FIELDS:
+            raise ValueError(f"it is not a SentencePiece model: it has more than {MAX_FIELDS:,} fields")
         wire = key & 7
         if wire == VARINT:
             value, at = _read_varint(content, at)

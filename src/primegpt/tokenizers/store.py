@@ -134,13 +134,11 @@ def _load_foreign(path: Path, special_tokens: SpecialTokens | None) -> Tokenizer
     """Another's tokenizer: of a kind of ours where it is exactly that and nothing is lost, else in its own files."""
     special_kinds((), special_tokens)  # what is wrong with the user's own is not the folder's fault
     from primegpt.tokenizers import imported
-    from primegpt.tokenizers.tokenizer_json import refuse_too_many_values
 
     try:
         files = _read_foreign(path)
         for name, content in files.items():
-            if name.endswith(".json"):
-                refuse_too_many_values(content)
+            companions.refuse_too_large(name, content)
         ours = _as_ours(files, special_tokens)
         if isinstance(ours, Tokenizer):
             return ours
@@ -212,6 +210,8 @@ def _read(folder: Path) -> tuple[Tokenizer, str]:
         if name not in kind.file_names and not theirs:
             raise ValueError(f"{META} names {quoted(name)}, which is no file of such a tokenizer")
     files = {name: _read_capped(folder / name) for name in names}
+    for name, content in files.items():
+        companions.refuse_too_large(name, content)
     return kind._from_files(files, own), meta["fingerprint"]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 MAX_BYTES = 96 * 2**20  # of a tokenizer.json; the largest in use have 33 MB
-MAX_VALUES = 8_000_000  # commas in one: merges have two pieces each
+MAX_VALUES = 4_000_000  # in one, by commas and opening brackets; the largest in use have half as many
 MAX_ADDED = 20_000  # added tokens: twenty times as many as any tokenizer in use has; the library searches texts for all
 SPACE = "▁"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -155,6 +155,9 @@ def read_document(content: bytes) -> Document:
     if not isinstance(added, list):
         raise ValueError("its added_tokens are no list")
     refuse_too_many(len(added))
+    for part in ("vocab", "merges"):
+        if len(document["model"].get(part) or ()) > MAX_VOCAB:
+            raise ValueError(f"the vocabulary is larger than {MAX_VOCAB:,}")
     tokens = [added_token(token, token["id"]) for token in added]
     return {**document, "truncation": None, "padding": None, "added_tokens": tokens}
 
@@ -166,7 +169,7 @@ def refuse_too_many(added: int) -> None:
 
 def refuse_too_many_values(content: bytes) -> None:
     """Raise ValueError for JSON that would take gigabytes when it is read."""
-    if len(content) > MAX_BYTES or content.count(b",") > MAX_VALUES:
+    if len(content) > MAX_BYTES or sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_BYTES >> 20} MB or {MAX_VALUES:,} values, as no tokenizer does")
 
 

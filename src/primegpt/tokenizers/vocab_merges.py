@@ -2,10 +2,9 @@
 
 import json
 
-from primegpt.config import MAX_VOCAB
 from primegpt.errors import quoted
 from primegpt.tokenizers.splits import GPT2, QWEN2, split
-from primegpt.tokenizers.tokenizer_json import MAX_BYTES, MAX_VALUES, Document
+from primegpt.tokenizers.tokenizer_json import Document
 
 # Classes of Transformers that read vocab.json and merges.txt: what they normalize, and by what they split.
 PAIRS = {"GPT2Tokenizer": (None, GPT2), "Qwen2Tokenizer": ({"type": "NFC"}, QWEN2)}
@@ -26,8 +25,6 @@ def document_of_pair(vocabulary: bytes, merges: bytes, kind: str | None) -> Docu
     Raises ValueError for a class whose split is not known.
     """
     form, pattern = PAIRS[class_of(kind)]
-    if len(vocabulary) > MAX_BYTES or vocabulary.count(b",") > MAX_VOCAB or merges.count(b"\n") > MAX_VALUES:
-        raise ValueError(f"the vocabulary is larger than {MAX_VOCAB:,}")
     lines = [line for line in merges.decode().split("\n") if line and not line.startswith("#version")]
     if wrong := next((line for line in lines if line.count(" ") != 1), None):
         raise ValueError(f"{quoted(wrong)} is not a merge of two pieces")
