@@ -136,7 +136,13 @@ def place(tmp_path, monkeypatch, smollm) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+# Experiments are many runs, however small.
+LONG = {"experiments-of-your-own.md": [pytest.mark.reliability]}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=LONG.get(page.name, [])) for page in PAGES if commands(page)]
+)
 def test_commands_run(page, place, capsys):
     for block in blocks(page, "toml"):  # an experiment by its name
         if name := re.match(r'name = "(.*)"', block):

@@ -43,6 +43,7 @@ def test_the_file_has_an_arm_for_each_alignment_and_each_variation():
     assert {key for key, job in tricks.items() if job.trains} < set(jobs)  # they are the same models
 
 
+@pytest.mark.reliability
 def test_every_arm_is_measured(found):
     values = found.results["values"]
     for name, of_arms in values.items():
@@ -53,6 +54,7 @@ def test_every_arm_is_measured(found):
     assert all(abs(each) < 0.05 for of_seeds in information.values() for each in of_seeds.values())  # nothing is learnt
 
 
+@pytest.mark.reliability
 def test_arms_differ_in_their_prompts_alone(found):
     """The lyrics are the same in the same order, so is every number of the tokenizer, the model and the budget."""
     made = found.folder / "made"
@@ -75,6 +77,7 @@ def test_lifts_are_those_of_the_adherence_score():
     assert (alignment.lifts(songs, lyrics)["theme"] or 0) > 0.5  # a song sings of its own themes
 
 
+@pytest.mark.reliability
 def test_tricks_are_told_apart(found, monkeypatch):
     monkeypatch.setattr(alignment, "PROMPTS", 3)
     run = api.load(next((found.folder / "made").glob("alignment-0--train-*")))

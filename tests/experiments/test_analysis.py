@@ -154,6 +154,7 @@ def test_a_forecast_is_written_before_what_it_is_of(whole, write, tmp_path, monk
     assert (out / "results.json").read_bytes() == (whole.folder / "results.json").read_bytes()
 
 
+@pytest.mark.reliability
 def test_a_forecast_after_the_fact_is_called_one(write, tmp_path):
     api.experiment(write(), tmp_path / "out", say=silent)
     edited = write(edit=("[8]", "[8, 24]"))

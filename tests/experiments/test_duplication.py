@@ -40,6 +40,7 @@ def _text(songs):
     return sum(sample) / len(sample) * songs
 
 
+@pytest.mark.reliability
 def test_copies_hold_nothing_but_the_small_text(found):
     made = found.folder / "made"
     small, copies = (next(made.glob(f"*{name}-*.jsonl")).read_text(encoding="utf-8") for name in ("small", "copies"))
@@ -48,6 +49,7 @@ def test_copies_hold_nothing_but_the_small_text(found):
     assert len(set(songs)) == len(songs)
 
 
+@pytest.mark.reliability
 def test_every_arm_is_measured(found):
     assert found.results["arms"] == ARMS
     values = found.results["values"]

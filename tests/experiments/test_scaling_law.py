@@ -71,6 +71,7 @@ def test_the_best_size_has_the_least_loss():
     assert SMALL.best(8e14) == pytest.approx((n * 8**a, d * 8**b))
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("law", [HOFFMANN, SMALL])
 def test_forecasts_of_eight_times_the_compute_hold_as_often_as_they_promise(law):
     """16 runs with noise of 0.5%, 50 times; and an interval that is not so wide that it says nothing.

@@ -144,7 +144,7 @@ REFUSED = {
     "no end of text": (lambda d: d.update(added_tokens=[]), "which token ends a text"),
     "a merge of a letter that is no byte": (lambda d: d["model"]["merges"].append(["語", "a"]), "語"),
     "a merge of nothing": (lambda d: d["model"]["merges"].append(["", "a"]), "joins nothing"),
-    "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "values to unpack"),
+    "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "is not a merge of two pieces"),
     "no model": (lambda d: d.pop("model"), "does not hold a tokenizer"),
     "another splitter": (lambda d: d.update(pre_tokenizer={"type": "BertPreTokenizer"}), "'BertPreTokenizer'"),
     "another decoder": (lambda d: d.update(decoder={"type": "WordPiece"}), "decoder 'WordPiece'"),
