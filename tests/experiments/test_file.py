@@ -75,6 +75,20 @@ def test_settings_of_the_file_are_of_what_is_trained_from_scratch_and_those_of_a
         assert tuned.said["from"] == "@last"
 
 
+def test_an_arm_whose_own_stages_train_nothing_sets_the_last_one_that_does(read):
+    text = FILE.replace("[[arm]]", '[[stage]]\ndo = "train"\n[[arm]]', 1)
+    found = read(text + 'budget.steps = 5\n[[arm.stage]]\ndo = "evaluate"\nname = "more"\n')
+    assert [stage.do for stage in found.arms[1].stages] == ["train", "evaluate"]
+    assert found.arms[1].stages[0].said["settings"]["model"] == {"n_layer": 2, "qk_norm": False}
+    assert found.arms[1].stages[0].said["budget"] == {"steps": 5}
+
+
+def test_settings_of_nothing_are_refused(read):
+    text = FILE.replace("[[arm]]", '[[stage]]\ndo = "finetune"\nfrom = "runs/base"\n[[arm]]', 1)
+    with pytest.raises(ConfigError, match="nothing is trained from scratch"):
+        read(text)
+
+
 def test_what_is_set_stands_wherever_it_is_named(read):
     stages = '[[stage]]\ndo = "data songbook"\nname = "book"\nsongs = "@songs"\n[[arm]]'
     text = FILE.replace("[[arm]]", f"[set]\nsongs = 7\nwidth = 16\n[grid]\nset.width = [8, 24]\n{stages}", 1)
@@ -102,7 +116,8 @@ def test_which_way_is_better(read):
     found = read(FILE.replace("seeds = 2", 'seeds = 2\nmeasure = ["val/loss", "a.acc"]\nbetter."a.acc" = "lower"'))
     assert found.lower_is_better("val/loss")
     assert found.lower_is_better("a.acc")
-    assert not found.lower_is_better("adherence.words.lift")
+    assert found.lower_is_better("adherence.words.lift") is False
+    assert found.lower_is_better("mine.py:errors") is None  # nobody has said
 
 
 @pytest.mark.parametrize(

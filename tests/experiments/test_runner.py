@@ -10,6 +10,7 @@ from primegpt.cli.main import run as command
 from primegpt.errors import NonFiniteError, PrimegptError, UsageError
 from primegpt.experiments import perform
 from primegpt.experiments.file import read_experiment
+from primegpt.experiments.place import Place
 from primegpt.experiments.stages import plan_work
 from primegpt.inference.run import load
 from primegpt.model.size import flops_per_token
@@ -300,6 +301,7 @@ def test_a_budget_of_the_processor_is_measured_once_for_all_seeds(write, tmp_pat
         (('sources = ["{text}"]', 'sources = ["@book"]'), "no earlier stage is called '@book'"),
         (('sources = ["{text}"]', 'sources = ["nowhere.txt"]'), "nowhere.txt does not exist"),
         (("n_embd = 16", "n_embd = 15"), "n_embd"),
+        (("[data]", "[evaluate]\nlimit = '5'\n[data]"), "limit = '5'; it takes a whole number"),
     ],
 )
 def test_mistakes_are_one_line(write, mine, tmp_path, monkeypatch, capsys, edit, message):
@@ -340,6 +342,57 @@ def test_an_arm_that_diverges_is_a_finding(write, tmp_path, monkeypatch):
     assert all(isinstance(values[name]["tame"][1337], float) for name in values)
     assert [arm.missing for arm in found.comparisons[0].arms] == [(), (1337,)]
     assert any("wild, train, seed 1337: diverged" in line for line in said)
+
+
+def test_a_plan_is_for_all_seeds_and_for_nothing_else(write):
+    def plans(stage: str) -> list[str]:
+        text = (
+            f'[[stage]]\ndo = "train"\nname = "small"\n[[arm]]\nname = "a"\n[[arm.stage]]\n{stage}\n[[arm]]\nname = "b"'
+        )
+        jobs = plan_work(read_experiment(write(text, name="plans"))).jobs.values()
+        return [job.plan_key for job in jobs if job.trains]
+
+    small, tuned, *others = plans('do = "finetune"\nfrom = "@small"')
+    assert {small, tuned} == {small, tuned, *others}  # of two seeds
+    assert small != tuned
+    (_, recipe, *_), (_, other, *_) = (plans(f'do = "train"\nrecipe = "{name}"') for name in ("char-10m", "gpt2-124m"))
+    assert recipe != other
+
+
+def test_figures_are_nothing_to_go_on_with(write):
+    text = '[[stage]]\ndo = "train"\n[[stage]]\ndo = "evaluate"\nname = "e"\n[[arm]]\nname = "a"\n'
+    text += '[[arm.stage]]\ndo = "finetune"\ndata.sources = ["@e"]\n'
+    with pytest.raises(UsageError, match="@e is figures, and makes nothing to go on with"):
+        plan_work(read_experiment(write(text, name="figures")))
+
+
+def test_a_kill_before_the_plan_and_a_damaged_one(whole, write, tmp_path):
+    for name in ("jobs", "made"):
+        (tmp_path / "killed" / name).mkdir(parents=True)
+    (tmp_path / "killed" / ".lock").touch()
+    Place(tmp_path / "killed").make()
+    shutil.copytree(whole.folder, tmp_path / "damaged")
+    for damage in ("{", "[]", '{"machine": 1, "rehearsed": {}}'):
+        (tmp_path / "damaged" / "plan.json").write_text(damage)
+        with pytest.raises(UsageError, match=r"plan\.json is damaged"):
+            api.experiment(write(ARMS), tmp_path / "damaged", say=silent)
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(write, tmp_path, monkeypatch):
+    path = write(ARMS, name="changes")
+    text = path.parent / "text.txt"
+    content, do = text.read_text(), perform.Doer._do
+
+    def edit(doer, job, said, folder):
+        text.write_text(content + "!")
+        return do(doer, job, said, folder)
+
+    monkeypatch.setattr(perform.Doer, "_do", edit)
+    try:
+        with pytest.raises(UsageError, match="was changed meanwhile"):
+            api.experiment(path, tmp_path / "out", quick=True, say=silent)
+    finally:
+        text.write_text(content)
 
 
 def test_the_command_prints_a_table(whole, write, capsys, tmp_path):

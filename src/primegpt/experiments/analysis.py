@@ -128,6 +128,7 @@ def _ended(work: Work, place: Place, *, after: bool) -> list[Trained]:
         )
         for outcome in work.outcomes
         if outcome.after is after
+        and (place.path(outcome.run) / "config.toml").exists()  # it may build on what diverged
     ]
 
 

@@ -32,6 +32,7 @@ MOST_ARMS, MOST_SEEDS, MOST_STAGES = 1000, 1000, 32
 SECTIONS = tuple(name for name in Config.model_fields if name != "plan")
 TRAINING = ("train", "finetune")
 STAGES = (*TRAINING, "evaluate", "tokenizer", "data songbook")  # and functions: FILE.py:name
+HIGHER = ("acc", "acc_norm", "lift", "words", "theme", "genre", "emotion", "information", "tokens_per_sec", "mfu")
 LOWER = ("loss", "perplexity", "bits_per_byte", "seconds", "grad_norm")  # how the names of what should be low end
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -120,6 +121,8 @@ class Arm:
 
     name: str
     stages: tuple[Stage, ...]
+    evaluate: Mapping[str, Any]
+    """How its last run is evaluated."""
     after: bool
     """Trained only when the others have ended and the analysis has said what it expects."""
 
@@ -134,7 +137,6 @@ class Experiment:
     measures: tuple[str, ...]
     better: Mapping[str, str]
     checkpoint: str
-    evaluate: Mapping[str, Any]
     extension: str
     """The file with parts of one's own, which may register measures; "" if there is none."""
     arms: tuple[Arm, ...]
@@ -143,10 +145,11 @@ class Experiment:
     text: str
     """The file itself."""
 
-    def lower_is_better(self, measure: str) -> bool:
-        """As the file says; else by the name: losses, perplexities and times should be low."""
-        said = self.better.get(measure)
-        return said == "lower" if said else measure.endswith(LOWER)
+    def lower_is_better(self, measure: str) -> bool | None:
+        """As the file says; else by the name: a loss should be low, an accuracy high. None where neither is known."""
+        if said := self.better.get(measure):
+            return said == "lower"
+        return True if measure.endswith(LOWER) else False if measure.endswith(HIGHER) else None
 
 
 def shipped() -> list[str]:
@@ -193,7 +196,6 @@ def read_experiment(path: Path, *, quick: bool = False) -> Experiment:
         measures=tuple(dict.fromkeys(file.measure)),
         better=file.better,
         checkpoint=file.checkpoint,
-        evaluate=file.evaluate,
         extension=str((file.model_extra or {}).get("extension") or ""),
         arms=arms,
         analysis=file.analysis,
@@ -237,14 +239,16 @@ def _arm(file: _File, table: _ArmTable, chosen: Mapping[str, Any], origin: str) 
     own = len(file.stage)
     if not any(stage.do in TRAINING for stage in stages):
         stages.append(_StageTable(do="train"))
-    if own == len(stages):
+    if not any(stage.do in TRAINING for stage in stages[own:]):
         own = max(number for number, stage in enumerate(stages) if stage.do in TRAINING)
     made = list[Stage]()
     for number, stage in enumerate(stages):
         below = shared if stage.do == "train" else {}
         budget = (table.budget if number >= own else None) or file.budget
         made.append(_stage(stage, laid_over(below, particular) if number >= own else below, budget, file, origin))
-    return Arm(name, tuple(made), table.after)
+    if (file.model_extra or {}).keys() - {"extension"} and not any(stage.do == "train" for stage in stages):
+        raise ConfigError(f"{origin}: nothing is trained from scratch", "give the settings at the top to a stage")
+    return Arm(name, tuple(made), _filled(file.evaluate, values), table.after)
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:

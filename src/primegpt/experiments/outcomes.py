@@ -54,5 +54,5 @@ def samples(work: Work, place: Place) -> dict[str, list[tuple[str, str]]]:
     for outcome in work.outcomes:
         written = sorted(place.path(outcome.run).glob("samples/step-*.txt"))
         if written and outcome.arm not in found:
-            found[outcome.arm] = [(written[-1].stem, written[-1].read_text(encoding="utf-8"))]
+            found[outcome.arm] = [("", written[-1].read_text(encoding="utf-8"))]
     return found

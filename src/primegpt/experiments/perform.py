@@ -19,7 +19,7 @@ from primegpt.errors import NonFiniteError, UsageError, quoted
 from primegpt.experiments.file import TRAINING, laid_over
 from primegpt.experiments.functions import load_function
 from primegpt.experiments.place import NEVER, Place, Plan
-from primegpt.experiments.stages import Job
+from primegpt.experiments.stages import Job, contents
 from primegpt.inference.run import Run, load
 from primegpt.jobs.configuring import configure
 from primegpt.jobs.data import write_songbook
@@ -34,6 +34,10 @@ from primegpt.terminal import Say, silent
 from primegpt.training.progress import Observer
 from primegpt.training.state import TrainState
 
+# What arguments of stages have to be, where a signature would take anything.
+KINDS: dict[str, type] = dict.fromkeys(("songs", "seed", "limit", "stride", "batch_size"), int)
+KINDS |= dict.fromkeys(("text", "hellaswag"), str) | dict.fromkeys(("adherence", "memorization"), bool)
+WORDS: dict[type, str] = {int: "a whole number", str: "a text", bool: "true or false"}
 WARM, TIMED = 4, 16  # steps before a measurement of their time, and of it
 
 
@@ -52,6 +56,9 @@ class Doer:
         lost = next((found for key in job.needs if "diverged" in (found := self.place.result(key) or {})), None)
         try:
             result = lost or self._do(job, self.place.said(job), self.place.path(job))
+            if dict(contents(job.do, job.said)) != job.files:
+                what = "a file that it is done with was changed meanwhile"
+                raise UsageError(what, "run this again: it is done anew with the file as it is")
         except NonFiniteError as error:
             self.say(f"{job.title}: diverged, and has no figures: {error.what}")
             result = {"diverged": error.what, "path": self._relative(self.place.path(job))}
@@ -125,7 +132,8 @@ class Doer:
             found["max_steps"] = amount
         else:
             flops = rehearsal.tokens * flops_per_token(config.model, config.sequence_length)
-            found["max_steps"] = max(1, math.floor(amount / (rehearsal.seconds if unit == "seconds" else flops)))
+            cost = rehearsal.seconds if unit == "seconds" else flops
+            found["max_steps"] = max(1, math.floor(amount / cost)) if cost else 1  # none of what diverges at once
         self.plan.fix(job.plan_key, found)
 
     def planned(self, job: Job) -> Config:
@@ -160,7 +168,7 @@ class Doer:
         elif job.do == "tokenizer":
             train_tokenizer(out=path, settings=said, overwrite=True, say=self.say)
         else:
-            path = path.with_name(path.name + str(said.pop("suffix", ".jsonl")))
+            said.pop("suffix", None)
             half = path.with_name(f".{path.name}")
             load_function(job.do)(half, **said)
             if not half.exists():
@@ -196,7 +204,8 @@ class Rehearsal(Silence):
     @property
     def seconds(self) -> float:
         """Of the processor, over all cores, of a typical step."""
-        return statistics.median(b - a for a, b in pairwise(self.times[WARM:]))
+        taken = [b - a for a, b in pairwise(self.times[WARM:])]
+        return statistics.median(taken) if taken else 0.0
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         if not state.step:
@@ -253,6 +262,11 @@ def _measure(said: dict[str, Any], say: Say) -> Any:
 
 def _bound(function: Callable[..., Any], stage: str, *arguments: Any, **options: Any) -> None:
     """Raise UsageError where the keys of a stage are not what `function` takes."""
+    for name, value in options.items():
+        kind = KINDS.get(name)
+        is_reference = isinstance(value, Mapping) and value.keys() == {"@"}
+        if kind and not is_reference and (not isinstance(value, kind) or (isinstance(value, bool) and kind is int)):
+            raise UsageError(f"stage {quoted(stage)}: {name} = {quoted(value)}", f"it takes {WORDS[kind]}")
     try:
         inspect.signature(function).bind(*arguments, **options)
     except TypeError as error:

@@ -15,6 +15,7 @@ from primegpt.device import available_cores, choose_device, choose_precision
 from primegpt.errors import RunFolderError, UsageError
 from primegpt.experiments.stages import Job
 from primegpt.run.atomic import make_folder, write_json_atomic
+from primegpt.run.lock import LOCK_FILES
 
 NEVER = 10**9  # steps; the sample at the end is enough to look at
 SUFFIXES = {"data songbook": ".jsonl"}  # of what a stage writes, where it is a file
@@ -28,7 +29,8 @@ class Place:
 
     def make(self) -> None:
         """Raises RunFolderError where something else is there."""
-        if self.folder.exists() and not (self.folder / "plan.json").exists() and any(self.folder.iterdir()):
+        there = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set[str]()
+        if "plan.json" not in there and there - {"jobs", "made", *LOCK_FILES}:  # which are there before it is
             raise RunFolderError(f"{self.folder} is not empty and holds no experiment", "choose another --out")
         for name in ("jobs", "made"):
             make_folder(self.folder / name)
@@ -51,8 +53,9 @@ class Place:
 
     def path(self, job: Job) -> Path:
         """Where a job makes what it makes. A shared one may have been called otherwise when it was begun."""
-        there = sorted((self.folder / "made").glob(f"[!.]*-{job.key}*"))  # no rehearsal, no half of a file
-        return there[0] if there else self.folder / "made" / (job.stem + SUFFIXES.get(job.do, ""))
+        suffix = SUFFIXES.get(job.do, str(job.said.get("suffix", ".jsonl")) if ":" in job.do else "")
+        there = sorted((self.folder / "made").glob(f"[!.]*-{job.key}{suffix}"))  # no rehearsal, no half of a file
+        return there[0] if there else self.folder / "made" / (job.stem + suffix)
 
     def said(self, job: Job) -> dict[str, Any]:
         """What a job is done with, the results of others by their paths."""
@@ -79,13 +82,22 @@ class Plan:
     def __init__(self, place: Place, processes: int = 1) -> None:
         self.path = place.folder / "plan.json"
         if self.path.exists():
-            self.values: dict[str, Any] = json.loads(self.path.read_bytes())
+            self.values: dict[str, Any] = self._read()
             return
         device = choose_device("auto")
         precision, threads = choose_precision("auto", device), max(1, available_cores() // processes)
         machine = {"device": device, "precision": precision, "threads": threads}
         self.values = {"machine": machine, "rehearsed": {}}
         write_json_atomic(self.path, self.values)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = json.loads(self.path.read_bytes())
+            if isinstance(values["machine"], dict) and all(isinstance(of, dict) for of in values["rehearsed"].values()):
+                return values
+            raise ValueError("it is no plan")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{self.path} is damaged: {error}", "delete it: what is done stays done") from error
 
     def settings(self, key: str) -> dict[str, Any]:
         """Of a training: those that the machine has a say in, and its steps where these are known."""

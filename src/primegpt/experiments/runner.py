@@ -106,6 +106,9 @@ def carry_out(asked: Experiment, work: Work, place: Place, plan: Plan, processes
 
         def end(job: Job) -> None:
             for outcome in work.outcomes:
+                for name, (of, _) in outcome.measures.items():
+                    if of is job:
+                        value_of(outcome, name, place)  # what has no such figure is said now, and not when all is done
                 if outcome.measures[measure][0] is job:
                     tell(f"{measure} of {outcome.arm}, seed {outcome.seed}: {board.cell(outcome)}")
 
@@ -144,7 +147,7 @@ def results(asked: Experiment, work: Work, place: Place, compared: Sequence[Comp
         "question": asked.question,
         "seeds": list(asked.seeds),
         "arms": [arm.name for arm in asked.arms],
-        "steps": {outcome.arm: (place.result(outcome.run) or {}).get("step") for outcome in work.outcomes},
+        "steps": {arm.name: steps_of(arm.name, work, place) for arm in asked.arms},
         "comparisons": [asdict(each) for each in compared],
         "values": {measure: values_of(asked, work, place, measure) for measure in asked.measures},
     }
@@ -155,3 +158,9 @@ def facts(asked: Experiment, plan: Plan, steps: Mapping[str, int | None]) -> lis
     machine = ", ".join(f"{key} {value}" for key, value in plan.values["machine"].items())
     told = [("primegpt", __version__), ("machine", machine), ("seeds", ", ".join(map(str, asked.seeds)))]
     return [*told, ("steps", ", ".join(f"{arm} {number:,}" for arm, number in steps.items() if number))]
+
+
+def steps_of(arm: str, work: Work, place: Place) -> int | None:
+    """Steps of the last training of an arm, with the first seed that did not diverge."""
+    results = [place.result(outcome.run) or {} for outcome in work.outcomes if outcome.arm == arm]
+    return next((result["step"] for result in results if "step" in result), None)

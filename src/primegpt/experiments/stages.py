@@ -7,6 +7,7 @@ stopped goes on. "@NAME" in a stage is an earlier one's result, "@last" the last
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from primegpt.run.atomic import canonical_json, io_errors
 from primegpt.run.checkpoint import fingerprint_of
 from primegpt.run.folder import RunFolder
 
+MOST_NAME = 255  # characters of what may be a file
 TEXTS = ("sources", "base_text", "text")  # keys whose values are sources of text
-PLACES = ("do", "function", "from", "path", "hellaswag", "recipe", "extension")  # and of files and folders
-KEY = 10  # hexadecimal digits: no two of a million jobs share them
+PLACES = ("function", "from", "path", "hellaswag", "recipe", "extension")  # and of files and folders
+KEY = 16  # hexadecimal digits: of a million jobs two share them once in forty million experiments
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,14 @@ class Job:
     """The keys of the jobs whose results it is done with."""
     seed: int | None
     key: str
+    plan_key: str
+    """What a training is rehearsed for: all that decides it but the seed."""
+    files: Mapping[str, str]
+    """The files that it is done with, and their hashes."""
 
     @property
     def trains(self) -> bool:
         return self.do in TRAINING
-
-    @property
-    def plan_key(self) -> str:
-        """What a training is rehearsed for: the same for all seeds, whatever it goes on from."""
-        return _key({"do": self.do, **{name: self.said[name] for name in ("settings", "budget")}})
 
     @property
     def title(self) -> str:
@@ -138,7 +139,7 @@ def _outcome(experiment: Experiment, arm: Arm, seed: int, jobs: dict[str, Job]) 
         elif first in done:
             measures[measure] = done[first], tuple(rest.split("."))
         else:
-            job = add(Stage("evaluate", "evaluate", {**of_last, **experiment.evaluate}))
+            job = add(Stage("evaluate", "evaluate", {**of_last, **arm.evaluate}))
             measures[measure] = job, tuple(measure.split("."))
     return Outcome(arm.name, seed, arm.after, done["last"], measures)
 
@@ -147,32 +148,39 @@ def _job(stage: Stage, arm: str, seed: int, done: Mapping[str, Job]) -> Job:
     needs: list[str] = []
     seeded = stage.do in TRAINING
 
-    def resolved(value: Any) -> Any:
+    def resolved(value: Any, for_plan: bool = False) -> Any:
+        """`value` with the keys of what it refers to, and the seed; or, for a plan, what is the same for all seeds."""
         nonlocal seeded
         if isinstance(value, Mapping):
-            return {key: resolved(item) for key, item in value.items()}
+            return {key: resolved(item, for_plan) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [resolved(item) for item in value]
+            return [resolved(item, for_plan) for item in value]
         if not (isinstance(value, str) and value.startswith("@")):
             return value
         if value == "@seed":
             seeded = True
-            return seed
-        if value[1:] not in done:
-            place = f"arm {quoted(arm)}, stage {quoted(stage.name)}: no earlier stage is called {quoted(value)}"
-            raise ConfigError(place, nearest(value, [f"@{name}" for name in (*done, "seed")]))
-        needs.append(done[value[1:]].key)
-        return {"@": needs[-1]}
+            return value if for_plan else seed
+        place = f"arm {quoted(arm)}, stage {quoted(stage.name)}"
+        if (other := done.get(value[1:])) is None:
+            known = [f"@{name}" for name in (*done, "seed")]
+            raise ConfigError(f"{place}: no earlier stage is called {quoted(value)}", nearest(value, known))
+        if other.do in ("evaluate", "measure"):
+            raise ConfigError(f"{place}: {value} is figures, and makes nothing to go on with", "name another stage")
+        needs.append(other.key)
+        return {"@": other.plan_key if for_plan else other.key}
 
-    said = resolved(stage.said)
-    decides = {
-        "do": stage.do,
-        "said": said,
-        "files": dict(_contents({"do": stage.do, **said})),
-        "seed": seed if seeded else None,
-    }
+    said, planned = resolved(stage.said), resolved(stage.said, for_plan=True)
+    files = dict(contents(stage.do, said))
+    decides, own = {"do": stage.do, "said": said, "files": files}, seed if seeded else None
     return Job(
-        stage.do, f"{arm}, {stage.name}", said, tuple(dict.fromkeys(needs)), seed if seeded else None, _key(decides)
+        stage.do,
+        f"{arm}, {stage.name}",
+        said,
+        tuple(dict.fromkeys(needs)),
+        own,
+        _key(decides | {"seed": own}),
+        _key(decides | {"said": planned}),
+        files,
     )
 
 
@@ -180,8 +188,20 @@ def _key(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()[:KEY]
 
 
+def contents(do: str, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The files that a stage names, with their hashes: with another text a job is another one."""
+    if ":" in do:  # a function, any of whose arguments may be a file
+        yield from _contents(do, "function")
+        yield from ((value, hash_of(Path(value))) for value in said.values() if _is_file(value))
+    else:
+        yield from _contents(said)
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) < MOST_NAME and Path(value).is_file()
+
+
 def _contents(said: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The files that `said` names, with their hashes: with another text a job is another one."""
     if isinstance(said, Mapping):
         for name, value in said.items():
             yield from _contents(value, name)
@@ -200,5 +220,13 @@ def _contents(said: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def hash_of(file: Path) -> str:
-    with io_errors(f"read {file}", DataError), file.open("rb") as content:
+    """Of a file's content, which is read once as long as it stays the same."""
+    with io_errors(f"read {file}", DataError):
+        of = file.stat()
+        return _hashed(file, of.st_mtime_ns, of.st_size)
+
+
+@cache
+def _hashed(file: Path, changed: int, size: int) -> str:
+    with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
