@@ -54,6 +54,19 @@ def test_another_file_than_it_was_trained_with_is_refused_trusted_or_not(strange
     assert not mark.exists()
 
 
+def test_what_is_no_file_or_has_no_end_is_refused_before_it_is_read(strangers):
+    folder, config, _ = strangers
+    folder.extension_path.unlink()
+    folder.extension_path.symlink_to("/dev/zero")
+    with pytest.raises(MismatchError, match="it is no regular file"):
+        open_extension(folder, config)
+    folder.extension_path.unlink()
+    with folder.extension_path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(MismatchError, match="is not what the run was trained with"):
+        open_extension(folder, config)
+
+
 def test_an_edited_configuration_does_not_get_around_it(strangers):
     """Without a hash nothing is opened, though the name of a part is there."""
     folder, config, mark = strangers
@@ -71,6 +84,13 @@ def test_lines_are_only_added_and_a_files_name_makes_no_second_one(tmp_path):
     assert not is_trusted(other)
     assert not is_trusted("a" * 63)
     assert not is_trusted("")
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path):
+    trust("a" * 64, tmp_path / "mine.py")
+    trusted_list().write_bytes(trusted_list().read_bytes()[:40])
+    trust("b" * 64, tmp_path / "mine.py")
+    assert is_trusted("b" * 64)
 
 
 def test_what_ran_in_this_process_needs_no_list(strangers):

@@ -4,6 +4,7 @@ That is a run, or a model of others: a Transformers folder, a GGUF file, an id o
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from primegpt.config import TOKENIZER_KINDS, Config, ModelConfig, PlanRecord, wr
 from primegpt.data.preparing.survey import Library, numbered
 from primegpt.data.reading.sources import is_read_once, source_bytes
 from primegpt.data.template import layout_for
-from primegpt.errors import DataError, quoted
+from primegpt.errors import DataError, MismatchError, quoted
 from primegpt.inference.run import load_config
 from primegpt.interop.families import VOCABULARY
 from primegpt.interop.gguf_file import is_gguf
@@ -57,8 +58,7 @@ def open_base(source: str | Path, checkpoint: str | int = "best", say: Say = to_
     folder = RunFolder.open(path)
     tokenizer, saved = store.load(folder.tokenizer_dir), folder.load_checkpoint(checkpoint, say, (), lazily=True)
     config = load_config(folder, say, saved)
-    if config.model.own:
-        open_extension(folder, config)
+    extension = open_extension(folder, config) if config.model.own else None
 
     def copy_to(path: Path) -> None:
         copy = RunFolder.create(path)
@@ -68,8 +68,11 @@ def open_base(source: str | Path, checkpoint: str | int = "best", say: Say = to_
             copy.point("last", step)
             store.save(tokenizer, copy.tokenizer_dir)
             carry(carried_by(folder, say), copy)
-            if config.model.extension:
-                atomic.write_bytes_atomic(copy.extension_path, extension_in(folder, config)[0])
+            if extension:
+                atomic.write_bytes_atomic(copy.extension_path, extension.source)
+            elif config.model.extension:  # of parts that only training uses: the base does without
+                with suppress(MismatchError):
+                    atomic.write_bytes_atomic(copy.extension_path, extension_in(folder, config)[0])
             if folder.data_path.exists():
                 atomic.write_bytes_atomic(copy.data_path, folder.data_path.read_bytes())
             atomic.write_text_atomic(copy.config_path, write_toml(config))  # last: until then it is no run

@@ -16,7 +16,7 @@ from primegpt.inference.run import Run
 from primegpt.jobs.bases import Base, open_base, require_base_text
 from primegpt.jobs.configuring import texts_to_read, with_minutes, written_recipe
 from primegpt.jobs.training import begin
-from primegpt.model.size import parameter_count
+from primegpt.model.size import lora_parameter_count, parameter_count
 from primegpt.planning.recipe import context_and_rows
 from primegpt.run.folder import next_run_path
 from primegpt.terminal import Say, silent, to_stderr
@@ -74,6 +74,8 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
     refuse_idle(flags, config)
     refuse_other_tokenizer(base, tokenizer, merge(asked, flags))
     refuse_other_network(base, config)
+    if config.lora.rank and not lora_parameter_count(config):
+        raise ConfigError("this network has no layer that adapters fit", "leave lora out, or name others: lora.targets")
     refuse_other_extension(base, merge(asked, flags))
     values = config.model_dump(exclude_unset=True, exclude={"tokenizer"})
     settled = {"tokenizer": {"kind": tokenizer.kind}, "model": {"vocab_size": tokenizer.vocab_size}}

@@ -5,6 +5,7 @@ $PRIMEGPT_DATA/extensions.txt       a line a file: its SHA-256, where it lay, an
 Its code runs with the rights of whoever opens the run, so nothing that lies in the run can vouch for it.
 """
 
+import errno
 import hashlib
 import os
 from datetime import datetime
@@ -42,6 +43,10 @@ def trust(sha256: str, path: Path) -> None:
     line = f"{sha256} {now} {str(path.absolute())!a}\n".encode()  # no name of a file makes a second line
     with atomic.io_errors(f"write {kept}"):
         kept.parent.mkdir(parents=True, exist_ok=True)
+        if kept.exists() and not kept.read_bytes().endswith(
+            b"\n"
+        ):  # torn, by a full disk: it must not swallow this one
+            line = b"\n" + line
         with open(kept, "ab") as file:  # one write at the end of the file: two processes do not mix their lines
             atomic.perform(file.write, line)
 
@@ -50,7 +55,7 @@ def extension_in(folder: RunFolder, config: Config) -> tuple[bytes, str]:
     """The file of the run's extension, and its hash. Raises MismatchError for another one than it was trained with."""
     expected, path = config.model.extension, folder.extension_path
     try:
-        source = path.read_bytes()
+        source = _read(path)
     except OSError as error:
         what = f"{path} cannot be read: {atomic.reason(error)}"
         raise MismatchError(what, "the run was trained with parts in it: put it back from a copy") from error
@@ -60,10 +65,18 @@ def extension_in(folder: RunFolder, config: Config) -> tuple[bytes, str]:
     return source, found
 
 
+def _read(path: Path) -> bytes:
+    """As much of a file as an extension may have, and a byte. Raises OSError for a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    with open(path, "rb") as file:
+        return file.read(extend.MAX_BYTES + 1)
+
+
 def has_changed(config: Config) -> bool:
     """Whether there is still a file where the run's extension came from, and it is another one by now."""
     try:
-        return hashlib.sha256(Path(config.extension or "").read_bytes()).hexdigest() != config.model.extension
+        return hashlib.sha256(_read(Path(config.extension or ""))).hexdigest() != config.model.extension
     except OSError:
         return False
 
