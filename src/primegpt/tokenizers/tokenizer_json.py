@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 MAX_BYTES = 96 * 2**20  # of a tokenizer.json; the largest in use have 33 MB
-MAX_VALUES = 4_000_000  # in one, by commas and opening brackets; the largest in use have half as many
+MAX_VALUES = 3_500_000  # in one, by commas and opening brackets; the largest in use have fewer than 3,000,000
 MAX_ADDED = 20_000  # added tokens: twenty times as many as any tokenizer in use has; the library searches texts for all
 SPACE = "▁"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
