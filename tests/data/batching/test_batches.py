@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
@@ -173,6 +174,21 @@ def test_a_batch_says_what_it_holds(stream):
     assert batch.supervised == 23
     assert (batch.segments, batch.positions) == (None, None)
     assert (data.tokens_per_step, data.source.examples_per_epoch, data.epoch(3)) == (25, 5, 3.0)
+
+
+def test_what_an_objective_needs_beside_the_ids_goes_where_they_go(stream):
+    (batch,) = windows(stream(23), 5, batch_size=5).micro_batches(0)
+    assert batch.extras == {}
+    extras = {"advantages": torch.rand(5), "old_logps": torch.rand(5, 5)}
+    given = replace(batch, extras=extras)
+    assert given.to("cpu") is given
+    assert given.without_targets().extras is extras
+    moved = given.to("meta")
+    assert {name: (t.device.type, t.shape) for name, t in moved.extras.items()} == {
+        "advantages": ("meta", (5,)),
+        "old_logps": ("meta", (5, 5)),
+    }
+    assert (moved.ids.device.type, moved.segments, moved.first_example) == ("meta", None, batch.first_example)
 
 
 def brute_force_documents(lengths, ids) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ import torch
 
 from primegpt.cli.main import run
 from primegpt.config import Config, DataConfig, TokenizerConfig, resolve
-from primegpt.data.batching.batches import Batches, Windows
+from primegpt.data.batching.batches import IGNORED, Batch, Batches, Windows
 from primegpt.data.batching.feed import BLOCK, Mixture, for_ranks, smaller_micro_batch, training_batches
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import prepare, reopen
@@ -230,6 +230,31 @@ def test_records_are_mixed_and_padded(home):
                 asked = corpus.tokenizer.decode(targets[targets >= 0].tolist(), skip_special_tokens=True)
                 answers[asked.strip()] += 1
     assert answers == {"xxx": 250, "y" * 40: 750}
+
+
+class Numbered:
+    """Rows of one token more than the part's number, with what an objective might need beside them."""
+
+    examples_per_epoch, targets_per_example = 10, 1.0
+
+    def __init__(self, part: int) -> None:
+        self.part = part
+
+    def assemble(self, examples) -> Batch:
+        rows = torch.from_numpy(examples)
+        ids = rows[:, None].expand(-1, self.part + 1).contiguous()
+        extras = {"number": rows, "ids_again": ids, "other_targets": ids}
+        return Batch(ids, ids, None, None, int(examples[0]), extras)
+
+
+def test_what_an_objective_needs_is_mixed_as_its_rows_are():
+    batches = Batches(Mixture([Numbered(0), Numbered(1)], [2.0, 1.0], seed=3), 12, 12)
+    (batch,) = batches.micro_batches(2)
+    extras = batch.extras
+    assert torch.equal(extras["number"], batch.ids[:, 0])
+    assert torch.equal(extras["ids_again"], batch.ids)
+    assert torch.equal(extras["other_targets"], batch.targets)
+    assert (batch.targets == IGNORED).any(), "both parts are there, one of them filled up"
 
 
 def test_what_cannot_be_weighted_is_one_line(home):

@@ -16,8 +16,8 @@ Seen from the targets the windows are tiles, so every token is a target exactly 
 that would count twice are ignored.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,8 @@ class Batch:
     """(B, T) int64, counted from 0 in each document of the row; only when documents are isolated."""
     first_example: int
     """Index of the first row among all examples of the run: names this micro-batch's random stream."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What an objective needs beside them, by name; (B,) or (B, T) each, filled up with 0, or IGNORED in `…targets`."""
 
     @property
     def supervised(self) -> int:
@@ -62,14 +64,18 @@ class Batch:
         if self.ids.device.type == device:
             return self
         pinned = device == "cuda"  # only from memory that stays in its place can a copy run beside the program
-        moved = (
-            None if t is None else (t.pin_memory() if pinned else t).to(device, non_blocking=pinned)
-            for t in (self.ids, self.targets, self.segments, self.positions)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
+
+        return replace(
+            self,
+            ids=moved(self.ids),
+            targets=moved(self.targets),
+            segments=None if self.segments is None else moved(self.segments),
+            positions=None if self.positions is None else moved(self.positions),
+            extras={name: moved(tensor) for name, tensor in self.extras.items()},
         )
-        ids, targets, segments, positions = moved
-        assert ids is not None
-        assert targets is not None
-        return Batch(ids, targets, segments, positions, self.first_example)
 
 
 class Source(Protocol):

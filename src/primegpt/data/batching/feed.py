@@ -52,6 +52,10 @@ class Mixture:
             _stacked([p.segments for p in pieces if p.segments is not None], 0)[places] if isolated else None,
             _stacked([p.positions for p in pieces if p.positions is not None], 0)[places] if isolated else None,
             int(examples[0]),
+            {
+                name: _stacked([piece.extras[name] for piece in pieces], IGNORED if "targets" in name else 0)[places]
+                for name in pieces[0].extras
+            },
         )
 
     def _places(self, examples: Integers) -> tuple[Integers, Integers]:
@@ -82,7 +86,9 @@ class Mixture:
 
 
 def _stacked(pieces: Sequence[Tensor], filler: int) -> Tensor:
-    """Rows (b, t) of several widths as one (B, T), T that of the widest."""
+    """Rows (b, t) of several widths as one (B, T), T that of the widest; or (b,) as (B,)."""
+    if pieces[0].dim() == 1:
+        return torch.cat(list(pieces))
     T = max(piece.shape[1] for piece in pieces)
     return torch.cat([torch.nn.functional.pad(piece, (0, T - piece.shape[1]), value=filler) for piece in pieces])
 
