@@ -11,6 +11,7 @@ from primegpt.cli.shared import (
     Json,
     Overwrite,
     Reading,
+    Rewards,
     RunPath,
     given_settings,
     show,
@@ -127,6 +128,9 @@ class Measures:
     """How much of what it writes is copied from its training text."""
     harness: str | None = None
     """Tasks of lm-evaluation-harness, or YAML files of your own, with commas between."""
+    prompts: str | None = None
+    """Write an answer to each prompt of these records, and let --reward say what it is worth."""
+    reward: Rewards = ()
     limit: int | None = None
     """At most so many questions, prompts or harness documents."""
     stride: int | None = None

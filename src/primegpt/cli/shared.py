@@ -31,6 +31,15 @@ Threads = Annotated[
     int | None, Parameter(help="CPU threads of every contestant; as many as the process may use when not given.")
 ]
 Overwrite = Annotated[bool, Parameter(help="Replace the run that is there.")]
+Rewards = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--reward",
+        allow_leading_hyphen=True,
+        help="What an answer is worth: exact (the record's answer), words, themes, genre, emotion, rhyme, sections, "
+        "length:N (words), regex:PATTERN, FILE.py:function; or 0.5*NAME. Several are summed.",
+    ),
+]
 Host = Annotated[str, Parameter(help="The interface to listen on. Any but the machine's own loopback needs a token.")]
 Port = Annotated[int, Parameter(help="The port to listen on; 0 for any free one.")]
 

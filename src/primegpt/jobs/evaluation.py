@@ -1,4 +1,4 @@
-"""Evaluation of a run: its loss on a text, HellaSwag, adherence to prompts, memorisation, any harness task."""
+"""Evaluation of a run: its loss on a text, HellaSwag, adherence to prompts, memorisation, rewards, harness tasks."""
 
 import math
 import os
@@ -40,6 +40,7 @@ from primegpt.data.template import template_for
 from primegpt.errors import DataError, UsageError, require_within
 from primegpt.evaluation.hellaswag import CHANCE, METRICS, Question, evaluate_hellaswag, read_questions
 from primegpt.evaluation.perplexity import evaluate_loss, sliding_windows
+from primegpt.evaluation.rewards import parse as parse_rewards
 from primegpt.inference.decoder import begins_with
 from primegpt.inference.run import Run, load
 from primegpt.jobs.answers import (
@@ -50,6 +51,8 @@ from primegpt.jobs.answers import (
     refuse_without_prompts,
     unseen_prompts,
 )
+from primegpt.jobs.prompts import read_prompts
+from primegpt.jobs.rewarding import measure_reward
 from primegpt.model.size import human_seconds
 from primegpt.run.contents import data_record
 from primegpt.terminal import Say, silent, to_stderr
@@ -81,6 +84,8 @@ def evaluate_run(
     adherence: bool = False,
     memorization: bool = False,
     harness: Sequence[str] = (),
+    prompts: str | Path | None = None,
+    reward: Sequence[str] = (),
     limit: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
@@ -90,22 +95,29 @@ def evaluate_run(
     """What is asked for, as plain numbers by name; the loss on the run's own validation text when nothing is.
 
     `text` is a document, or a source as for training, read with the run's own template and fields, on top of which
-    stands the section `data` of `settings`. `limit` bounds questions, prompts and harness documents. `stride` lets
+    stands the section `data` of `settings`. The rewards named in `reward` judge what the run writes to the records of
+    `prompts`, a source too. `limit` bounds questions, prompts and harness documents. `stride` lets
     windows of text overlap, and `batch_size` of them are computed at once. Everything is computed in the precision of
     the weights, without autocast.
     """
-    others = bool(hellaswag or adherence or memorization or harness)
+    others = bool(hellaswag or adherence or memorization or harness or prompts)
     require_within("limit", limit, 1, MAX_LIMIT)
     require_within("batch_size", batch_size, 1, MAX_BATCH)
-    refuse_unused_options(text, others, limit=limit, stride=stride, batch_size=batch_size, settings=settings)
+    if bool(prompts) != bool(reward):
+        raise UsageError("--prompts and --reward go together", "name a file of prompts, and what its answers are worth")
+    judged = parse_rewards(reward) if reward else None
+    refuse_unused_options(text, prompts, others, limit=limit, stride=stride, batch_size=batch_size, settings=settings)
     run.require_memory(batch_size or 1, run.config.sequence_length, run.config.generate)
     read = reading_of(run.config, str(text), settings) if isinstance(text, str | Path) else text
     questions = questions_of(hellaswag, limit) if hellaswag else []
     if adherence:
         refuse_without_prompts(run)
     corpus = own_corpus(run, say) if adherence or memorization else None
-    prompts = unseen_prompts(run, corpus, limit or PROMPTS) if corpus else []
-    prompts = comparable(run, prompts) if adherence else prompts
+    unseen = unseen_prompts(run, corpus, limit or PROMPTS) if corpus else []
+    unseen = comparable(run, unseen) if adherence else unseen
+    asked = read_prompts(run, reading_of(run.config, str(prompts), settings), limit=limit, say=say) if judged else []
+    if judged:
+        judged.check(each.document for each in asked)
     harness_module = import_module("primegpt.evaluation.harness") if harness else None  # which may not be installed
     # All that could be refused has been: what follows takes its time.
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}
@@ -113,12 +125,14 @@ def evaluate_run(
         report["text"] = loss_of_text(run, read, stride=stride, batch_size=batch_size, say=say)
     if questions:
         report["hellaswag"] = answer_hellaswag(run, questions, say)
-    if corpus and prompts:
-        written = answers_to(run, prompts, say)
+    if corpus and unseen:
+        written = answers_to(run, unseen, say)
         if adherence:
-            report["adherence"] = measure_adherence(run, prompts, written, countdown(say, "prompt information"))
+            report["adherence"] = measure_adherence(run, unseen, written, countdown(say, "prompt information"))
         if memorization:
-            report["memorization"] = measure_memorization(run, corpus, prompts, written)
+            report["memorization"] = measure_memorization(run, corpus, unseen, written)
+    if judged:
+        report["reward"] = {"source": str(prompts), **measure_reward(run, asked, judged, say)}
     if harness_module:
         how = {"limit": limit, "progress": countdown(say, "harness")}
         first = begins_with(run.tokenizer, run.config.generate)
@@ -128,6 +142,7 @@ def evaluate_run(
 
 def refuse_unused_options(
     text: object,
+    prompts: object,
     others: bool,
     *,
     limit: int | None,
@@ -140,7 +155,7 @@ def refuse_unused_options(
         "--limit": limit is not None and not others and "of questions, prompts and documents: a text is read whole",
         "--stride": stride is not None and others and text is None and "of the loss on a text",
         "--batch-size": batch_size is not None and others and text is None and "of the loss on a text",
-        "--data.*": bool(settings) and text is None and "of the source that --text names",
+        "--data.*": bool(settings) and text is None and not prompts and "of the source that --text or --prompts names",
     }
     for option, reason in unused.items():
         if reason:
@@ -166,7 +181,7 @@ def reading_of(run: Config, source: str, settings: Settings | None = None) -> Da
     kept = {*LAYOUT, *LABELS, "songs", *(["text_field"] if has_fields(source) else [])}
     own = {"data": run.data.model_dump(include=kept, exclude_unset=True)}
     wanted = {f"data.{name}" for name in ReadingConfig.model_fields} - {"data.sources"}
-    refuse_all_but(wanted, settings or {}, "--text names the source, and only training uses the rest: leave it out")
+    refuse_all_but(wanted, settings or {}, "only training uses it: leave it out")
     config = resolve(own, settings or {}, {"data": {"sources": [source]}})
     refuse_idle(Layer(settings or {}), config)
     return config.data

@@ -27,6 +27,8 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows += _adherence_rows(measured)
     if copied := report.get("memorization"):
         rows += _memorization_rows(copied)
+    if judged := report.get("reward"):
+        rows += _reward_rows(judged)
     for task, metrics in report.get("harness", {}).items():
         rows.append((task, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
     return rows
@@ -48,6 +50,20 @@ def _adherence_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
              f"{info['songs']} answers{cut}"),
     ]  # fmt: skip
     return rows
+
+
+def _reward_rows(judged: dict[str, Any]) -> list[tuple[str, str]]:
+    how = f"temperature {judged['temperature']:g}, {judged['mean_tokens']:.0f} tokens on average"
+    cut = f", {judged['cut']:.1%} cut short" if judged["cut"] else ""
+    rows = [("reward", f"{_with_interval(judged)}\n{judged['prompts']:,} answers, {how}{cut}")]
+    if len(judged["rewards"]) > 1:
+        rows += [(f"reward, {name}", _with_interval(each)) for name, each in judged["rewards"].items()]
+    return rows
+
+
+def _with_interval(found: dict[str, Any]) -> str:
+    low, high = found["interval"] or (None, None)
+    return f"{found['mean']:.4f}" + (f" [{low:.4f}, {high:.4f}]" if low is not None else "")
 
 
 def _lift(result: dict[str, Any]) -> str:
