@@ -160,7 +160,10 @@ def test_commands_run(page, place, capsys):
             assert program == "pip", f"no test knows how to run {line!r}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "generation.md"], ids=lambda page: page.name)
+WITH_PYTHON = [ROOT / "README.md", ROOT / "docs" / "generation.md", ROOT / "docs" / "alignment.md"]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_in_the_documents_runs(page, place, capsys):
     for block in blocks(page, "python"):
         short = block.replace("minutes=2", "settings={'train': {'max_steps': 3, 'threads': 1}}")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from primegpt.cli.main import run
+from primegpt.data.songbook import songbook
+from primegpt.evaluation.adherence import word_overlap
 
 MODEL = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
 TINY = [*MODEL, "--train.max_steps", "1", "--data.val_tokens", "64", "--train.threads", "1", "--out", "run"]
@@ -77,6 +79,40 @@ def test_records_of_a_songbook_hold_all_that_is_known(place):
     assert set(first) == {"text", "prompt", "genre", "emotion", "themes", "title", "lyrics", "aligned", "written_to"}
     assert first["text"] == f"{first['prompt']}\n\n{first['lyrics']}"
     assert first["written_to"]["genre"] == first["genre"]
+
+
+def test_pairs_of_a_songbook_prefer_the_song_that_was_written_to_the_prompt(place, capsys):
+    assert run(["data", "songbook", "--out", "pairs.jsonl", "--songs", "200", "--pairs", "--seed", "4"], 0.0) == 0
+    pairs = [json.loads(line) for line in Path("pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for pair, song in zip(pairs, songbook(200, seed=4), strict=True):
+        assert (pair["prompt"], pair["chosen"], pair["genre"]) == (song.prompt, song.lyrics, song.genre)
+        assert pair["rejected"] != pair["chosen"]
+    own, others = (
+        word_overlap([p["prompt"] for p in pairs], [p[kind] for p in pairs]) for kind in ("chosen", "rejected")
+    )
+    assert own.diagonal().mean() > 0.4 > 0.2 > others.diagonal().mean()
+    assert abs(others.diagonal().mean() - others.mean()) < 0.05  # as misaligned as any other song
+    assert run(["data", "songbook", "--out", "pairs.jsonl", "--pairs", "--alignment", "0"], 0.0) == 2
+    assert "leave --alignment out" in capsys.readouterr().err
+
+
+def test_tasks_are_conversations_with_an_answer(place, capsys):
+    flags = ["--kind", "add", "--records", "6", "--level", "1", "--level", "3"]
+    assert run(["data", "tasks", *flags, "--out", "add.jsonl"], 0.0) == 0
+    assert capsys.readouterr().out == "add.jsonl\n"
+    records = [json.loads(line) for line in Path("add.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["level"] for record in records] == [1, 3] * 3
+    assert all(sum(map(int, r["messages"][0]["content"].split(" + "))) == int(r["answer"]) for r in records)
+    assert run(["data", "prepare", "add.jsonl", "--data.template", "chat", "--tokenizer.kind", "char"], 0.0) == 0
+    for wrong, said in (
+        (["--kind", "ad", "--out", "x.jsonl"], "ad"),
+        (["--kind", "add", "--out", "x.jsonl", "--level", "99"], "level = 99"),
+        (["--kind", "add", "--out", "x.txt"], "x.txt: records are written as .jsonl"),
+        (["--kind", "add", "--out", "x.jsonl", "--records", "101"], "level 1 of 'add' has about"),
+    ):
+        assert run(["data", "tasks", *wrong], 0.0) == 2
+        assert said in capsys.readouterr().err
+        assert not list(Path().glob("x.*"))
 
 
 def test_an_unknown_corpus_is_one_line(place, capsys):

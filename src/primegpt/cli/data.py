@@ -1,13 +1,24 @@
-"""Commands before a training: `primegpt data` and `primegpt tokenizer`."""
+"""Commands on data, before a training and after: `primegpt data`."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from primegpt.cli.shared import Json, Preparing, Reading, given_settings, show, show_json, show_rows
-from primegpt.config import LearntKind
+from primegpt.cli.shared import (
+    Checkpoint,
+    Json,
+    Preparing,
+    Reading,
+    Rewards,
+    Sampling,
+    given_sampling,
+    given_settings,
+    show,
+    show_json,
+    show_rows,
+)
+from primegpt.errors import shortened
 
 app = App(name="data", help="Look at training text, fetch it, or make it.")
 
@@ -100,7 +111,7 @@ def fetch(name: str) -> None:
 
 
 @app.command
-def songbook(out: Path, songs: int = 8000, alignment: float = 1.0, seed: int = 0) -> None:
+def songbook(out: Path, songs: int = 8000, alignment: float | None = None, seed: int = 0, pairs: bool = False) -> None:
     """Write the built-in corpus of song lyrics to a file.
 
     Parameters
@@ -110,112 +121,144 @@ def songbook(out: Path, songs: int = 8000, alignment: float = 1.0, seed: int = 0
     songs
         How many.
     alignment
-        The share of songs that are written to their prompt, 0 to 1.
+        The share of songs that are written to their prompt, 0 to 1; 1 when not given.
     seed
         Another seed is another book.
+    pairs
+        To each prompt two songs, for preference tuning: `chosen` was written to it, `rejected` was not.
     """
     from primegpt.jobs import data
 
-    show(data.write_songbook(out, songs=songs, alignment=alignment, seed=seed))
+    show(data.write_songbook(out, songs=songs, alignment=alignment, seed=seed, pairs=pairs))
 
 
-tokenizer_app = App(name="tokenizer", help="Learn a tokenizer, or look at what one makes of a text.")
-
-
-@tokenizer_app.command(name="train")
-def train_tokenizer(
-    *sources: str,
+@app.command
+def tasks(
+    *,
+    kind: Literal["add", "sort", "count", "spell", "copy"],
     out: Path,
-    kind: LearntKind = "bpe",
-    vocab_size: int | None = None,
-    special_tokens: Annotated[dict[str, str] | None, Parameter(name="--special_tokens")] = None,
-    overwrite: bool = False,
+    records: int = 2000,
+    level: tuple[int, ...] = (1,),
+    held_out: bool = False,
+    seed: int = 0,
+) -> None:
+    """Write questions that have one right answer, as conversations: with the reward `exact`, accuracy means something.
+
+    Parameters
+    ----------
+    kind
+        add: two numbers. sort: letters. count: a letter among others. spell: a word. copy: letters.
+    out
+        A .jsonl.
+    records
+        How many, all different.
+    level
+        From 1: digits of a number (add), more letters (the others). Several give questions of each.
+    held_out
+        Questions of the tenth that no file without this has, whatever its seed.
+    seed
+        Another seed is another choice of questions.
+    """
+    from primegpt.jobs import data
+
+    show(data.write_tasks(out, kind=kind, records=records, levels=level, held_out=held_out, seed=seed))
+
+
+@app.command
+def instruct(
+    *sources: str,
+    out: Path | None = None,
+    labels: Literal["record", "text", "none"] = "record",
+    preview: int = 0,
+    seed: int = 0,
     as_json: Json = False,
     settings: Annotated[Reading | None, Parameter(name="*")] = None,
 ) -> None:
-    """Learn a tokenizer from text and keep it in a folder, to be used with --tokenizer.path.
+    """Write an instruction for each text from its own words, labels and form: prompts for texts that have none.
+
+    Run again after it was stopped, it goes on.
 
     Parameters
     ----------
     sources
-        Text files, folders, globs, `-` for standard input, or `songbook`.
+        As for `train`. Of records with `lyrics` these are the text, unless --data.text_field names another field.
     out
-        The folder to write.
-    kind
-        char: one id a character. bpe: pieces learnt from bytes. sentencepiece: pieces learnt from characters.
-    vocab_size
-        Number of ids, special tokens included; 4096 for bpe, 8000 for sentencepiece, every character for char.
-    special_tokens
-        Names of special tokens by kind, spaces between them.
-    overwrite
-        Replace the tokenizer that is there.
+        A .jsonl: `prompt`, labels, `themes`, `length`, and the text as `lyrics` (with section headers) or `response`.
+    labels
+        Genre and emotion: record has those of the text's own record, text those in whose words of the songbook it
+        speaks, none has none.
+    preview
+        Show so many, and write no file.
+    seed
+        Another seed is another wording.
     """
-    from primegpt.jobs import tokenizers as api
+    from primegpt.jobs.instructing import instruct
 
-    asked = {"kind": kind, "vocab_size": vocab_size, "special_tokens": special_tokens or {}}
-    given = given_settings(settings) | {"tokenizer": asked}
-    tokenizer = api.train_tokenizer(*sources, out=out, settings=given, overwrite=overwrite)
-    facts = api.describe_tokenizer(tokenizer) | {"folder": str(out)}
-    print_facts(facts, [*identity_rows(facts), ("folder", str(out))], as_json)
+    asked: dict[str, Any] = {"out": out, "labels": labels, "preview": preview, "seed": seed}
+    made = instruct(*sources, **asked, settings=given_settings(settings))
+    if as_json:
+        show_json({**made.facts, "previews": made.previews})
+        return
+    show_rows([(name, _shown(value)) for name, value in made.facts.items()], 20)
+    for record in made.previews:
+        text = record.get("lyrics") or record.get("response") or ""
+        show(f"» {record['prompt']}\n{shortened(text)}\n")
 
 
-@tokenizer_app.command(name="show")
-def show_tokenizer(
-    path: Path | None = None,
-    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+@app.command
+def sample(
+    run: Path,
+    prompts: str,
     *,
+    reward: Rewards,
+    out: Path | None = None,
+    num_samples: int = 4,
+    keep: Literal["best", "pairs"] = "best",
+    at_least: float | None = None,
+    limit: int | None = None,
+    preview: int = 0,
+    checkpoint: Checkpoint = "best",
     as_json: Json = False,
+    sampling: Annotated[Sampling | None, Parameter(name="*")] = None,
+    settings: Annotated[Reading | None, Parameter(name="*")] = None,
 ) -> None:
-    """Tell what a tokenizer is, and what it makes of a text: pieces, ids, unknown characters, the round trip.
+    """Write several answers to each prompt with a run, and keep what a reward prefers, to train on.
+
+    Run again after it was stopped, it goes on.
 
     Parameters
     ----------
-    path
-        A tokenizer's folder or file (tokenizer.json, tokenizer.model, tekken.json, *.tiktoken, *.gguf), or a run; the
-        latest run when not given.
-    text
-        Text to encode; `-` reads standard input.
+    run
+        The run folder.
+    prompts
+        Records with a prompt, as the run was trained on: .jsonl and the like.
+    out
+        A .jsonl.
+    num_samples
+        Answers to each prompt.
+    keep
+        best: the prompt with its best answer. pairs: `prompt`, `chosen` and `rejected`, the best and the worst, unless
+        they are worth the same.
+    at_least
+        Leave out prompts whose best answer is worth less.
+    limit
+        The first so many prompts.
+    preview
+        Show the answers to so many prompts and what they are worth, and write no file.
     """
-    from primegpt.jobs import tokenizers as api
+    from primegpt.jobs.sampling import sample
 
-    tokenizer = api.open_tokenizer(path)
-    facts = api.describe_tokenizer(tokenizer)
-    rows = identity_rows(facts)
-    if text is not None:
-        found = api.describe_text(tokenizer, text)
-        facts["text"] = found
-        rows += text_rows(found)
-    print_facts(facts, rows, as_json)
-
-
-def identity_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [
-        ("kind", facts["kind"]),
-        ("vocabulary", f"{facts['vocab_size']:,} ids"),
-        ("fingerprint", facts["fingerprint"]),
-    ]
-    for kind, ids in facts["special_tokens"].items():
-        rows.append((kind, "  ".join(f"{name} {id}" for name, id in ids.items())))
-    return rows
-
-
-def text_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The pieces one by one, and what they amount to."""
-    count, unknown = len(found["ids"]), found["unknown"]
-    share = f", {found['bytes_per_token']:.2f} bytes a token" if count else ""
-    names = ", ".join(f"{character!r} x{times:,}" for character, times in unknown.items())
-    lost = "unknown characters" if unknown else "characters that the tokenizer normalizes"
-    return [
-        ("pieces", "|".join(found["pieces"])),
-        ("ids", " ".join(map(str, found["ids"]))),
-        ("tokens", f"{count:,} for {found['bytes']:,} bytes{share}"),
-        ("unknown", f"{sum(unknown.values()):,} characters: {names}" if unknown else "none"),
-        ("round trip", "exact" if found["round_trip"] else f"not exact: {lost} do not come back"),
-    ]
-
-
-def print_facts(facts: Mapping[str, Any], rows: Iterable[tuple[str, str]], as_json: bool) -> None:
+    asked: dict[str, Any] = {"reward": reward, "out": out, "num_samples": num_samples, "keep": keep}
+    asked |= {"at_least": at_least, "limit": limit, "preview": preview, "checkpoint": checkpoint}
+    made = sample(run, prompts, **asked, settings=given_settings(settings), **given_sampling(sampling))
     if as_json:
-        show_json(facts)
-    else:
-        show_rows(rows, 12)
+        show_json({**made.facts, "previews": made.previews})
+        return
+    show_rows([(name.replace("_", " "), _figure(value)) for name, value in made.facts.items()], 20)
+    for each in made.previews:
+        show(f"» {each['prompt']}")
+        show_rows([(f"{sample['reward']:.3f}", shortened(sample["text"].strip())) for sample in each["samples"]], 8)
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else _shown(value)

@@ -31,8 +31,21 @@ SEEDS = 1337  # the first, where only their number is given
 MOST_ARMS, MOST_SEEDS, MOST_STAGES = 1000, 1000, 32
 SECTIONS = tuple(name for name in Config.model_fields if name != "plan")
 TRAINING = ("train", "finetune")
-STAGES = (*TRAINING, "evaluate", "tokenizer", "data songbook")  # and functions: FILE.py:name
-HIGHER = ("acc", "acc_norm", "lift", "words", "theme", "genre", "emotion", "information", "tokens_per_sec", "mfu")
+DATA = ("data songbook", "data tasks", "data instruct", "data sample")  # what writes records
+STAGES = (*TRAINING, "evaluate", "tokenizer", *DATA)  # and functions: FILE.py:name
+HIGHER = (
+    "acc",
+    "acc_norm",
+    "reward.mean",
+    "lift",
+    "words",
+    "theme",
+    "genre",
+    "emotion",
+    "information",
+    "tokens_per_sec",
+    "mfu",
+)
 LOWER = ("loss", "perplexity", "bits_per_byte", "seconds", "grad_norm")  # how the names of what should be low end
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -282,9 +295,9 @@ def _stage(table: _StageTable, settings: Settings, budget: Budget, file: _File, 
             raise ConfigError(f"{origin}: unknown key {quoted(unknown)}", nearest(unknown, (*SECTIONS, *known)))
         said["settings"] = laid_over(settings, own)
         said["budget"] = (table.budget or budget).model_dump(exclude_none=True)
-    if table.do in ("finetune", "evaluate"):
+    if table.do in ("finetune", "evaluate", "data sample"):
         said = {"from": "@last", **said}
-    if table.do == "evaluate":
+    if table.do in ("evaluate", "data sample"):
         said = {"checkpoint": file.checkpoint, **said}
     return Stage(table.do, table.name or table.do.rpartition(":")[2].split()[-1], said)
 

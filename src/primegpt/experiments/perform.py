@@ -22,9 +22,11 @@ from primegpt.experiments.place import NEVER, Place, Plan
 from primegpt.experiments.stages import Job, contents
 from primegpt.inference.run import Run, load
 from primegpt.jobs.configuring import configure
-from primegpt.jobs.data import write_songbook
+from primegpt.jobs.data import write_songbook, write_tasks
 from primegpt.jobs.evaluation import evaluate_run
 from primegpt.jobs.finetuning import finetune
+from primegpt.jobs.instructing import instruct
+from primegpt.jobs.sampling import sample
 from primegpt.jobs.tokenizers import train_tokenizer
 from primegpt.jobs.training import resume, train
 from primegpt.model.size import flops_per_token
@@ -35,9 +37,16 @@ from primegpt.training.progress import Observer
 from primegpt.training.state import TrainState
 
 # What arguments of stages have to be, where a signature would take anything.
-KINDS: dict[str, type] = dict.fromkeys(("songs", "seed", "limit", "stride", "batch_size"), int)
-KINDS |= dict.fromkeys(("text", "hellaswag"), str) | dict.fromkeys(("adherence", "memorization"), bool)
+NUMBERS = ("songs", "seed", "limit", "stride", "batch_size", "records", "num_samples")
+KINDS: dict[str, type] = dict.fromkeys(NUMBERS, int) | dict.fromkeys(("text", "hellaswag", "prompts", "kind"), str)
+KINDS |= dict.fromkeys(("adherence", "memorization", "held_out", "pairs"), bool)
 WORDS: dict[type, str] = {int: "a whole number", str: "a text", bool: "true or false"}
+MAKERS: dict[str, Callable[..., Any]] = {
+    "data songbook": write_songbook,
+    "data tasks": write_tasks,
+    "data instruct": instruct,
+    "data sample": sample,
+}
 WARM, TIMED = 4, 16  # steps before a measurement of their time, and of it
 
 
@@ -82,8 +91,8 @@ class Doer:
             _bound(evaluate_run, "evaluate", None, **_options(job.said))
         elif "function" in job.said:
             load_function(job.said["function"])
-        elif job.do == "data songbook":
-            _bound(write_songbook, job.do, None, **job.said)
+        elif job.do in MAKERS:
+            _bound(MAKERS[job.do], job.do, *_inputs(job.said), out=None, **_how(job.said))
         elif ":" in job.do:
             load_function(job.do)
 
@@ -163,8 +172,8 @@ class Doer:
     # The rest
 
     def _make(self, job: Job, said: dict[str, Any], path: Path) -> dict[str, Any]:
-        if job.do == "data songbook":
-            write_songbook(path, **said)
+        if job.do in MAKERS:
+            MAKERS[job.do](*_inputs(said), out=path, **_how(said))
         elif job.do == "tokenizer":
             train_tokenizer(out=path, settings=said, overwrite=True, say=self.say)
         else:
@@ -236,6 +245,16 @@ def _evaluate(said: dict[str, Any], say: Say) -> dict[str, Any]:
 def _options(said: Mapping[str, Any]) -> dict[str, Any]:
     """How a run is evaluated."""
     return {name: value for name, value in said.items() if name not in ("from", "checkpoint")}
+
+
+def _inputs(said: Mapping[str, Any]) -> list[Any]:
+    """What a stage that writes records is done with: a run, or texts."""
+    sources = said.get("from", said.get("sources", []))
+    return list(sources) if isinstance(sources, list) else [sources]
+
+
+def _how(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in ("from", "sources")}
 
 
 def _recipe(said: Mapping[str, Any]) -> list[str | Config]:

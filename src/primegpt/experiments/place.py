@@ -13,12 +13,13 @@ from typing import Any
 
 from primegpt.device import available_cores, choose_device, choose_precision
 from primegpt.errors import RunFolderError, UsageError
+from primegpt.experiments.file import DATA
 from primegpt.experiments.stages import Job
 from primegpt.run.atomic import make_folder, write_json_atomic
 from primegpt.run.lock import LOCK_FILES
 
 NEVER = 10**9  # steps; the sample at the end is enough to look at
-SUFFIXES = {"data songbook": ".jsonl"}  # of what a stage writes, where it is a file
+SUFFIXES = dict.fromkeys(DATA, ".jsonl")  # of what a stage writes, where it is a file
 
 
 class Place:

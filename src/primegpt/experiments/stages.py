@@ -20,8 +20,8 @@ from primegpt.run.checkpoint import fingerprint_of
 from primegpt.run.folder import RunFolder
 
 MOST_NAME = 255  # characters of what may be a file
-TEXTS = ("sources", "base_text", "text")  # keys whose values are sources of text
-PLACES = ("function", "from", "path", "hellaswag", "recipe", "extension")  # and of files and folders
+TEXTS = ("sources", "base_text", "text", "prompts")  # keys whose values are sources of text
+PLACES = ("function", "from", "path", "hellaswag", "recipe", "extension", "reward")  # and of files and folders
 KEY = 16  # hexadecimal digits: of a million jobs two share them once in forty million experiments
 
 
@@ -211,7 +211,7 @@ def _contents(said: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(said, str) and key in TEXTS:
         yield from ((str(file), hash_of(file)) for file in files_of(said) if file.is_file())
     elif isinstance(said, str) and key in PLACES:
-        path = Path(said.rpartition(":")[0] if ".py:" in said else said)
+        path = Path(said.rpartition(":")[0].rpartition("*")[2] if ".py:" in said else said)
         if (path / "config.toml").is_file():
             yield said, fingerprint_of(RunFolder(path).checkpoint_path())
         else:

@@ -1,6 +1,7 @@
-"""What one does with data before training: audit it, fetch a public corpus, write a songbook."""
+"""What one does with data before training: audit it, fetch a public corpus, write a songbook, or tasks."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from primegpt.data.preparing.survey import Library
 from primegpt.data.reading import fetch
 from primegpt.data.reading.sources import source_bytes
 from primegpt.data.songbook import Song, songbook
+from primegpt.data.tasks import tasks
 from primegpt.data.template import as_texts, layout_for
-from primegpt.errors import ConfigError, require_within
+from primegpt.errors import ConfigError, UsageError, require_within
 from primegpt.jobs.configuring import configure, reading
 from primegpt.jobs.facts import assumed_vocabulary
+from primegpt.jobs.growing import checked_place
 from primegpt.model.size import parameter_count
 from primegpt.planning.recipe import tokenizer_for
 from primegpt.run.atomic import write_text_atomic
+from primegpt.seeds import derive_seed
 from primegpt.terminal import Say, to_stderr
 from primegpt.tokenizers import store
 
@@ -133,22 +137,60 @@ def fetch_corpus(name: str, *, say: Say = to_stderr) -> list[Path]:
     return fetch.fetch(name, fetch.LineProgress(say))
 
 
-def write_songbook(out: str | Path, *, songs: int = 8000, alignment: float = 1.0, seed: int = 0) -> Path:
-    """Write a songbook: .jsonl with prompt, labels, title and lyrics of each song, or .txt. Raises ConfigError."""
+def write_songbook(
+    out: str | Path, *, songs: int = 8000, alignment: float | None = None, seed: int = 0, pairs: bool = False
+) -> Path:
+    """Write a songbook: .jsonl with prompt, labels, title and lyrics of each song, or .txt. Raises ConfigError.
+
+    `pairs`: to each prompt the song that was written to it, `chosen`, and one that was not, `rejected`.
+    """
     path = Path(out)
     require_within("songs", songs, 1, MAX_SONGS)
     require_within("alignment", alignment, 0, 1)
-    book = songbook(songs, seed, alignment)
-    if path.suffix == ".jsonl":
-        text = "".join(_json_line(song) for song in book)
-    elif path.suffix == ".txt":
-        text = "\n\n\n".join(song.text for song in book) + "\n"
+    if pairs:
+        if alignment is not None:
+            raise UsageError("--pairs have a song of either kind: aligned, and not", "leave --alignment out")
+        return write_records(path, map(_pair, songbook(songs, seed), songbook(songs, derive_seed(seed, "rejected"))))
+    book = songbook(songs, seed, 1.0 if alignment is None else alignment)
+    if path.suffix == ".txt":
+        write_text_atomic(path, "\n\n\n".join(song.text for song in book) + "\n")
+    elif path.suffix == ".jsonl":
+        write_records(path, map(_known, book))
     else:
         raise ConfigError(f"{path}: a songbook is written as .jsonl or .txt", "choose another name with --out")
-    write_text_atomic(path, text)
     return path
 
 
-def _json_line(song: Song) -> str:
+def _known(song: Song) -> dict[str, Any]:
     known = {name: value for name, value in asdict(song).items() if name != "sections"}  # they are the lyrics
-    return json.dumps({"text": song.text, "lyrics": song.lyrics, **known}) + "\n"
+    return {"text": song.text, "lyrics": song.lyrics, **known}
+
+
+def _pair(song: Song, other: Song) -> dict[str, Any]:
+    labels = {"genre": song.genre, "emotion": song.emotion, "themes": song.themes}
+    return {"prompt": song.prompt, "chosen": song.lyrics, "rejected": other.lyrics, **labels}
+
+
+def write_tasks(
+    out: str | Path,
+    *,
+    kind: str,
+    records: int = 2000,
+    levels: Sequence[int] = (1,),
+    held_out: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write questions with one right answer as conversations, .jsonl; see data/tasks.py. Raises UsageError.
+
+    `held_out`: of the tenth of all questions that no file without it has, whatever the seeds.
+    """
+    require_within("records", records, 1, MAX_SONGS)
+    return write_records(
+        Path(out), (task.record for task in tasks(kind, records, levels=levels, held_out=held_out, seed=seed))
+    )
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one record a line, whole or not at all. Raises UsageError for a place that is none."""
+    write_text_atomic(checked_place(path), "".join(json.dumps(record) + "\n" for record in records))
+    return path
