@@ -113,7 +113,7 @@ def smollm(hub, random_model, tmp_path_factory) -> None:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, smollm) -> Path:
+def place(tmp_path, monkeypatch, hub) -> Path:
     """A user's folder: a text, recipes, parts of their own, and a finished run; and a hub to push it to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
@@ -136,14 +136,19 @@ def place(tmp_path, monkeypatch, smollm) -> Path:
     return tmp_path
 
 
-# Experiments are many runs, however small.
-LONG = {"experiments-of-your-own.md": [pytest.mark.reliability]}
+# Pages of many runs, however small: ten seconds and more each.
+LONG = dict.fromkeys(
+    ("alignment.md", "data.md", "experiments-of-your-own.md", "finetuning.md", "training.md", "troubleshooting.md"),
+    [pytest.mark.reliability],
+)
 
 
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.name, marks=LONG.get(page.name, [])) for page in PAGES if commands(page)]
 )
-def test_commands_run(page, place, capsys):
+def test_commands_run(page, place, capsys, request):
+    if any("SmolLM2" in line for line in commands(page)):
+        request.getfixturevalue("smollm")
     for block in blocks(page, "toml"):  # an experiment by its name
         if name := re.match(r'name = "(.*)"', block):
             Path(f"{name[1]}.toml").write_text(block, encoding="utf-8")
