@@ -49,6 +49,23 @@ SETTINGS = {
     "lora.alpha": (8.0, {"lora": {"rank": 2}}),
     "lora.dropout": (0.1, {"lora": {"rank": 2}}),
     "lora.targets": (["mlp.c_fc"], {"lora": {"rank": 2}}),
+    **{
+        f"reinforce.{name}": (value, {"reinforce": {"reward": ["words"]}})
+        for name, value in {
+            "num_generations": 4,
+            "prompts_per_step": 2,
+            "max_new_tokens": 9,
+            "temperature": 0.9,
+            "loss_type": "grpo",
+            "scale_rewards": "none",
+            "epsilon": 0.1,
+            "epsilon_high": 0.3,
+            "beta": 0.1,
+            "num_iterations": 2,
+            "mask_truncated_completions": True,
+            "val_prompts": 5,
+        }.items()
+    },
     "generate.start_document": (True, {"data": {"template": "text"}}),
     "generate.length_penalty": (0.5, {"generate": {"num_beams": 2}}),
     "generate.early_stopping": (True, {"generate": {"num_beams": 2}}),

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALL = ["--train.max_steps", "3", "--train.batch_size", "2", "--generate.max_new_tokens", "8"]
 SMALL += ["--train.threads", "1"]  # two that wait for each other spin, beside another process for a minute
+FEW_ROWS = ["--reinforce.num_generations", "2", "--reinforce.prompts_per_step", "2", "--reinforce.max_new_tokens", "4"]
 # The hub's library's own, of the client that it is built on.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 BUDGETS = ("--minutes", "--epochs", "--tokens", "--train.max_steps")
@@ -51,7 +52,7 @@ def shortened(arguments: list[str]) -> list[str]:
         return [*arguments, "--port", "0", *(["--no-browser"] if arguments[0] == "play" else [])]
     if arguments[:1] == ["experiment"]:
         return [arguments[0], str(small_experiment(arguments[1])), *arguments[2:]]
-    if arguments[:1] not in (["train"], ["finetune"]) or "--help" in arguments:
+    if arguments[:1] not in (["train"], ["finetune"], ["reinforce"]) or "--help" in arguments:
         return arguments
     kept, resuming = list(arguments), "--resume" in arguments
     if resuming and not set(BUDGETS) & set(kept):
@@ -62,6 +63,8 @@ def shortened(arguments: list[str]) -> list[str]:
             del kept[at : at + 2]
     if resuming:
         return [*kept, "--train.max_steps", "6"]
+    if arguments[0] == "reinforce":
+        return [*kept, *SMALL, *FEW_ROWS]
     recipes = [path.read_text(encoding="utf-8") for word in kept if (path := recipe_path(word))]
     songs = ["--data.songs", "60"] if any("songbook" in text for text in [*kept, *recipes]) else []
     return [*kept, *SMALL, *songs]
@@ -137,14 +140,14 @@ def place(tmp_path, monkeypatch, hub) -> Path:
 
 
 # Pages of many runs, however small: ten seconds and more each.
-LONG = dict.fromkeys(
-    ("alignment.md", "data.md", "experiments-of-your-own.md", "finetuning.md", "training.md", "troubleshooting.md"),
-    [pytest.mark.reliability],
-)
+LONG = {
+    name: [pytest.mark.reliability]
+    for name in ("alignment", "data", "experiments-of-your-own", "finetuning", "training", "troubleshooting")
+}
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.name, marks=LONG.get(page.name, [])) for page in PAGES if commands(page)]
+    "page", [pytest.param(page, id=page.name, marks=LONG.get(page.stem, [])) for page in PAGES if commands(page)]
 )
 def test_commands_run(page, place, capsys, request):
     if any("SmolLM2" in line for line in commands(page)):

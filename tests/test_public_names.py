@@ -9,7 +9,7 @@ import primegpt
 
 def test_exported_names():
     assert set(primegpt.__all__) == {
-        *("train", "finetune", "resume", "load", "runs", "Run"),
+        *("train", "finetune", "reinforce", "resume", "load", "runs", "Run"),
         *("GPT", "ModelConfig", "Config", "extend", "tokenizers"),
     }
     for name in primegpt.__all__:

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "primegpt.api",
     "finetune": "primegpt.api",
+    "reinforce": "primegpt.api",
     "resume": "primegpt.api",
     "load": "primegpt.api",
     "runs": "primegpt.jobs.listing",
@@ -21,12 +22,25 @@ _HOMES = {
     "ModelConfig": "primegpt.config",
     "Config": "primegpt.config",
 }
-__all__ = ["GPT", "Config", "ModelConfig", "Run", "extend", "finetune", "load", "resume", "runs", "tokenizers", "train"]
+__all__ = [
+    "GPT",
+    "Config",
+    "ModelConfig",
+    "Run",
+    "extend",
+    "finetune",
+    "load",
+    "reinforce",
+    "resume",
+    "runs",
+    "tokenizers",
+    "train",
+]
 _MODULES = ("extend", "tokenizers")
 
 if TYPE_CHECKING:
     from primegpt import extend, tokenizers
-    from primegpt.api import Run, finetune, load, resume, train
+    from primegpt.api import Run, finetune, load, reinforce, resume, train
     from primegpt.config import Config, ModelConfig
     from primegpt.jobs.listing import runs
     from primegpt.model.gpt import GPT

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from primegpt.jobs.interop import export, import_model
     from primegpt.jobs.listing import report
     from primegpt.jobs.publishing import push
+    from primegpt.jobs.reinforcing import reinforce
+    from primegpt.jobs.resuming import resume
     from primegpt.jobs.songs import demo
-    from primegpt.jobs.training import resume, train
+    from primegpt.jobs.training import train
     from primegpt.serving.serve import play, serve
 
 # Where each of them lives. Imported on first use: to generate text one need not import what trains or exports.
@@ -36,7 +38,9 @@ _HOMES = {
     "jobs.publishing": ["push"],
     "jobs.songs": ["demo"],
     "jobs.listing": ["report"],
-    "jobs.training": ["resume", "train"],
+    "jobs.reinforcing": ["reinforce"],
+    "jobs.resuming": ["resume"],
+    "jobs.training": ["train"],
     "serving.serve": ["play", "serve"],
     "inference.run": ["Run", "completion_facts", "load"],
 }

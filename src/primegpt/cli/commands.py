@@ -20,6 +20,7 @@ app = App(
 app.command("primegpt.cli.train:demo", name="demo")
 app.command("primegpt.cli.train:train", name="train")
 app.command("primegpt.cli.train:finetune", name="finetune")
+app.command("primegpt.cli.reinforce:reinforce", name="reinforce")
 app.command("primegpt.cli.generate:generate", name="generate")
 app.command("primegpt.cli.generate:chat", name="chat")
 app.command("primegpt.cli.generate:serve", name="serve")

@@ -18,6 +18,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   train SOURCE... | RECIPE      train on a text, a folder, or by a recipe: a .toml file, or char-10m
   train --resume RUN            go on exactly where a run stopped
   finetune RUN|HF SOURCE...     go on with another text, all weights or --lora
+  reinforce RUN PROMPTS...      learn from --reward: what is written well becomes likelier
   generate [RUN] [PROMPT]       continue a prompt
   chat [RUN]                    prompt after prompt, settings changed on the way
   serve [RUN]                   an OpenAI API for other programs

@@ -13,6 +13,7 @@ from primegpt.config import (
     ModelConfig,
     Place,
     ReadingConfig,
+    ReinforceConfig,
     Section,
     TokenizerConfig,
     TrainConfig,
@@ -77,6 +78,12 @@ class FinetuneSettings(Settings):
     """The same, and the adapters'."""
 
     lora: LoRAConfig = LoRAConfig()
+
+
+class ReinforceSettings(FinetuneSettings):
+    """The same, and those of learning from rewards."""
+
+    reinforce: ReinforceConfig = ReinforceConfig()
 
 
 class Sampling(Section):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from primegpt.config.layers import Config, Layer, Settings, check
-from primegpt.config.sections import SAMPLING
+from primegpt.config.sections import SAMPLING, ReinforceConfig
 from primegpt.errors import ConfigError, quoted
 
 
@@ -33,6 +33,7 @@ _SOME_TEXT = Condition(
 )
 _SAMPLING = Condition(lambda config: config.generate.num_beams == 1, "sampling (generate.num_beams = 1)")
 _BEAMS = Condition(lambda config: config.generate.num_beams > 1, "beam search (generate.num_beams above 1)")
+_REWARDS = Condition(lambda config: config.reinforce.on, "rewards (`primegpt reinforce --reward`)")
 _ADAPTERS = Condition(lambda config: config.lora.rank > 0, "adapters (--lora, or lora.rank above 0)")
 
 CONDITIONS: dict[str, Condition] = {
@@ -68,6 +69,7 @@ CONDITIONS: dict[str, Condition] = {
         lambda config: config.train.schedule != "constant", 'train.schedule = "cosine" or "linear" or "wsd"'
     ),
     **dict.fromkeys(("lora.alpha", "lora.dropout", "lora.targets"), _ADAPTERS),
+    **{f"reinforce.{name}": _REWARDS for name in ReinforceConfig.model_fields if name != "reward"},
     **dict.fromkeys(("generate.length_penalty", "generate.early_stopping"), _BEAMS),
     "generate.start_document": _TEXT,
     **{f"generate.{name}": _SAMPLING for name in SAMPLING},

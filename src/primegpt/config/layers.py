@@ -24,6 +24,7 @@ from primegpt.config.sections import (
     ModelConfig,
     Place,
     PlanRecord,
+    ReinforceConfig,
     Section,
     SourceConfig,
     TokenizerConfig,
@@ -48,6 +49,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     lora: LoRAConfig = LoRAConfig()
+    reinforce: ReinforceConfig = ReinforceConfig()
     generate: GenerateConfig = GenerateConfig()
     plan: PlanRecord = PlanRecord()
     extension: Place | None = None

@@ -547,6 +547,52 @@ class LoRAConfig(Section):
         return self.alpha / self.rank
 
 
+class ReinforceConfig(Section):
+    """Learning from rewards: what a step writes, and how its rewards move the model. The names are TRL's."""
+
+    reward: tuple[Name, ...] = Field((), max_length=100)
+    """What completions are judged by: names, with weights or without (0.5*rhyme), or FILE.py:function; their sum."""
+    num_generations: int = Field(8, ge=2, le=MAX_BATCH)
+    """Completions of each prompt, a group: each is judged against the others."""
+    prompts_per_step: int = Field(8, ge=1, le=MAX_BATCH)
+    """Prompts that a step writes to."""
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    """Tokens of a completion, the stop token included; unset, half of model.block_size and at most 256."""
+    temperature: float = Field(1.0, ge=0.01, le=MAX_FACTOR)
+    """Divides the logits, of what is drawn and of what learns alike."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
+    """What the loss is a mean over: grpo: completions, each of its tokens; dr_grpo: completions, each of
+    max_new_tokens; dapo: the tokens of all completions."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What a reward's distance from its group's mean is divided by: the group's spread, the step's, or nothing."""
+    epsilon: float = Field(0.2, ge=0.0, lt=1.0)
+    """How far below 1 the ratio of new to old probability counts."""
+    epsilon_high: float | None = Field(None, ge=0.0, le=MAX_FACTOR)
+    """How far above 1; as epsilon when unset."""
+    beta: float = Field(0.0, ge=0.0, le=MAX_FACTOR)
+    """Weight of the KL divergence from the model that it starts from; 0: that one is not asked."""
+    num_iterations: int = Field(1, ge=1, le=1_000)
+    """Steps that learn from the same completions."""
+    mask_truncated_completions: bool = False
+    """Learn nothing from completions that were cut at max_new_tokens."""
+    val_prompts: int = Field(64, ge=1, le=MAX_BATCH)
+    """Held-out prompts of an evaluation, at most; data.val_fraction are held out."""
+
+    @property
+    def on(self) -> bool:
+        return bool(self.reward)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Completions that a step writes."""
+        return self.prompts_per_step * self.num_generations
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """Between what the ratio of new to old probability counts."""
+        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+
+
 class PlanRecord(Section):
     """What was measured or chosen before step 1. Written by training, read by resume; not meant for editing."""
 

@@ -26,9 +26,10 @@ from primegpt.jobs.data import write_songbook, write_tasks
 from primegpt.jobs.evaluation import evaluate_run
 from primegpt.jobs.finetuning import finetune
 from primegpt.jobs.instructing import instruct
+from primegpt.jobs.resuming import resume
 from primegpt.jobs.sampling import sample
 from primegpt.jobs.tokenizers import train_tokenizer
-from primegpt.jobs.training import resume, train
+from primegpt.jobs.training import train
 from primegpt.model.size import flops_per_token
 from primegpt.run import atomic
 from primegpt.run.folder import RunFolder

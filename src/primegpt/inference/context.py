@@ -34,6 +34,7 @@ class Row:
         self.random = random or Random(0)
         self.start = 0  # of what the model sees
         self.finish_reason: Literal["stop", "length"] | None = None
+        self.stop_id: int | None = None
         self.logprobs: list[float] = []
         self.slide()
 
@@ -60,7 +61,7 @@ class Row:
     def add(self, id: int, stop_ids: frozenset[int], max_new_tokens: int) -> None:
         """Append `id`, or finish: at a stop id, which is not appended, or when this was the last token allowed."""
         if id in stop_ids:
-            self.finish_reason = "stop"
+            self.finish_reason, self.stop_id = "stop", id
             return
         self.ids.append(id)
         self.slide()

@@ -36,6 +36,14 @@ def begins_with(tokenizer: Tokenizer, settings: GenerateConfig) -> int:
     return tokenizer.eot_id if opening is None else opening
 
 
+def opening(tokenizer: Tokenizer, prompt: str | Sequence[int], settings: GenerateConfig) -> int | None:
+    """The id before a prompt that was not asked for: the end of text that begins a document, if the model was
+    trained so here (`settings.start_document`), or what another's, not trained here, had before every text."""
+    first = begins_with(tokenizer, settings)
+    wanted = settings.start_document or first != tokenizer.eot_id
+    return first if not prompt or (wanted and isinstance(prompt, str)) else None
+
+
 class Decoder:
     """Writes text with a model and its tokenizer, wherever the model is and in its dtype.
 
@@ -122,11 +130,8 @@ class Decoder:
         return ids if first is None else [first, *ids]
 
     def opening(self, prompt: str | Sequence[int], settings: GenerateConfig) -> int | None:
-        """The id before a prompt that was not asked for: the end of text that begins a document, if the model was
-        trained so here (`settings.start_document`), or what another's, not trained here, had before every text."""
-        first = begins_with(self.tokenizer, settings)
-        wanted = settings.start_document or first != self.tokenizer.eot_id
-        return first if not prompt or (wanted and isinstance(prompt, str)) else None
+        """What stands before a prompt, as the function has it."""
+        return opening(self.tokenizer, prompt, settings)
 
     def row(self, prompt: str | Sequence[int], settings: GenerateConfig, sample: int = 0) -> Row:
         """The start of sample number `sample` of a prompt, with a random stream of its own."""

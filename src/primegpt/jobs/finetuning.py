@@ -15,7 +15,7 @@ from primegpt.errors import ConfigError
 from primegpt.inference.run import Run
 from primegpt.jobs.bases import Base, open_base, require_base_text
 from primegpt.jobs.configuring import texts_to_read, with_minutes, written_recipe
-from primegpt.jobs.training import begin
+from primegpt.jobs.training import begin, refuse_rewards
 from primegpt.model.size import lora_parameter_count, parameter_count
 from primegpt.planning.recipe import context_and_rows
 from primegpt.run.folder import next_run_path
@@ -65,6 +65,7 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
     asked = written_recipe(sources) or texts_to_read(sources, flags)
     rank = {"lora": {"rank": RANK}} if lora else {}
     known = resolve(defaults(base, Config()), rank, asked, flags)
+    refuse_rewards(known)
     if lora and not known.lora.rank:
         raise ConfigError("lora.rank = 0 trains all weights, and --lora none of them", "leave one of the two out")
     tokenizer = with_ids_for(base.tokenizer, vocabulary(known.data, known.tokenizer.special_tokens))

@@ -87,12 +87,19 @@ def train(
     started = time.monotonic() if started is None else started
     flags = Layer(with_minutes(settings or {}, minutes))
     config = configure([str(s) if isinstance(s, Path) else s for s in sources], flags)
+    refuse_rewards(config)
     if config.lora.rank or config.data.base_text:
         key = "lora.rank" if config.lora.rank else "data.base_text"
         raise ConfigError(f"{key} is of a model that is trained further", "`primegpt finetune BASE SOURCE` has one")
     path = Path(out) if out else next_run_path(run_name(config))
     say = silent if quiet else say
     return begin(path, config, overwrite=overwrite, observer=observer, say=say, started=started)
+
+
+def refuse_rewards(config: Config) -> None:
+    """Raise ConfigError for a configuration of what learns from rewards."""
+    if config.reinforce.on:
+        raise ConfigError("reinforce.reward is for a model that answers", "`primegpt reinforce RUN PROMPTS` has one")
 
 
 def begin(

@@ -195,13 +195,15 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         targets: Tensor | None = None,
         logprobs: bool = False,
+        rule: Callable[[Tensor], Tensor] | None = None,
         logits_for: Literal["all", "last"] | Tensor = "all",
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V) for every position of `ids` (B, T), or what training needs.
 
         - `logits_for="last"` gives (B, 1, V); a tensor (B,) names one position a row, also (B, 1, V).
         - `targets` (B, T), -100 where ignored: returns the summed fp32 cross-entropy and how many targets counted.
-          With `logprobs` it returns log p of each target instead, (B, T) in fp32, 0 where ignored.
+          With `logprobs` it returns log p of each target instead, (B, T) in fp32, 0 where ignored; a `rule` first makes
+          other logits (N, V) of the model's, as generation does: a temperature, a ban.
         - `segments` (B, T) numbers the documents in a row; attention stays inside one. `positions` (B, T) overrides
           where a token stands (0, 1, 2, ... by default).
         - `cache` holds the keys and values of the tokens before `ids`, one length a row, and takes in the new ones.
@@ -213,7 +215,8 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance(ids.size(1))
         if targets is not None and logprobs:
-            return token_log_probabilities(hidden, targets, self.logits, self.config.padded_vocab_size)
+            logits = self.logits if rule is None else lambda rows: rule(self.logits(rows))
+            return token_log_probabilities(hidden, targets, logits, self.config.padded_vocab_size)
         if targets is not None:
             return summed_cross_entropy(hidden, targets, self.logits, self.config.padded_vocab_size)
         if isinstance(logits_for, Tensor):

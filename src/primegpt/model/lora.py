@@ -8,7 +8,8 @@ A linear layer W becomes W + (alpha / rank) B A, with A (rank, in) random and B 
 attn.c_attn is query, key and value in one: they share A, and each has its rows of B.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,20 @@ def adapters(model: GPT) -> Iterator[tuple[str, LoRALinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             yield name, module
+
+
+@contextmanager
+def without_adapters(model: GPT) -> Generator[GPT]:
+    """The function that `model` had before it got adapters, inside: the frozen weights alone."""
+    layers = [layer for _, layer in adapters(model)]
+    scales = [layer.scale for layer in layers]
+    try:
+        for layer in layers:
+            layer.scale = 0.0
+        yield model
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scale = scale
 
 
 def merged_weights(model: GPT) -> dict[str, Tensor]:

@@ -327,6 +327,8 @@ def refuse_what_cannot_be_shared(config: Config, device: str, ranks: Ranks) -> N
             f"{ranks.local_size} processes on this machine, which has {have} {device} devices",
             f"start it with --nproc-per-node={have}, or set train.device = 'cpu'",
         )
+    if config.reinforce.on:
+        raise ConfigError("learning from rewards is done by one process", "start it without torchrun")
     if "-" in config.data.sources:
         raise ConfigError("standard input cannot be read by several processes", "save the text to a file")
     if config.train.parallel == "fsdp" and config.lora.rank:

@@ -120,6 +120,11 @@ class History:
         return self.state.get("events", [])
 
     @property
+    def rewarded(self) -> bool:
+        """Whether it learns from rewards; its losses are then these, with a minus sign."""
+        return self.config.reinforce.on
+
+    @property
     def unit(self) -> str:
         """What the loss is counted by."""
         return self.config.tokenizer.facts.unit
@@ -167,7 +172,7 @@ class History:
             "best_step": stopping.best_step,
             "final_loss": self.last("final/val/loss"),
             "final_bits_per_byte": self.last("final/val/bits_per_byte"),
-            "loss_unit": f"nats per {self.unit}",
+            "loss_unit": "minus the reward" if self.rewarded else f"nats per {self.unit}",
             "parameters": parameter_count(self.config.model),
             "tokenizer": self.tokenizer.kind if self.tokenizer else None,
             "vocab_size": self.config.model.vocab_size,

@@ -88,18 +88,21 @@ def draw_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]])
 
 
 def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`."""
+    """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`; rewards, of such."""
     figure, (axes,) = figure_of(7, 4, dpi=120)
-    for key, label, color, width in (
+    rewarded = any("val/reward" in line for line in lines)
+    losses = [
         ("train/loss", "training batches", GREY, 0.8),
         ("train/eval_loss", "training text, fixed", PALETTE[0], 1.5),
         ("val/loss", "validation text, fixed", PALETTE[1], 1.5),
-    ):
+    ]
+    rewards = [("reward", "completions of steps", GREY, 0.8), ("val/reward", "held-out prompts", PALETTE[1], 1.5)]
+    for key, label, color, width in rewards if rewarded else losses:
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats per token")
+    axes.set_ylabel("reward" if rewarded else "loss, nats per token")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     save(figure, path)

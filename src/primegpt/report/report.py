@@ -138,7 +138,7 @@ def _judged(run: History, measure: str) -> float | None:
 def _overfitting(run: History) -> list[str]:
     """That it has begun to learn its text by heart, in words."""
     best, last = run.early_stopping.best_loss, run.last("val/loss")
-    if best is None or last is None or last < ROSE * best:
+    if run.rewarded or best is None or last is None or last < ROSE * best:
         return []
     return [
         f"The validation loss was lowest at step {run.early_stopping.best_step:,} ({best:.4f}) and has risen to "
@@ -159,7 +159,10 @@ def _forgetting(run: History) -> list[str]:
 
 def _tiles(run: History) -> list[tuple[str, str, str]]:
     tiles = []
-    if (loss := _judged(run, "loss")) is not None:
+    if run.rewarded and (reward := _judged(run, "reward")) is not None:
+        before = _fixed(next((value for _, value in run.points("val/reward")), None), 4)
+        tiles.append(("reward", f"{reward:.4f}", f"on held-out prompts, {before} at the beginning"))
+    elif (loss := _judged(run, "loss")) is not None:
         where = "on all the held-out text" if run.last("final/val/loss") is not None else "at the best evaluation"
         tiles.append(("validation loss", f"{loss:.4f}", f"nats per {run.unit}, {where}"))
         perplexity = _fixed(_judged(run, "perplexity"), 2)
@@ -247,6 +250,11 @@ def _curves(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
 
 def _own_loss(page: Page, run: History, y: str) -> None:
     """Training and validation loss of one run, with what guessing would cost and where it was best."""
+    if run.rewarded:
+        own = Series("completions of the steps", run.points("reward"), 1, faint=True)
+        judged = Series("held-out prompts", run.points("val/reward"), 2, dots=True)
+        page.chart("Reward", [own, judged], y="reward", wide=True)
+        return
     lines = [
         Series("training batches", run.points("train/loss"), 1, faint=True),
         Series("training text, fixed part", run.points("train/eval_loss"), 1, dots=True),
@@ -281,10 +289,11 @@ def _samples(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
     left_out = len(run.samples) - len(steps)
     more = f" {left_out} more are in the folder samples." if left_out else ""
     page.section("Samples", f"The same prompts, continued at different steps of the training.{more}")
-    losses = {at: value for at, value in run.points("val/loss") if value is not None}
+    measure, named = ("val/reward", "reward") if run.rewarded else ("val/loss", "validation loss")
+    losses = {at: value for at, value in run.points(measure) if value is not None}
     for step in steps:
         known = [at for at in losses if at <= step]
-        loss = f"validation loss {losses[max(known)]:.2f}" if known else ""
+        loss = f"{named} {losses[max(known)]:.2f}" if known else ""
         page.card(f"Step {step:,}", run.samples[step].rstrip("\n"), loss)
 
 

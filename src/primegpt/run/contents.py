@@ -24,6 +24,7 @@ FREE = {
     "tokenizer": set[str](),
     "data": {"sources", "base_text", "val_tokens", "stride", "isolate_documents", "prompt_dropout", "mask_prompt"},
     "lora": {"dropout"},
+    "reinforce": {"beta", "epsilon", "epsilon_high", "val_prompts"},
     "plan": set[str](),
 }
 FIXED_IN_TRAINING = {"train.optimizer", "train.objective"}  # whose state, and whose best loss, are in the checkpoint

@@ -20,7 +20,7 @@ from primegpt.run.lock import RunLock
 from primegpt.terminal import finite
 
 # What MANIFEST.json has the hashes of, beside those in the checkpoints.
-SEALED = ("metrics.jsonl", "data.json", "extension.py", "samples/step-*.txt", "carried/*")
+SEALED = ("metrics.jsonl", "data.json", "prompts.jsonl", "extension.py", "samples/step-*.txt", "carried/*")
 MOST_STEPS = 2**53  # beyond that a number is no count of steps
 
 
@@ -113,6 +113,11 @@ class RunFiles:
     @property
     def data_path(self) -> Path:
         return self.path / "data.json"
+
+    @property
+    def prompts_path(self) -> Path:
+        """Of a run that learns from rewards: the records of its prompts."""
+        return self.path / "prompts.jsonl"
 
     @property
     def extension_path(self) -> Path:

@@ -4,7 +4,7 @@ person its plan, a live bar in a terminal, plain lines elsewhere.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,12 +38,15 @@ def train_line(state: TrainState, *, lr: float, grad_norm: float, speed: "Speed"
 def evaluation_line(
     state: TrainState, *, train: LossResult, val: LossResult, is_likelihood: bool = True
 ) -> dict[str, Any]:
-    """The record of one evaluation on the fixed sets; what follows from -log p only of a likelihood."""
+    """The record of one evaluation on the fixed sets; what follows from -log p only of a likelihood.
+
+    Where prompts are answered, there is no fixed set of training.
+    """
     line = {
         "step": state.step,
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
-        "train/eval_loss": train.loss,
+        **({"train/eval_loss": train.loss} if train.targets else {}),
         "val/loss": val.loss,
     }
     if is_likelihood:
@@ -236,7 +239,7 @@ class PlainDisplay:
             parts.append(f"loss {self.last['train/loss']:.3f}")
         if self.val_loss is not None:
             parts.append(f"val {self.val_loss:.3f}")
-        parts += [f"{name} {value:.3f}" for name, value in list(figures_of(self.last).items())[:FIGURES]]
+        parts += shown_figures(figures_of(self.last))
         if self.last:
             parts.append(f"{self.last['tokens_per_sec']:,.0f} tok/s")
         if state.step:
@@ -245,8 +248,11 @@ class PlainDisplay:
         return "  ".join(parts)
 
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
-        self.val_loss = line["val/loss"]
         told = f"step {line['step']:,}: validation loss {line['val/loss']:.4f}"
+        if "val/reward" in line:
+            told = f"step {line['step']:,}: reward {line['val/reward']:.4f} on held-out prompts"
+        else:
+            self.val_loss = line["val/loss"]
         if "val/perplexity" in line:
             told += f", perplexity {line['val/perplexity']:.1f}, {line['val/bits_per_byte']:.3f} bits per byte"
         self.print(told + (" (best)" if best and line["step"] else ""))
@@ -256,6 +262,16 @@ class PlainDisplay:
 
     def on_message(self, text: str) -> None:
         self.print(text)
+
+
+def shown_figures(figures: Mapping[str, float]) -> list[str]:
+    """What an objective has measured, as a line of progress has room for it."""
+    if "reward" not in figures:
+        return [f"{name} {value:.3f}" for name, value in list(figures.items())[:FIGURES]]
+    parts = [f"reward {figures['reward']:.3f} ± {figures['reward_std']:.3f}"]
+    parts += [f"kl {figures['kl']:.4f}"] if "kl" in figures else []
+    parts.append(f"length {figures['completions/mean_length']:.0f}")
+    return [*parts, f"{figures['frac_reward_zero_std']:.0%} without spread"]
 
 
 class LiveDisplay(PlainDisplay):

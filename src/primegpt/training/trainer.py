@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config
-from primegpt.data.batching.batches import Batch, Batches
+from primegpt.data.batching.batches import Batch, Batches, Remembering
 from primegpt.data.batching.feed import smaller_micro_batch
 from primegpt.errors import DiskError, NonFiniteError, OutOfMemory, PrimegptError, is_out_of_memory
 from primegpt.evaluation.perplexity import EvaluationSet, Figures, LossResult, add_figures, evaluate_loss
@@ -206,6 +206,8 @@ class Trainer:
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
+        if isinstance(source := self.batches.source, Remembering) and (kept := source.state()):
+            tensors["rollouts"] = kept
         # One value that is not finite shows in the sum, which takes a thirteenth of the time of asking each of them.
         finite = all(local(tensor).sum().isfinite() for named in tensors.values() for tensor in named.values())
         if self.world.max(not finite):
@@ -230,7 +232,7 @@ class Trainer:
             is_likelihood=self.objective.is_likelihood,
         )
         self.checkpoints.finish()
-        if not (math.isfinite(line["val/loss"]) and math.isfinite(line["train/eval_loss"])):
+        if not (math.isfinite(line["val/loss"]) and math.isfinite(line.get("train/eval_loss", 0.0))):
             self.folder.discard(state.step)
             self.stop_at_non_finite("loss on the fixed sets")
         if self.world.rank == 0:
@@ -313,6 +315,8 @@ class Trainer:
             own = self.model.weights()
             self.model.load_weights({n: like(w, own.get(n, w)) for n, w in checkpoint.tensors["model"].items()})
         self.optimizers.load_state(checkpoint.tensors["optimizer"])
+        if isinstance(source := self.batches.source, Remembering) and "rollouts" in checkpoint.tensors:
+            source.load_state(checkpoint.tensors["rollouts"])
         if checkpoint.state["scaler"]:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
         for event in self.state.events:

@@ -18,7 +18,7 @@ that would count twice are ignored.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,14 @@ class Source(Protocol):
     def assemble(self, examples: Integers) -> Batch:
         """The rows of `examples`, (B,) ascending, as one batch: a pure function of their numbers."""
         ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A source whose rows later weights could not make again, so that a checkpoint keeps what the next steps need."""
+
+    def state(self) -> dict[str, Tensor]: ...
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(eq=False)

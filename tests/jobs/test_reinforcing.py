@@ -1,0 +1,251 @@
+"""Learning from rewards: a run like any other, which writes to prompts, is judged, and goes on as if never stopped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from primegpt import api
+from primegpt.cli.main import run as command
+from primegpt.config import read_saved
+from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, RunFolderError, UsageError
+from primegpt.run.checkpoint import load_checkpoint
+from primegpt.training.progress import TIMING_KEYS, PlainDisplay
+
+WORDS = ["river", "stone", "light", "song", "winter", "road", "moon", "tree"]
+SMALL = {
+    "model": {"preset": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 48},
+    "train": {"batch_size": 8, "max_steps": 60, "eval_interval": 60, "threads": 1, "precision": "fp32"},
+    "generate": {"max_new_tokens": 5},
+}
+STEPS: dict[str, Any] = {"max_steps": 6, "eval_interval": 3, "threads": 1, "learning_rate": 3e-3, "log_interval": 1}
+REINFORCE = {"num_generations": 4, "prompts_per_step": 4, "max_new_tokens": 12}
+SETTINGS: dict[str, Any] = {"train": STEPS, "reinforce": REINFORCE}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("reinforcing")
+    rows = [{"prompt": f"say {word}", "response": word, "answer": word, "n": n} for n, word in enumerate(WORDS * 8)]
+    (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    asked = [{"prompt": f"say {word} {n}", "answer": word} for n, word in enumerate(WORDS * 3)]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIMEGPT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def base(place) -> Path:
+    settings = SMALL | {"tokenizer": {"kind": "char"}, "data": {"template": "response"}}
+    return api.train(place / "answers.jsonl", out=place / "base", settings=settings, quiet=True).folder.path
+
+
+def rewarded(base: Path, place: Path, out: Path, reward: str = "length:1", **more: Any) -> Any:
+    settings = {
+        section: SETTINGS.get(section, {}) | more.pop(section, {}) for section in ("train", "reinforce", "data")
+    }
+    return api.reinforce(base, place / "prompts.jsonl", reward=[reward], out=out, settings=settings, quiet=True, **more)
+
+
+def test_it_is_a_run_that_learns_from_its_rewards(base, place, tmp_path, capsys) -> None:
+    run = rewarded(base, place, tmp_path / "run", "-1*length:2", train={"max_steps": 12, "eval_interval": 6})
+    lines = run.metrics
+    judged = [line["val/reward"] for line in lines if "val/reward" in line]
+    assert len(judged) == 3
+    assert judged[-1] > judged[0]
+    best = max(range(3), key=lambda n: judged[n])
+    assert run.step == 6 * best
+    assert [line["final/val/reward"] for line in lines if "final/step" in line] == [judged[best]]
+    assert "base/loss_after" in lines[-1]
+
+    trained = [line for line in lines if "lr" in line]
+    assert len(trained) == 12
+    names = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio"}
+    assert names | {"clip_ratio/low_mean", "sampling/sampling_logp_difference/mean"} <= trained[0].keys()
+    assert "kl" not in trained[0]
+    assert trained[0]["clip_ratio/region_mean"] == 0  # the ratios of the first step are 1
+    assert trained[0]["sampling/sampling_logp_difference/mean"] < 1e-4
+    assert {path.name for path in run.folder.samples_dir.iterdir()} >= {"step-000000.txt", "step-000012.txt"}
+    assert "say" in (run.folder.samples_dir / "step-000000.txt").read_text(encoding="utf-8")
+
+    assert isinstance(run.generate("say river"), str)
+    assert "reward" in (api.report(run.folder.path) and run.folder.path / "report.html").read_text(encoding="utf-8")
+    assert api.load(run.folder.path).step == run.step
+    copied = api.load(run.folder.base_dir)
+    assert all(torch.equal(w, copied.model.weights()[name]) for name, w in api.load(base).model.weights().items())
+
+
+def test_what_is_said(base, place, tmp_path, capsys) -> None:
+    arguments = [str(base), str(place / "prompts.jsonl"), "--reward", "exact", "--reward", "0.1*length:1"]
+    flags = ["--train.max_steps=2", "--reinforce.num_generations=2", "--reinforce.prompts-per-step", "2"]
+    out = tmp_path / "run"
+    assert command(["reinforce", *arguments, *flags, "--reinforce.max-new-tokens=8", "--out", str(out)], 0.0) == 0
+    said = capsys.readouterr()
+    assert "reward     exact, 0.1*length:1" in said.err
+    assert "2 prompts with 2 completions of at most 8 tokens" in said.err
+    assert "on held-out prompts" in said.out
+    assert "base text" in said.out
+    config = read_saved(out / "config.toml")
+    assert config.reinforce.reward == ("exact", "0.1*length:1")
+    assert command(["reinforce", "--resume", str(out), "--train.max_steps=3"], 0.0) == 0
+    assert api.load(out, checkpoint="last").step == 3
+    assert command(["train", "--resume", str(out)], 0.0) == 0
+
+
+class Stopping(PlainDisplay):
+    """Breaks a session off after a step, as a kill does: nothing is saved there."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(lambda text: None)
+        self.step = step
+
+    def on_step(self, state, line) -> None:
+        if state.step == self.step:
+            raise KeyError("broken off")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = max((folder / "checkpoints").iterdir())
+    return {
+        "lines": [{name: value for name, value in line.items() if name not in TIMING_KEYS} for line in lines],
+        "files": {path.name: path.read_bytes() for path in last.glob("*.safetensors")},
+        "samples": {path.name: path.read_bytes() for path in (folder / "samples").iterdir()},
+        "best": (folder / "best").read_text(encoding="utf-8"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("lora", "reinforce"), [(False, {}), (False, {"num_iterations": 3, "beta": 0.1}), (True, {"beta": 0.1})]
+)
+def test_a_run_that_was_broken_off_goes_on_bit_for_bit(base, place, tmp_path, lora, reinforce) -> None:
+    train = {"max_steps": 7, "eval_interval": 4, "checkpoint_interval": 2}
+    whole = rewarded(base, place, tmp_path / "whole", lora=lora, train=train, reinforce=reinforce)
+    with pytest.raises(KeyError, match="broken off"):
+        rewarded(base, place, tmp_path / "run", lora=lora, train=train, reinforce=reinforce, observer=Stopping(3))
+    with pytest.raises(KeyError, match="broken off"):
+        api.resume(tmp_path / "run", observer=Stopping(5), quiet=True)
+    api.resume(tmp_path / "run", quiet=True)
+    assert outcome(tmp_path / "run") == outcome(whole.folder.path)
+    if reinforce.get("beta"):
+        kl = [line["kl"] for line in whole.metrics if "kl" in line]
+        assert kl[0] == pytest.approx(0, abs=1e-6)  # the model is still what it began as
+        assert kl[-1] > 1e-5
+    if lora:
+        saved = load_checkpoint(whole.folder.checkpoint_path("last")).tensors
+        assert saved["adapter"]
+        assert all(torch.isfinite(tensor).all() for tensor in saved["adapter"].values())
+        assert (whole.folder.adapter_dir / "adapter_config.json").exists()
+
+
+MODULE = """
+def fails(prompt, completion, record):
+    raise KeyError("genre")
+
+def text(prompt, completion, record):
+    return "good"
+
+def nan(prompt, completion, record):
+    return float("nan")
+
+import random
+def dice(prompt, completion, record):
+    return random.random()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"), [("fails", "genre"), ("text", "no number"), ("nan", "nan"), ("dice", "two calls")]
+)
+def test_a_reward_that_cannot_be_relied_on_ends_it_before_anything_is_written(
+    base, place, tmp_path, function, told
+) -> None:
+    (tmp_path / "own.py").write_text(MODULE, encoding="utf-8")
+    with pytest.raises(PrimegptError, match=told) as raised:
+        rewarded(base, place, tmp_path / "run", f"{tmp_path / 'own.py'}:{function}")
+    assert "\n" not in str(raised.value)
+    assert function in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+LATER = """
+def score(prompt, completion, record):
+    if completion:
+        raise ValueError("not that")
+    return 0.0
+"""
+
+
+def test_a_reward_that_fails_later_leaves_no_half_a_run(base, place, tmp_path) -> None:
+    (tmp_path / "own.py").write_text(LATER, encoding="utf-8")
+    with pytest.raises(PrimegptError, match="not that"):
+        rewarded(base, place, tmp_path / "run", f"{tmp_path / 'own.py'}:score")
+    assert not (tmp_path / "run").exists()
+
+
+def refused(kind: type[Exception], told: str, base: Path, *prompts: Path, **options: Any) -> None:
+    options = {"settings": SETTINGS, "reward": ["length:1"], "quiet": True} | options
+    with pytest.raises(kind, match=told) as raised:
+        api.reinforce(base, *prompts, out=base.parent / "never", **options)
+    assert "\n" not in str(raised.value)
+    assert not (base.parent / "never").exists()
+
+
+def test_what_cannot_work_is_refused_in_a_line(base, place, tmp_path) -> None:
+    prompts = place / "prompts.jsonl"
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "say"}\n' * 9, encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text('{"question": "say"}\n' * 9, encoding="utf-8")
+    refused(DataError, "'answer'", base, tmp_path / "bare.jsonl", reward=["exact"])
+    refused(PrimegptError, "'prompt'", base, tmp_path / "other.jsonl")
+    refused(UsageError, "no reward 'wrods'.*did you mean 'words'", base, prompts, reward=["wrods"])
+    refused(ConfigError, "no reward was given", base, prompts, reward=[])
+    refused(ConfigError, "no text to train on|no prompts", base)
+    with_ = lambda **sections: SETTINGS | sections  # noqa: E731
+    refused(ConfigError, "song.*has no", base, prompts, settings=with_(data={"template": "song"}))
+    refused(ConfigError, "n_layer", base, prompts, settings=with_(model={"n_layer": 2}))
+    refused(ConfigError, "nobody knows how long", base, prompts, settings=with_(train={"tokens": 100}))
+    refused(ConfigError, "compile has no effect", base, prompts, settings=with_(train={"compile": True}))
+    refused(ConfigError, "no room", base, prompts, settings=with_(reinforce={"max_new_tokens": 48}))
+    refused(
+        DataError, "prompts_per_step", base, prompts, settings=with_(reinforce=REINFORCE | {"prompts_per_step": 99})
+    )
+    refused(DataError, "longer than the 2 tokens", base, prompts, settings=with_(reinforce={"max_new_tokens": 46}))
+    with pytest.raises(ConfigError, match="primegpt reinforce"):
+        api.train(prompts, out=tmp_path / "t", settings={"reinforce": {"reward": ("words",)}})
+    with pytest.raises(ConfigError, match="primegpt reinforce"):
+        api.finetune(base, prompts, out=tmp_path / "t", settings={"reinforce": {"reward": ("words",)}})
+    with pytest.raises(ConfigError, match=r"reinforce.beta = 0.1 has no effect"):
+        api.finetune(base, place / "answers.jsonl", out=tmp_path / "t", settings={"reinforce": {"beta": 0.1}})
+
+
+def test_a_run_goes_on_only_with_its_own_prompts_and_reward(base, place, tmp_path) -> None:
+    (tmp_path / "own.py").write_text("def score(p, c, r):\n    return float(len(c))\n", encoding="utf-8")
+    run = rewarded(base, place, tmp_path / "run", f"{tmp_path / 'own.py'}:score", train={"max_steps": 2})
+    (tmp_path / "own.py").write_text("def score(p, c, r):\n    return -float(len(c))\n", encoding="utf-8")
+    with pytest.raises(MismatchError, match="reward"):
+        api.resume(run.folder.path, settings={"train": {"max_steps": 3}}, quiet=True)
+    (tmp_path / "own.py").unlink()
+    with pytest.raises(UsageError, match="No such file"):
+        api.resume(run.folder.path, settings={"train": {"max_steps": 3}}, quiet=True)
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        rewarded(base, place, tmp_path / "run")
+
+
+def test_a_budget_of_time_is_planned_for_and_kept(base, place, tmp_path) -> None:
+    settings = {"train": {"threads": 1}, "reinforce": REINFORCE}
+    run = api.reinforce(
+        base,
+        place / "prompts.jsonl",
+        reward=["length:1"],
+        out=tmp_path / "run",
+        settings=settings,
+        minutes=0.1,
+        quiet=True,
+    )
+    assert run.config.plan.training_seconds > 0
+    assert 1 < run.metrics[-1]["step"] < 2000
+    assert max(line.get("seconds", 0.0) for line in run.metrics) < 8
