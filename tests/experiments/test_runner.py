@@ -7,7 +7,7 @@ import pytest
 
 from primegpt import api, tokenizers
 from primegpt.cli.main import run as command
-from primegpt.errors import NonFiniteError, PrimegptError, UsageError
+from primegpt.errors import NonFiniteError, PrimegptError, RunFolderError, UsageError
 from primegpt.experiments import perform
 from primegpt.experiments.file import read_experiment
 from primegpt.experiments.place import Place
@@ -370,12 +370,20 @@ def test_a_kill_before_the_plan_and_a_damaged_one(whole, write, tmp_path):
     for name in ("jobs", "made"):
         (tmp_path / "killed" / name).mkdir(parents=True)
     (tmp_path / "killed" / ".lock").touch()
-    Place(tmp_path / "killed").make()
+    Place(tmp_path / "killed").make("xp")
     shutil.copytree(whole.folder, tmp_path / "damaged")
     for damage in ("{", "[]", '{"machine": 1, "rehearsed": {}}'):
         (tmp_path / "damaged" / "plan.json").write_text(damage)
         with pytest.raises(UsageError, match=r"plan\.json is damaged"):
             api.experiment(write(ARMS), tmp_path / "damaged", say=silent)
+
+
+def test_a_folder_is_of_one_experiment(tmp_path):
+    (tmp_path / "plan.json").touch()
+    (tmp_path / "experiment.toml").write_text('name = "depth"')
+    Place(tmp_path).make("depth")
+    with pytest.raises(RunFolderError, match="holds the experiment 'depth', and this one is called 'width'"):
+        Place(tmp_path).make("width")
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(write, tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ NAME/
 """
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from primegpt.device import available_cores, choose_device, choose_precision
-from primegpt.errors import RunFolderError, UsageError
+from primegpt.errors import RunFolderError, UsageError, quoted
 from primegpt.experiments.file import DATA
 from primegpt.experiments.stages import Job
 from primegpt.run.atomic import make_folder, write_json_atomic
@@ -28,13 +29,23 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def make(self) -> None:
-        """Raises RunFolderError where something else is there."""
+    def make(self, name: str) -> None:
+        """The folder of the experiment `name`. Raises RunFolderError where something else, or another one, is."""
         there = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set[str]()
         if "plan.json" not in there and there - {"jobs", "made", *LOCK_FILES}:  # which are there before it is
             raise RunFolderError(f"{self.folder} is not empty and holds no experiment", "choose another --out")
+        if (before := self._name()) not in (None, name):
+            what = f"{self.folder} holds the experiment {quoted(before)}, and this one is called {quoted(name)}"
+            raise RunFolderError(what, "choose another --out, or give it the old name to change it")
         for name in ("jobs", "made"):
             make_folder(self.folder / name)
+
+    def _name(self) -> str | None:
+        """What the experiment that is there was called, if its file can still be read."""
+        try:
+            return tomllib.loads((self.folder / "experiment.toml").read_text(encoding="utf-8"))["name"]
+        except (OSError, ValueError, KeyError):
+            return None
 
     def result(self, job: Job | str) -> Any:
         """What was found by a job that is done; None of one that is not."""

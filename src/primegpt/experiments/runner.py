@@ -60,7 +60,7 @@ def experiment(
     asked = read_experiment(find_file(source), quick=quick)
     work = plan_work(asked)
     place = Place(Path(out) if out else Path("runs") / asked.name)
-    place.make()
+    place.make(asked.name)
     with RunLock(place.folder).hold():
         plan = Plan(place, processes)
         write_text_atomic(place.folder / "experiment.toml", asked.text)
