@@ -7,7 +7,6 @@ give the text itself.
 """
 
 import codecs
-import json
 import math
 import re
 import sys
@@ -61,6 +60,8 @@ def as_json(value: object, indent: int | None = None) -> str:
 
     NaN and infinities, which JSON has not, become null.
     """
+    import json  # not for the help page
+
     plain = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     text = json.dumps(finite(value), indent=indent, ensure_ascii=plain, allow_nan=False)
     return _ORDERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

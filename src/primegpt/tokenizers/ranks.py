@@ -3,17 +3,18 @@
 tiktoken knows ranks of pieces, not merges: of all neighbours that make a piece it joins those whose piece has the
 lowest rank, the leftmost first. `ranks_for` makes ranks of merges only where that is the same for every text.
 
-What makes that certain: let two whole neighbours x and y be about to become a piece. What stands around them has not
-crossed their borders, so within them all went as if xy stood alone. So a piece is made of the one pair that merging it
-by itself comes to, whatever other merges it has; and a pair that makes a piece without being a merge can only meet if
-merging that piece by itself ends there. It is enough, then, to merge every piece by itself: with one merge each those
-that are ever made must come out whole, and of those that are only taken whole none may end in exactly two parts.
+What makes that certain: both join step by step, and let them have joined the same so far. Say that tiktoken now joins
+the neighbours x and y, to a piece of the lowest rank. Nothing has crossed their outer borders, and what was joined
+within went as if xy stood alone: so xy by itself also comes down to x and y. If that is a merge, it is the one with
+which the piece by itself ends, and the library's next as well, since merges stand in the order of their pieces. If it
+is none, the piece by itself is left in exactly two parts. So it is enough to merge each piece by itself: those that
+come out whole are ranked, in the order of their merges; the others are only ever taken whole, and none of them may end
+in exactly two parts.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _ATOM = rf"(?:{_CLASS}|[^\[\]\\(){{}}^$.*+?|]|\\[rnts]|\\p\{{(?:L[ultmo]?|[NMPS]
 _PLAIN = re.compile(rf"(?:{_ATOM}(?:[*+?]\+?|\{{\d,\d\}})?|\|)+")
 # Digits one by one, and then GPT-2's split of what is between: white space before a digit is the end of such a part.
 DIGITS_APART = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?[^\s\p{L}\p{N}]++|\s+(?![^\s\p{N}])|\s+"
+_OF_BYTES = re.compile(f"[{re.escape(''.join(BYTES))}]*")
 NO_ID = 2**32 - 1  # of bytes that a vocabulary lacks, as those of planes that hold no characters
 # tiktoken looks for special tokens at every character where there is none at all, and for this one hardly ever.
 NAME = "<|never|>"
@@ -113,18 +115,17 @@ def ranks_for(document: Mapping[str, Any]) -> RankEncoding | None:
         return None
     if form not in (None, {"type": "NFC"}):
         return None
-    vocabulary = {piece: id for piece, id in model["vocab"].items() if BYTES.keys() >= set(piece)}
+    vocabulary = {piece: id for piece, id in model["vocab"].items() if _OF_BYTES.fullmatch(piece)}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    cuts = _by_piece(merges)
-    if cuts is None or not vocabulary.keys() >= cuts.keys():
+    made = _made_in_order(merges)
+    if made is None or not vocabulary.keys() >= made.keys():
         return None
     parts = _parts(model["vocab"], merges, [piece for piece in vocabulary if len(piece) > 1])
-    reached = {piece: found for piece, found in cuts.items() if parts[piece] == 1}
-    made = _with_one_merge_each(model["vocab"], reached)
+    reached = [piece for piece in made if parts[piece] == 1]
     whole = [piece for piece, count in parts.items() if count > 1] if model.get("ignore_merges") else []
-    if made is None or any(parts[piece] == 2 for piece in whole):
+    if any(parts[piece] == 2 for piece in whole):
         return None
-    pieces = [*LETTERS.values(), *made, *whole]
+    pieces = [*LETTERS.values(), *reached, *whole]
     ranks = {to_bytes(piece): rank for rank, piece in enumerate(pieces)}
     ids = {rank: vocabulary[piece] for rank, piece in enumerate(pieces) if piece in vocabulary}
     return RankEncoding(pattern, ranks, ids, nfc=form is not None)
@@ -149,18 +150,15 @@ def _pattern(document: Mapping[str, Any]) -> str | None:
     return pattern if _PLAIN.fullmatch(pattern) else None
 
 
-Cut = tuple[str, ...]  # the parts of a piece
-
-
-def _by_piece(merges: Iterable[Sequence[str]]) -> dict[str, list[Cut]] | None:
-    """The merges of each piece, in order; None if those of one do not stand together."""
-    found: dict[str, list[Cut]] = {}
+def _made_in_order(merges: Iterable[Sequence[str]]) -> dict[str, None] | None:
+    """The pieces that merges make, in order; None if the merges of one do not stand together."""
+    found: dict[str, None] = {}
     newest = None
     for left, right in merges:
         piece = left + right
-        if piece in found and piece != newest:
+        if piece != newest and piece in found:
             return None
-        found.setdefault(piece, []).append((left, right))
+        found[piece] = None
         newest = piece
     return found
 
@@ -171,28 +169,3 @@ def _parts(vocabulary: Mapping[str, int], merges: Iterable[Sequence[str]], piece
 
     alone = models.BPE(vocab=dict(vocabulary), merges=[(left, right) for left, right in merges], cache_capacity=0)
     return {piece: len(alone.tokenize(piece)) for piece in pieces}
-
-
-def _with_one_merge_each(vocabulary: Mapping[str, int], cuts: Mapping[str, list[Cut]]) -> list[str] | None:
-    """The pieces in order, if each comes out whole where it has only one of its merges: the last that leads to it."""
-    if all(len(found) == 1 for found in cuts.values()):
-        return list(cuts)  # as it does already
-    rank = dict.fromkeys(LETTERS.values(), -1) | {piece: number for number, piece in enumerate(cuts)}
-    chosen = {piece: found[0] if len(found) == 1 else _last_merge(piece, rank) for piece, found in cuts.items()}
-    if any(cut not in cuts[piece] for piece, cut in chosen.items()):
-        return None
-    alone = _parts(vocabulary, chosen.values(), chosen)
-    return list(chosen) if all(count == 1 for count in alone.values()) else None
-
-
-def _last_merge(piece: str, rank: Mapping[str, int]) -> tuple[str, ...]:
-    """The parts that are left of `piece` when all is merged but the last two; a guess, since it goes by ranks alone."""
-    parts, limit, rank_of = list(piece), len(rank), rank.get
-    ranks = [rank_of(left + right, limit) for left, right in pairwise(parts)]
-    while len(parts) > 2 and (lowest := min(ranks)) < limit:
-        at = ranks.index(lowest)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        del ranks[at]
-        for place in range(max(0, at - 1), min(at + 1, len(ranks))):
-            ranks[place] = rank_of(parts[place] + parts[place + 1], limit)
-    return tuple(parts)

@@ -32,7 +32,7 @@ MAX_VALUES = 3_500_000  # in one, by commas and opening brackets; the largest in
 MAX_ADDED = 20_000  # added tokens: twenty times as many as any tokenizer in use has; the library searches texts for all
 SPACE = "▁"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-WORTHWHILE = 5_000_000  # characters; making the faster encoding takes as long as encoding so many
+WORTHWHILE = 2_500_000  # characters; making the faster encoding takes as long as encoding so many
 _MAKING = threading.Lock()
 
 MODELS = ("BPE", "Unigram")

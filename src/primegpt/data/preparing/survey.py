@@ -42,11 +42,11 @@ class Library:
         size, say = 0, self.say
         self.say = silent  # the same things need not be said on every reading
         for document in first_bytes(clean_documents(self.config, say), self.config, say):
-            size += held_bytes(document.fields)
-            if document.text not in document.fields.values():  # of which it mostly is one
-                size += held_bytes(document.text)
             if kept is not None:
                 kept.append(document)
+                size += held_bytes(document.fields)
+                if document.text not in document.fields.values():  # of which it mostly is one
+                    size += held_bytes(document.text)
                 if size > IN_MEMORY and not any(map(is_read_once, self.config.sources)):
                     kept = None
             yield document
