@@ -92,22 +92,23 @@ def test_no_line_is_ever_quoted_whole():
         own = {tuple(words_of(line)) for line in text.splitlines() if words_of(line) and not line.startswith("[")}
         for seed in range(200):
             if made := instruction_for(text, frequencies, {}, stream_for(seed, 0)):
-                assert not quotes(made.prompt, own), (made.prompt, text)
+                assert not quotes(made.prompt, {line for line in own if len(line) > 1}), (made.prompt, text)
+                assert not {(theme,) for theme in made.themes} & own
     assert quotes("write of the river and more", {("the", "river")})
     assert not quotes("write of the rivers", {("the", "river")})
 
 
 def test_of_what_can_only_be_quoted_nothing_is_said():
-    Path("a.jsonl").write_text('{"text": "a\\nwrite\\ngive\\nI\\ngo on\\ntext"}\n', encoding="utf-8")
+    Path("a.jsonl").write_text('{"text": "a text\\ngo on"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="without quoting a line whole"):
         instruct("a.jsonl", out="b.jsonl")
 
 
 def test_distinctive_words_are_those_that_others_lack_and_nouns_come_first():
-    frequencies = Frequencies()
-    for text in ("we run and sing by the sea", "we run and cry by the sea", "we run home by the sea"):
-        frequencies.add(text)
-    best = distinctive("we run by the sea\nwe saw a lantern\nit was bright", frequencies)
+    frequencies, text = Frequencies(), "we run by the sea\nwe saw a lantern\nit was bright"
+    for each in ("we run and sing by the sea", "we run and cry by the sea", "we run home by the sea", text):
+        frequencies.add(each)
+    best = distinctive(text, frequencies)
     assert best[0].said == "the lantern"
     assert {theme.word for theme in best[:3]} == {"lantern", "saw", "bright"}
     assert "run" not in {theme.word for theme in best[:3]}

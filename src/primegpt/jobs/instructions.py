@@ -12,11 +12,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from math import log
 from typing import NamedTuple
 
-from primegpt.data.songbook import GENRE_NAMES
+from primegpt.data.songbook import GENRE_NAMES, SECTIONS
 from primegpt.data.verse import pick, with_article
 from primegpt.evaluation.adherence import STOP_WORDS, fold
 from primegpt.evaluation.songform import parse_sections, rhyming_pair_share, words_of
@@ -29,7 +28,8 @@ MOST_THEMES = 3
 FORMED = 0.25  # how often each thing that there is to say of a text's form is said
 ATTEMPTS = 20  # wordings, before what is asked for is left out
 RHYMING = 0.25  # share of rhyming pairs of lines from which on a song is said to rhyme
-NOUN = 3.0  # how much sooner a word is named that the text gives an article, or the like, wherever it stands
+NOUN = 3.0  # how much sooner a word is named that is always a noun
+LIKELY = 0.3  # share of the places of a word where it is seen to be a noun, from which on it is said with an article
 BEFORE_NOUNS = "a an the my your his her our their this that every no some"
 DETERMINERS = frozenset(BEFORE_NOUNS.split())
 
@@ -58,14 +58,23 @@ class Instruction(NamedTuple):
 
 @dataclass
 class Frequencies:
-    """In how many texts of a corpus each word stands."""
+    """In how many texts of a corpus each word stands, and how often it is seen to be a noun."""
 
     texts: int = 0
     holding: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    as_noun: Counter[str] = field(default_factory=Counter)
 
     def add(self, text: str) -> None:
         self.texts += 1
-        self.holding.update({folded for folded, _, _ in _content(text)})
+        content = list(_content(text))
+        self.holding.update({folded for folded, _, _ in content})
+        self.places.update(folded for folded, _, _ in content)
+        self.as_noun.update(folded for folded, _, is_noun in content if is_noun)
+
+    def nounness(self, folded: str) -> float:
+        """The share of the places of a word where it is seen to be a noun."""
+        return self.as_noun[folded] / max(1, self.places[folded])
 
     def rarity(self, folded: str) -> float:
         """Near 0 for a word of every text, more the fewer have it."""
@@ -73,8 +82,8 @@ class Frequencies:
 
 
 def is_song(text: str) -> bool:
-    """Whether a text has the headers of sections."""
-    return bool(parse_sections(text))
+    """Whether a text has the header of a section that songs have."""
+    return any(name in SECTIONS for name, _ in parse_sections(text))
 
 
 def length_of(text: str) -> int:
@@ -87,8 +96,10 @@ def instruction_for(text: str, frequencies: Frequencies, labels: Mapping[str, st
 
     `labels` may name a `genre` and an `emotion`.
     """
-    candidates = distinctive(text, frequencies)
-    lines = {tuple(words) for line in _lines(text) if (words := words_of(line))}
+    lines = {tuple(words_of(line)) for line in _lines(text)}
+    alone = {words[0] for words in lines if len(words) == 1}  # a line by themselves, so that they are not named
+    candidates = [theme for theme in distinctive(text, frequencies) if theme.word not in alone]
+    lines = {words for words in lines if len(words) > 1}
     for attempt in range(2 * ATTEMPTS):
         themes = _drawn(candidates, draw) if attempt < ATTEMPTS else ()
         forms = (OF_SONGS if is_song(text) else OF_TEXTS) if themes else WITHOUT_THEMES
@@ -116,7 +127,7 @@ def stream_for(seed: int, index: int) -> Draw:
 
 
 class Theme(NamedTuple):
-    """A word that tells a text from others, and as it is named: "the river", where the text says "my river"."""
+    """A word that tells a text from others, and as it is named: "the river"."""
 
     word: str
     said: str
@@ -126,29 +137,36 @@ class Theme(NamedTuple):
 def distinctive(text: str, frequencies: Frequencies) -> list[Theme]:
     """The words that tell a text from the others of its corpus best: those that it has often, and few others have.
 
-    Each line counts once, however often it is sung; words with an article before them come sooner, since they are
-    nouns, and so what a text is about.
+    Each line counts once, however often it is sung; nouns come sooner, since they are what a text is about.
     """
-    counts, after, forms = Counter[str](), Counter[str](), dict[str, Counter[str]]()
-    for folded, word, has_article in _content(text):
+    counts, forms = Counter[str](), dict[str, Counter[str]]()
+    for folded, word, _ in _content(text):
         counts[folded] += 1
-        after[folded] += has_article
         forms.setdefault(folded, Counter())[word] += 1
+    nouns = {folded: frequencies.nounness(folded) for folded in counts}
     scores = {
-        folded: count * frequencies.rarity(folded) * (1 + NOUN * after[folded] / count)
-        for folded, count in counts.items()
+        folded: count * frequencies.rarity(folded) * (1 + NOUN * nouns[folded]) for folded, count in counts.items()
     }
     best = sorted(scores, key=lambda folded: (-scores[folded], folded))[:CANDIDATES]
-    named = ((folded, min(forms[folded], key=lambda word: (-forms[folded][word], word))) for folded in best)
-    return [Theme(word, f"the {word}" if after[folded] else word, scores[folded]) for folded, word in named]
+    named = [(folded, min(forms[folded], key=lambda word: (-forms[folded][word], word))) for folded in best]
+    return [Theme(word, f"the {word}" if nouns[folded] >= LIKELY else word, scores[folded]) for folded, word in named]
 
 
 def _content(text: str) -> Iterator[tuple[str, str, bool]]:
-    """The words of a text that say something: folded, as they stand there, and whether an article is before them."""
+    """The words of a text that say something: folded, as they stand there, and whether they are seen to be nouns.
+
+    One or two such words after an article, or the like, and before another kind of word end in a noun: "the bright
+    tree by". Of more ("the street looks free") nothing is known.
+    """
     for line in dict.fromkeys(_lines(text)):
-        for before, word in pairwise(["", *(word.replace("’", "'") for word in words_of(line))]):
-            if word not in STOP_WORDS and len(word) > 2 and "'" not in word:
-                yield fold(word), word, before in DETERMINERS
+        run, after = list[str](), False
+        for word in [*(word.replace("’", "'") for word in words_of(line)), ""]:
+            if word and word not in STOP_WORDS and len(word) > 2 and "'" not in word:
+                run.append(word)
+                continue
+            for place, said in enumerate(run, 1):
+                yield fold(said), said, after and place == len(run) <= 2
+            run, after = [], word in DETERMINERS
 
 
 def _lines(text: str) -> list[str]:
