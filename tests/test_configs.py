@@ -10,6 +10,7 @@ from primegpt import api
 from primegpt.cli.main import run
 from primegpt.config import RECIPES, read_toml, recipe_names, recipe_path, resolve
 from primegpt.data.reading.fetch import CORPORA, corpora_folder
+from primegpt.jobs.data import write_tasks
 
 FILES = [RECIPES / f"{name}.toml" for name in recipe_names()]
 GPT2 = Path(os.environ.get("PRIMEGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "gpt2"
@@ -40,6 +41,7 @@ def place(tmp_path, monkeypatch) -> Path:
             pyarrow.parquet.write_table(pyarrow.table({"text": texts}), corpora_folder() / name / file.name)
     (corpora_folder() / "shakespeare").mkdir()
     (corpora_folder() / "shakespeare" / "input.txt").write_text("To be, or not to be.\n" * 300, encoding="utf-8")
+    write_tasks("add.jsonl", kind="add", levels=[2], records=60)
     return tmp_path
 
 

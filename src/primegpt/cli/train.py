@@ -32,7 +32,7 @@ def train(
     sources
         Text files, folders, globs, `-` for standard input, `songbook`; or one recipe: a CONFIG.toml, or
         the name of one that comes with primegpt: char-10m, demo, fineweb-edu-16m, gpt2-124m, imdb-pretrain,
-        shakespeare-gpt2, songbook-instruct.
+        shakespeare-gpt2, songbook-instruct, tasks.
     out
         The run folder; runs/NAME-N when not given.
     resume
