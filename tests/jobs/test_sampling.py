@@ -11,6 +11,7 @@ from primegpt.errors import UsageError
 from primegpt.evaluation.rewards import parse
 from primegpt.jobs import prompts as prompts_module
 from primegpt.jobs.evaluation import reading_of
+from primegpt.jobs.growing import GrowingFile
 from primegpt.jobs.prompts import read_prompts, written_to
 from primegpt.jobs.sampling import sample
 
@@ -58,7 +59,14 @@ def test_the_best_of_several_is_the_new_answer():
 def test_pairs_are_the_best_and_the_worst_unless_they_are_worth_the_same():
     sample("chat", "chat.jsonl", reward=["regex:r"], num_samples=2, keep="pairs", out="pairs.jsonl")
     reward, records = parse(["regex:r"]), lines("pairs.jsonl")
-    assert 0 < len(records) < 12
+    opened = api.load("chat")
+    asked = read_prompts(opened, reading_of(opened.config, "chat.jsonl"))
+    written = [[s.text for s in samples] for samples in written_to(opened, asked, opened.settings(), 2)]
+    differ = [texts for texts in written if ("r" in texts[0]) != ("r" in texts[1])]
+    assert 0 < len(records) == len(differ) < 12
+    assert [sorted((r["chosen"][0]["content"], r["rejected"][0]["content"])) for r in records] == list(
+        map(sorted, differ)
+    )
     for record in records:
         assert record["prompt"] == CHAT["messages"][:1]
         (chosen,), (rejected,) = record["chosen"], record["rejected"]
@@ -82,7 +90,6 @@ def test_stopped_and_gone_on_with_it_is_the_same_file(monkeypatch, cut):
     monkeypatch.setattr(prompts_module, "ROWS", 6)
     asked = {"reward": REWARD, "num_samples": 3, "keep": "pairs"}
     sample("song", "song.jsonl", **asked, out="whole.jsonl")
-    Path("mine.py").write_text("")
     scores, calls = parse(REWARD).__class__.__call__, []
 
     def fails(self, *given):
@@ -105,11 +112,19 @@ def test_stopped_and_gone_on_with_it_is_the_same_file(monkeypatch, cut):
     assert not partial.exists()
 
 
-def test_what_was_made_with_something_else_is_not_gone_on_with(monkeypatch):
-    sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="a.jsonl", seed=1)
-    Path(".b.jsonl.partial").write_text("not json\n")
+@pytest.mark.parametrize("left", ["another seed's", "no JSON"])
+def test_what_was_made_with_something_else_is_not_gone_on_with(left):
     sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="b.jsonl", seed=2)
-    assert Path("a.jsonl").read_bytes() != Path("b.jsonl").read_bytes()
+    whole = Path("b.jsonl").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GrowingFile, "finish", lambda *_: None)  # as if it was killed just before
+        sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="b.jsonl", seed=1)
+    partial = Path(".b.jsonl.partial")
+    assert len(lines(str(partial))) == 1 + 12
+    if left == "no JSON":
+        partial.write_text("not json\n")
+    sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="b.jsonl", seed=2)
+    assert Path("b.jsonl").read_bytes() == whole
 
 
 def test_a_preview_shows_samples_and_writes_nothing(capsys):
