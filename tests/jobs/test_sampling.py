@@ -1,6 +1,9 @@
 """Best of n and preference pairs from a run's own answers: what is kept, and that stopping changes nothing."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,31 @@ def test_stopped_and_gone_on_with_it_is_the_same_file(monkeypatch, cut):
     assert f"{6 - bool(cut)} prompts or texts were done before" in "\n".join(said)
     assert len(calls) == 7 + 12 - 6 + bool(cut)
     assert not partial.exists()
+
+
+@pytest.mark.reliability
+def test_killed_again_and_again_it_is_the_same_file():
+    """SIGKILL wherever it happens to be, five times, while answers are written and noted."""
+    prompts = [json.dumps(SONG | {"number": number}) for number in range(1500)]
+    Path("many.jsonl").write_text("\n".join(prompts), encoding="utf-8")
+    asked = {"reward": ["words"], "num_samples": 2}
+    sample("song", "many.jsonl", **asked, out="whole.jsonl")
+    code = f"from primegpt.jobs.sampling import sample; sample('song', 'many.jsonl', **{asked}, out='killed.jsonl')"
+    partial, seen = Path(".killed.jsonl.partial"), 0
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            size = partial.stat().st_size if partial.exists() else 0
+            if size > seen + 5000:
+                break
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not Path("killed.jsonl").exists(), "it was not killed in time"
+        seen = partial.stat().st_size
+    sample("song", "many.jsonl", **asked, out="killed.jsonl")
+    assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("left", ["another seed's", "no JSON"])

@@ -99,7 +99,8 @@ class _Sampling:
     def write(self, out: str | Path, say: Say) -> Sampled:
         file = GrowingFile(out, self.made_of(), say)
         done = len(file.made)
-        say(f"writing {self.num_samples} answers to each of {len(self.prompts) - done:,} prompts")
+        if done < len(self.prompts):
+            say(f"writing {self.num_samples} answers to each of {len(self.prompts) - done:,} prompts")
         for number, (prompt, samples) in enumerate(zip(self.prompts[done:], self.written(done), strict=True), done + 1):
             values = self.scores(prompt, samples)
             file.add({"rewards": values, "record": self.record(prompt, [each.text for each in samples], values)})
