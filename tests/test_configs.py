@@ -1,5 +1,6 @@
 """Every recipe trains: its own text format, tokenizer and settings, with sizes and budget cut to a few steps."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from primegpt import api
 from primegpt.cli.main import run
-from primegpt.config import RECIPES, read_toml, recipe_names, recipe_path, resolve
+from primegpt.config import PREFERENCES, RECIPES, read_toml, recipe_names, recipe_path, resolve
 from primegpt.data.reading.fetch import CORPORA, corpora_folder
 from primegpt.jobs.data import write_tasks
 
@@ -21,6 +22,9 @@ SMALL = [
     *("--train.max_steps", "2", "--train.threads", "1", "--train.warmup_steps", "0", "--data.val_tokens", "64"),
     *("--generate.max_new_tokens", "4"),
 ]
+
+
+TUNED = ["--train.max_steps", "2", "--train.threads", "1", "--data.val_tokens", "64", "--generate.max_new_tokens", "4"]
 
 
 @pytest.fixture
@@ -65,10 +69,23 @@ def flags_for(recipe: Path) -> list[str]:
     return flags
 
 
+def answering(capsys) -> str:
+    """A run that has learnt to answer, and what recipes call `pairs.jsonl`."""
+    rows = [{"prompt": f"say {n}", "response": f"word {n}"} for n in range(40)]
+    Path("answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    pairs = [{"prompt": f"say {n}", "chosen": f"word {n}", "rejected": f"{n} word"} for n in range(40)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    given = ["--data.template", "response", "--tokenizer.kind", "char", "--model.preset", "gpt2"]
+    assert run(["train", "answers.jsonl", "--out", "answers", *given, *SMALL], 0.0) == 0
+    return "answers"
+
+
 @pytest.mark.parametrize("recipe", FILES, ids=lambda path: path.stem)
 def test_a_recipe_trains(recipe, place, capsys):
     config = resolve(read_toml(recipe))
-    assert run(["train", str(recipe), "--out", "run", *flags_for(recipe)], 0.0) == 0
+    base = answering(capsys) if config.train.objective in PREFERENCES else None
+    command = ["finetune", base] if base else ["train"]
+    assert run([*command, str(recipe), "--out", "run", *(TUNED if base else flags_for(recipe))], 0.0) == 0
     trained = api.load("run")
     assert trained.step > 0
     assert trained.config.model.preset == config.model.preset
@@ -132,4 +149,6 @@ def test_the_path_that_a_recipe_had_is_answered_with_its_name(place, capsys):
 
 def test_the_help_of_train_names_every_recipe_that_it_takes(capsys):
     assert run(["train", "--help"], 0.0) == 0
-    assert set(recipe_names()) - {"lyrics-finetune"} <= set(re.findall(r"[a-z0-9-]+", capsys.readouterr().out))
+    assert set(recipe_names()) - {"lyrics-finetune", "preference"} <= set(
+        re.findall(r"[a-z0-9-]+", capsys.readouterr().out)
+    )

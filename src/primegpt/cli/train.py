@@ -93,7 +93,7 @@ def finetune(
     base
         A run folder, or a model of Transformers: a folder, or an id on the Hugging Face hub.
     sources
-        Texts, as for `train`; or one recipe: a CONFIG.toml, or a name (lyrics-finetune, shakespeare-gpt2).
+        Texts, as for `train`; or one recipe: a CONFIG.toml, or a name (lyrics-finetune, preference, shakespeare-gpt2).
     lora
         Train low-rank adapters in place of all weights; --lora.rank and so on set them up.
     out

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from primegpt.config.layers import Config, Layer, Settings, check
-from primegpt.config.sections import SAMPLING, ReinforceConfig
+from primegpt.config.sections import PREFERENCES, SAMPLING, ReinforceConfig
 from primegpt.errors import ConfigError, quoted
 
 
@@ -27,6 +27,7 @@ def _is(key: str, *values: object) -> Condition:
 
 
 _SONGS, _PROMPTS = _is("data.template", "song"), _is("data.template", "song", "response")
+_LABELS, _ASKED = _is("data.template", "song", "preference"), _is("data.template", "song", "response", "preference")
 _TEXT = _is("data.template", "text")
 _SOME_TEXT = Condition(
     lambda config: any(config.data.of(n).template == "text" for n in range(len(config.data.sources) or 1)), _TEXT.words
@@ -54,12 +55,15 @@ CONDITIONS: dict[str, Condition] = {
     "data.similarity": _is("data.duplicates", "near"),
     "data.stride": _TEXT,
     "data.isolate_documents": _TEXT,
-    "data.prompt_field": _PROMPTS,
+    "data.prompt_field": _ASKED,
     "data.response_field": _PROMPTS,
-    **dict.fromkeys(("data.genre_field", "data.emotion_field", "data.genre", "data.emotion", "data.structure"), _SONGS),
+    **{f"data.{name}": _LABELS for name in ("genre_field", "emotion_field", "genre", "emotion", "structure")},
     "data.prompt_dropout": _PROMPTS,
     "data.drop_labels": _SONGS,
     "data.mask_prompt": _is("data.template", "song", "response", "chat"),
+    "train.beta": _is("train.objective", *PREFERENCES),
+    "train.label_smoothing": _is("train.objective", "dpo", "simpo"),
+    "train.simpo_gamma": _is("train.objective", "simpo"),
     "train.muon_learning_rate": _is("train.optimizer", "muon"),
     "train.head_learning_rate": Condition(
         lambda config: not config.model.tie_embeddings and not config.lora.rank,

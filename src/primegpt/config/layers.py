@@ -17,6 +17,7 @@ from primegpt.config.sections import (
     BUDGETS,
     LEARNT,
     MAX_STEP_TOKENS,
+    PREFERENCES,
     TOKENIZER_KINDS,
     DataConfig,
     GenerateConfig,
@@ -74,6 +75,11 @@ class Config(Section):
     def sequence_length(self) -> int:
         """Tokens of a training window."""
         return self.train.sequence_length or self.model.block_size
+
+    @property
+    def forward_rows(self) -> int:
+        """Rows of a forward pass for each row of a micro-batch: a pair has two."""
+        return 2 if self.train.objective in PREFERENCES else 1
 
     @property
     def tokens_per_step(self) -> int:

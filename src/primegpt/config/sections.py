@@ -320,8 +320,9 @@ class ReadingConfig(Section):
     """Take the first so many bytes of the text, whatever source they are in; of a template's records those that fit."""
     max_record_bytes: int = Field(128_000_000, ge=1, le=MAX_LENGTH)
     """Refuse records that are larger: each is held in memory whole. Plain text is read in parts, however long it is."""
-    template: Literal["text", "song", "response", "chat"] = "text"
-    """text: a stream of documents. song, response, chat: one record a row, supervised on its answer only."""
+    template: Literal["text", "song", "response", "chat", "preference"] = "text"
+    """text: a stream of documents. song, response, chat: one record a row, supervised on its answer only. preference:
+    pairs of answers (prompt, chosen, rejected), laid out as the tokenizer's control tokens have it."""
     prompt_field: FieldNames = ("prompt",)
     """The field of a record that holds the instruction, or several, put together in this order (song, response)."""
     response_field: Name | None = None
@@ -389,6 +390,8 @@ class DataConfig(ReadingConfig):
 LAYOUT = ("template", "prompt_field", "response_field", "genre_field", "emotion_field", "structure", "drop_labels")
 LABELS = ("genre", "emotion")
 
+PREFERENCES = ("dpo", "ipo", "simpo")  # objectives of pairs, which data.template = "preference" lays out
+
 BUDGETS = {"max_steps", "minutes", "tokens", "epochs"}  # keys that say how long to train
 
 
@@ -409,8 +412,14 @@ class TrainConfig(Section):
     """Training tokens in all."""
     epochs: float | None = Field(None, ge=1 / MAX_EPOCHS, le=MAX_EPOCHS)
     """Passes over the training text."""
-    objective: Literal["cross_entropy"] | Own = "cross_entropy"
-    """What a step minimises."""
+    objective: Literal["cross_entropy", "dpo", "ipo", "simpo"] | Own = "cross_entropy"
+    """What a step minimises: cross_entropy of the next token; dpo, ipo, simpo: of pairs of answers, for fine-tuning."""
+    beta: float = Field(0.1, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
+    """dpo, ipo: how dear it is to move away from the base; simpo: the scale of its rewards."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    """dpo, simpo: the probability that a pair's answers are the wrong way round."""
+    simpo_gamma: float = Field(0.5, ge=0.0, le=MAX_FACTOR)
+    """simpo: by how much the reward of the chosen answer should be the larger one."""
     optimizer: Literal["adamw", "muon"] | Own = "adamw"
     """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
     learning_rate: float = Field(6e-4, ge=MIN_RATE, le=MAX_RATE)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from primegpt.data.audit_counts import Integers, TextCounts, held_out_places
+from primegpt.data.audit_pairs import PairReport, pairs_in, report_of
+from primegpt.data.batching.examples import read
 from primegpt.data.cleaning.spans import LONG
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
@@ -87,6 +89,8 @@ class AuditReport:
     """How often the text spells what ends a document elsewhere."""
     one_sided: list[tuple[str, float, float]] = field(default_factory=list)
     """Scripts, with their shares of the letters of the training and the validation text, if one has next to none."""
+    pairs: PairReport | None = None
+    """Of pairs of answers: what these are worth."""
 
     @property
     def distinct_bytes(self) -> float:
@@ -111,7 +115,8 @@ class AuditReport:
     def from_json(cls, values: Any) -> "AuditReport | None":
         """The report that `as_json` gave; None if `values` is none, such as one of another version."""
         try:
-            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+            known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+            return cls(**known | {"pairs": PairReport(**known["pairs"]) if known.get("pairs") else None})
         except (KeyError, TypeError):
             return None
 
@@ -147,7 +152,7 @@ class AuditReport:
             rows.append(("truncated", f"{self.truncated_share:.1%} of the examples"))
         if self.supervised_share is not None:
             rows.append(("supervised", f"{self.supervised_share:.1%} of the tokens"))
-        return rows
+        return [*rows, *(self.pairs.rows() if self.pairs else ())]
 
 
 def audit_documents(
@@ -218,6 +223,8 @@ def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int, *, d
     # A single document lies in both splits.
     n_tokens = len(corpus.train) + len(corpus.val)
     report = replace(report, n_documents=corpus.n_documents, tokens=n_tokens, tokens_are_exact=True)
+    if corpus.train.has_pairs:
+        report = replace(report, pairs=report_of(*(pairs_in(part, max_tokens) for part in (corpus.train, corpus.val))))
     if (tally := corpus.tally).examples:
         report = replace(
             report,
@@ -235,13 +242,15 @@ def _decoded(shards: Shards, tokenizer: Tokenizer, max_tokens: int) -> Iterator[
     """The documents in the first `max_tokens` of `shards`, as text again."""
     stop = min(max_tokens, len(shards))
     starts = [int(start) for start in shards.document_starts if start < stop]
-    for start, end in zip(starts, [*starts[1:], stop], strict=True):
-        yield Document(tokenizer.decode(shards.slice(start, end), skip_special_tokens=True), str(shards.folder))
+    paired = shards.has_pairs
+    for record, (start, end) in enumerate(zip(starts, [*starts[1:], stop], strict=True)):
+        ids = read(shards, record)[0] if paired else shards.slice(start, end)
+        yield Document(tokenizer.decode(ids, skip_special_tokens=True), str(shards.folder))
 
 
 def warnings_worth_saying(report: AuditReport) -> list[str]:
     """What is wrong enough with the data to say before time is spent on it: one line each, with its remedy."""
-    return [*_too_little(report), *_unfit(report)]
+    return [*_too_little(report), *_unfit(report), *(report.pairs.warnings() if report.pairs else ())]
 
 
 def _too_little(report: AuditReport) -> Iterator[str]:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from primegpt.config import DataConfig
-from primegpt.data.preparing.shards import CONTEXT, SUPERVISED
-from primegpt.data.reading.messages import NOTHING, list_of
+from primegpt.data.preparing.shards import CONTEXT, REJECTED, SUPERVISED
+from primegpt.data.reading.messages import NOTHING, Turn, list_of
 from primegpt.data.reading.records import Document, missing_field
 from primegpt.errors import DataError, quoted
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
@@ -29,6 +29,7 @@ class Part(NamedTuple):
     special: bool = False
 
 
+Labels = Mapping[str, str | Sequence[str]]  # by kind: one, or several
 Tokenized = tuple[npt.NDArray[np.unsignedinteger], Part]  # the ids of a part, (n,), and the part
 
 
@@ -172,8 +173,12 @@ class Template(Layout):
         self.config = config
 
     @abstractmethod
-    def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
+    def prompt_parts(self, prompt: str, labels: Labels) -> list[Part]:
         """What stands before the answer to `prompt`, as in training."""
+
+    @abstractmethod
+    def answer_parts(self, answer: str, tally: Tally | None = None) -> list[Part]:
+        """What stands after it: the answer, and the token that ends it."""
 
     def rows(
         self, document: Document, index: int, tokenizer: Tokenizer, limit: int, tally: Tally | None = None
@@ -203,7 +208,7 @@ class Template(Layout):
         """A record that is longer than `limit` in pieces that can be learnt by themselves, if it has such."""
         return [whole]
 
-    def prompt_ids(self, tokenizer: Tokenizer, prompt: str, labels: Mapping[str, str] | None = None) -> list[int]:
+    def prompt_ids(self, tokenizer: Tokenizer, prompt: str, labels: Labels | None = None) -> list[int]:
         """The ids to give a model so that it answers `prompt`. Raises ConfigError for a label that is not there."""
         return joined(self.prompt_parts(prompt, labels or {}), tokenizer)
 
@@ -236,6 +241,17 @@ class Template(Layout):
         if value is None and null:
             return ""
         raise DataError(f"{where}: the field {quoted(name)} is not text", f"name one that is with --data.{key}")
+
+    def own_labels(self, document: Document, index: int) -> Labels:
+        """The labels that a record has, by kind."""
+        return {}
+
+    def conversation_parts(self, turns: Sequence[Turn], labels: Labels, where: str) -> list[Part]:
+        """What stands before the answer to a conversation. Raises DataError where there is room for a prompt alone."""
+        if len(turns) != 1 or turns[0].role != "user":
+            what = f"{where} is a conversation of {len(turns)} messages, and this model answers one prompt"
+            raise DataError(what, "give it pairs of one prompt, or tune a model of --data.template chat")
+        return self.prompt_parts(turns[0].content, labels)
 
     @property
     def stop_token(self) -> str:
@@ -279,6 +295,12 @@ def joined(parts: Iterable[Part], tokenizer: Tokenizer) -> list[int]:
 
 def size_of(parts: Sequence[Tokenized]) -> int:
     return sum(len(ids) for ids, _ in parts)
+
+
+def row_length(parts: Sequence[Tokenized]) -> int:
+    """Tokens of the row that a record takes; a pair takes two, and this is the longer one."""
+    chosen, rejected = (size_of([each for each in parts if each[1].role == role]) for role in (SUPERVISED, REJECTED))
+    return size_of(parts) - min(chosen, rejected)
 
 
 def fitted(parts: Sequence[Tokenized], limit: int) -> Example:

@@ -7,6 +7,7 @@
                </song>
     response   <prompt>question<response>answer</response>
     chat       <system>…</turn><user>…</turn><assistant>…</turn>     the assistant's turns are supervised
+    preference one of these, whichever the tokenizer has the tokens of, with two answers (preference.py)
 
 Only a template puts special ids into data, by name; the text of a record never does, whatever it spells. The one
 exception is asked for: in the lyrics of a song, a line that is a section header becomes the section's id.
@@ -15,12 +16,12 @@ exception is asked for: in the lyrics of a song, a line that is a section header
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import ClassVar
 
 from primegpt.config import DataConfig, TokenizerConfig
-from primegpt.data.layout import BySource, Layout, Part, PlainText, Tally, Template, Tokenized, joined, size_of
-from primegpt.data.preparing.shards import CONTEXT, PROMPT, SUPERVISED
+from primegpt.data.layout import BySource, Labels, Layout, Part, PlainText, Tally, Template, Tokenized, joined, size_of
+from primegpt.data.preference import Pairs
+from primegpt.data.preparing.shards import CONTEXT, PROMPT, REJECTED, SUPERVISED
 from primegpt.data.reading.messages import Turn, list_of, messages_of, turn_of, unread_keys
 from primegpt.data.reading.records import FORMS, Document
 from primegpt.errors import ConfigError, DataError, nearest, quoted
@@ -28,8 +29,6 @@ from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
 
 RANDOM = "random"  # a label that is drawn for each record
-
-Labels = Mapping[str, str | Sequence[str]]
 
 LONGEST_HEADER = 100  # characters; a longer line in brackets is none
 _LINE_END = re.compile(r"(\r\n|\r|\n)")
@@ -61,11 +60,9 @@ class SongTemplate(Template):
         self.sections = {plain(name): name for name in kinds.get("structure", ())}
 
     def parts(self, document: Document, index: int, tally: Tally | None = None) -> list[Part]:
-        labels = {kind: self.labels_of(document, index, kind) for kind in self.labels}
         return [
-            *self.prompt_parts(self.prompt_of(document, self.config.prompt_field), labels),
-            *self.lyrics(self.field(document, self.answer_field, "response_field"), tally),
-            Part("</song>", SUPERVISED, special=True),
+            *self.prompt_parts(self.prompt_of(document, self.config.prompt_field), self.own_labels(document, index)),
+            *self.answer_parts(self.field(document, self.answer_field, "response_field"), tally),
         ]
 
     @property
@@ -85,6 +82,12 @@ class SongTemplate(Template):
             Part("\n", CONTEXT),
             Part("<song>", CONTEXT, special=True),
         ]
+
+    def answer_parts(self, answer: str, tally: Tally | None = None) -> list[Part]:
+        return [*self.lyrics(answer, tally), Part("</song>", SUPERVISED, special=True)]
+
+    def own_labels(self, document: Document, index: int) -> Labels:
+        return {kind: self.labels_of(document, index, kind) for kind in self.labels}
 
     def labels_of(self, document: Document, index: int, kind: str) -> list[str]:
         """The labels of a record: its own field's, a string or a list of them, else the configured one, else none."""
@@ -143,9 +146,11 @@ class ResponseTemplate(Template):
         response = self.field(document, answer, "response_field")
         return [
             *self.prompt_parts(self.prompt_of(document, prompt), {}),
-            Part(response, SUPERVISED),
-            Part("</response>", SUPERVISED, special=True),
+            *self.answer_parts(response),
         ]
+
+    def answer_parts(self, answer: str, tally: Tally | None = None) -> list[Part]:
+        return [Part(answer, SUPERVISED), Part("</response>", SUPERVISED, special=True)]
 
     def form(self, record: Mapping[str, object]) -> tuple[Sequence[str], str]:
         """The fields of the prompt and of the response: those that are configured, else those of a known form."""
@@ -161,7 +166,7 @@ class ResponseTemplate(Template):
         prompt, answer = self.form(record)
         return (*prompt, answer)
 
-    def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
+    def prompt_parts(self, prompt: str, labels: Labels) -> list[Part]:
         refuse_labels(labels, self.name)
         return [
             Part("<prompt>", CONTEXT, special=True),
@@ -226,17 +231,23 @@ class ChatTemplate(Template):
             pieces[-1] += exchange
         return [system + piece for piece in pieces if any(part.role == SUPERVISED for _, part in piece)]
 
-    def prompt_parts(self, prompt: str, labels: Mapping[str, str]) -> list[Part]:
+    def answer_parts(self, answer: str, tally: Tally | None = None) -> list[Part]:
+        return [Part(answer, SUPERVISED), Part("</turn>", SUPERVISED, special=True)]
+
+    def prompt_parts(self, prompt: str, labels: Labels) -> list[Part]:
         return self.conversation([{"role": "user", "content": prompt}], labels)
 
-    def conversation(self, messages: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> list[Part]:
+    def conversation(self, messages: Iterable[Mapping[str, str]], labels: Labels) -> list[Part]:
         """The parts of a conversation so far, and the opening of the assistant's next turn."""
         refuse_labels(labels, self.name)
-        said = [part for message in messages for part in self.turn(turn_of(message, "the conversation"))]
+        return self.conversation_parts([turn_of(message, "the conversation") for message in messages], labels, "")
+
+    def conversation_parts(self, turns: Sequence[Turn], labels: Labels, where: str) -> list[Part]:
+        said = [part for turn in turns for part in self.turn(turn)]
         return [*said, Part("<assistant>", CONTEXT, special=True)]
 
     def conversation_ids(
-        self, tokenizer: Tokenizer, messages: Iterable[Mapping[str, str]], labels: Mapping[str, str]
+        self, tokenizer: Tokenizer, messages: Iterable[Mapping[str, str]], labels: Labels
     ) -> list[int]:
         """The ids to give a model so that it says the assistant's next turn."""
         return joined(self.conversation(messages, labels), tokenizer)
@@ -249,15 +260,35 @@ def template_for(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | No
     """The template of a configuration; None for plain text.
 
     With a tokenizer, or the settings of one to be trained, the genres, emotions and structure tokens that it has are
-    those of songs, whatever they are called.
+    those of songs, whatever they are called. Of pairs it is the one that their prompts are laid out by.
     """
-    if config.template == "text":
+    name = layout_name(config, tokenizer)
+    if name == "text":
         return None
-    if config.template == SongTemplate.name:
+    if name == SongTemplate.name:
         if isinstance(tokenizer, TokenizerConfig):
             return SongTemplate(config, tokenizer.special_tokens)
         return SongTemplate(config, tokenizer.special_kinds if tokenizer else None)
-    return TEMPLATES[config.template](config)
+    return TEMPLATES[name](config)
+
+
+def layout_name(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None = None) -> str:
+    """The template that prompts and answers are laid out by: of pairs, the one whose tokens the tokenizer has.
+
+    Raises ConfigError if it has none's. While no tokenizer is known pairs are conversations, which hold any of them.
+    """
+    if config.template != Pairs.name:
+        return config.template
+    if tokenizer is None or isinstance(tokenizer, TokenizerConfig):
+        return ChatTemplate.name
+    for name, template in TEMPLATES.items():
+        if set(template.special_tokens["control"]) <= tokenizer.special_tokens.keys():
+            return name
+    raise ConfigError(
+        "data.template = 'preference': the tokenizer has the control tokens of no template, so this model has not "
+        "learnt what an answer is",
+        "fine-tune it on answers first (--data.template response or chat), and then that run on pairs",
+    )
 
 
 def layout_for(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None = None) -> Layout | None:
@@ -266,15 +297,27 @@ def layout_for(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None
     None for plain text alone, which is a stream rather than rows.
     """
     if config.template == "text" or not config.source:
-        return template_for(config, tokenizer)
+        return source_layout(config, tokenizer)
     own = (config.of(group) for group in range(len(config.sources)))
-    return BySource([template_for(each, tokenizer) or PlainText(each) for each in own])
+    return BySource([source_layout(each, tokenizer) or PlainText(each) for each in own])
+
+
+def source_layout(config: DataConfig, tokenizer: Tokenizer | TokenizerConfig | None = None) -> Layout | None:
+    """How one source is laid out, or all of them if they are alike; None for plain text."""
+    template = template_for(config, tokenizer)
+    return Pairs(template) if template and config.template == Pairs.name else template
 
 
 def as_texts(documents: Iterable[Document], layout: Layout | None) -> Iterator[Document]:
-    """`documents` with the text that is learnt from each: of a record, all that its template lays out."""
+    """`documents` with the text that is learnt from each: of a record, all that its template lays out.
+
+    The rejected answer of a pair is left out: it may well say what the chosen one says.
+    """
     for number, document in enumerate(documents):
-        yield replace(document, text="".join(layout.texts(document, number))) if layout else document
+        if layout:
+            parts = layout.parts(document, number)
+            document = replace(document, text="".join(p.content for p in parts if not p.special and p.role != REJECTED))
+        yield document
 
 
 def vocabulary(config: DataConfig, own: SpecialTokens) -> SpecialTokens:
@@ -282,26 +325,11 @@ def vocabulary(config: DataConfig, own: SpecialTokens) -> SpecialTokens:
 
     Control tokens are the exception: the template cannot do without its own, so the user's are added to them.
     """
-    if config.template == "text":
+    if config.template not in TEMPLATES:  # text, or pairs, whose model knows the tokens already
         return own
     kinds = {**TEMPLATES[config.template].special_tokens, **own}
     kinds["control"] = tuple(dict.fromkeys((*TEMPLATES[config.template].special_tokens["control"], *kinds["control"])))
     return kinds
-
-
-def introduction(answered: bool, prompt: str) -> str:
-    """What to show before what a model writes to `prompt`: a text goes on where it ends, an answer stands below."""
-    if not answered:
-        return prompt
-    return f"» {prompt.strip()}\n" if prompt.strip() else ""
-
-
-def without_control(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of a record, what stands between two control tokens on lines of its own; labels by their names."""
-    control = {tokenizer.token_id(name) for name in tokenizer.special_kinds.get("control", ())}
-    runs = groupby(ids, key=control.__contains__)
-    texts = [tokenizer.decode(list(run)).strip() for is_control, run in runs if not is_control]
-    return "\n".join(filter(None, texts))
 
 
 def _listed(labels: str | Sequence[str] | None) -> list[str]:
@@ -314,6 +342,6 @@ def plain(name: str, kind: str = "") -> str:
     return letters.removeprefix(kind)
 
 
-def refuse_labels(labels: Mapping[str, str], template: str) -> None:
+def refuse_labels(labels: Labels, template: str) -> None:
     if any(labels.values()):
         raise ConfigError(f"the {template} template has no {' or '.join(labels)}", "only the song template has labels")

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from primegpt.config import TOKENIZER_KINDS, Config, GenerateConfig, Layer, refuse_idle
 from primegpt.data.layout import Template
-from primegpt.data.template import ChatTemplate, introduction, template_for
+from primegpt.data.shown import introduction
+from primegpt.data.template import ChatTemplate, template_for
 from primegpt.device import choose_device, choose_precision, memory_of
 from primegpt.errors import ConfigError, MismatchError, UsageError, quoted
 from primegpt.hugepages import use_huge_pages

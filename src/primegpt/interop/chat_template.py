@@ -7,7 +7,7 @@ data/template.py, in the language of others.
 from pathlib import Path
 
 from primegpt.config import DataConfig
-from primegpt.data.template import TEMPLATES, ChatTemplate, ResponseTemplate
+from primegpt.data.template import TEMPLATES, ChatTemplate, ResponseTemplate, layout_name
 from primegpt.errors import UsageError
 from primegpt.interop.weight_files import inside
 from primegpt.run import atomic
@@ -25,14 +25,9 @@ LAYOUTS = {
 }
 
 
-def chat_template(data: DataConfig) -> str | None:
+def chat_template(data: DataConfig, tokenizer: Tokenizer) -> str | None:
     """The template of a run's layout; None for plain text, and for songs, whose labels no message has."""
-    return LAYOUTS[data.template][0] if data.template in LAYOUTS else None
-
-
-def end_of_turn(data: DataConfig) -> str | None:
-    """The token that ends an answer."""
-    return LAYOUTS[data.template][1] if data.template in LAYOUTS else None
+    return LAYOUTS.get(layout_name(data, tokenizer), (None,))[0]
 
 
 def read_template(folder: Path) -> str | None:
@@ -56,5 +51,5 @@ def layout_of(template: object, tokenizer: Tokenizer) -> str | None:
 
 def ends_of(data: DataConfig, tokenizer: Tokenizer) -> list[int]:
     """The ids that end an answer: the tokenizer's end of text, and that of a turn."""
-    turn = end_of_turn(data)
+    _, turn = LAYOUTS.get(layout_name(data, tokenizer), (None, None))
     return [tokenizer.eot_id, *([tokenizer.special_tokens[turn]] if turn in tokenizer.special_tokens else [])]

@@ -141,7 +141,7 @@ def _describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, data: DataCo
     """The vocabulary, in llama.cpp's terms; one branch a kind that `refuse_tokenizer` lets through."""
     writer.add_bos_token_id(tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eot_id)
-    template = chat_template(data)
+    template = chat_template(data, tokenizer)
     if template:
         writer.add_chat_template(template)
         writer.add_eot_token_id(ends_of(data, tokenizer)[-1])

@@ -234,7 +234,7 @@ def write_model(
     """
     family = family_of(config.model, owner)
     refuse_unless_free(out)
-    template = chat_template.chat_template(config.data)
+    template = chat_template.chat_template(config.data, tokenizer)
     their_shapes, their_reader = exported(config.model, family, weights)
     shards = shard(their_shapes, shard_bytes)
     files: dict[str, Any] = {

@@ -93,7 +93,7 @@ def require_base_text(base: Base, config: Config) -> None:
     if is_read_once(source):
         raise DataError(f"data.base_text = {quoted(source)} is a pipe, and it is read twice", "save it to a file")
     try:
-        read = reading_of(base.config, source)
+        read = reading_of(base.config, source, tokenizer=base.tokenizer)
         layout = layout_for(read, base.tokenizer)
         for number, document in islice(numbered(Library(read, silent)), 1):
             if layout:

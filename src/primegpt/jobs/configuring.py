@@ -6,6 +6,7 @@ from typing import Any
 
 from primegpt import extend
 from primegpt.config import (
+    PREFERENCES,
     Config,
     Layer,
     ReadingConfig,
@@ -129,6 +130,22 @@ def with_extension(config: Config, say: Say) -> Config:
         say(f"{'warning':<10} {error}; `primegpt trust RUN` will be needed to open the run")
     config = config.with_values(model={"extension": extension.sha256})
     return config.with_values(model={"extension_parameters": numbers(config.model)})
+
+
+def require_pairs(config: Config, *, is_finetuned: bool) -> None:
+    """Raise ConfigError unless pairs meet an objective that compares them, in a model that has learnt to answer."""
+    template, objective = config.data.template, config.train.objective
+    if (template == "preference" or objective in PREFERENCES) and not is_finetuned:
+        what = "pairs of answers are for a model that has learnt to answer"
+        raise ConfigError(what, "`primegpt finetune RUN PAIRS --train.objective dpo` goes on from one")
+    if template == "preference" and objective not in PREFERENCES:
+        what = f"data.template = 'preference' has pairs, which train.objective = {objective!r} does not compare"
+        raise ConfigError(what, "say --train.objective dpo, ipo or simpo")
+    if template != "preference" and objective in PREFERENCES:
+        what = f"train.objective = {objective!r} compares pairs, and data.template = {template!r} has none"
+        raise ConfigError(what, "leave data.template out")
+    if template == "preference" and any(source.template for source in config.data.source.values()):
+        raise ConfigError("plain text has no second answer to be compared with", "give pairs alone as sources")
 
 
 def with_minutes(settings: Settings, minutes: float | None) -> dict[str, Any]:

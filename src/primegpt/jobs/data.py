@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from primegpt.config import MAX_SONGS, TOKENIZER_KINDS, Layer, Settings, read_toml, recipe_path, refuse_all_but
 from primegpt.data.audit import AuditReport, audit_documents
+from primegpt.data.audit_pairs import PairCounts
+from primegpt.data.preference import Pairs
 from primegpt.data.preparing.blocks import WHOLE, parse_part
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import Unfinished, prepare_part
-from primegpt.data.preparing.shards import SUPERVISED
+from primegpt.data.preparing.shards import REJECTED, SUPERVISED
 from primegpt.data.preparing.survey import Library
 from primegpt.data.reading import fetch
 from primegpt.data.reading.sources import source_bytes
@@ -60,11 +62,13 @@ def audit(
         ]
     )
     layout = layout_for(recipe.data, tokenizer)
-    documents = as_texts(Library(recipe.data, say), layout)
+    library, pairs = Library(recipe.data, say), PairCounts()
+    documents = as_texts(pairs.counted(library, layout) if isinstance(layout, Pairs) else library, layout)
     by_character = TOKENIZER_KINDS[kind].unit == "character" and layout is None
-    return audit_documents(
+    report = audit_documents(
         documents, tokenizer, n_parameters, by_character=by_character, dropped=recipe.data.duplicates
     )
+    return replace(report, pairs=pairs.report()) if pairs.pairs else report
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,9 @@ def _preview(corpus: Corpus, index: int) -> dict[str, Any]:
     return {
         "tokens": stop - start,
         "supervised_tokens": int((roles == SUPERVISED).sum()),
-        "context": decode(ids[roles != SUPERVISED]),
+        "context": decode(ids[(roles != SUPERVISED) & (roles != REJECTED)]),
         "supervised": decode(ids[roles == SUPERVISED]),
+        **({"rejected": decode(ids[roles == REJECTED])} if corpus.train.has_pairs else {}),
     }
 
 

@@ -29,14 +29,15 @@ from primegpt.data.batching.batches import Batch
 from primegpt.data.batching.examples import padded
 from primegpt.data.batching.feed import fixed_batches
 from primegpt.data.cleaning.clean import whole
-from primegpt.data.layout import Template
+from primegpt.data.layout import Layout
+from primegpt.data.preference import Pairs
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import reopen
-from primegpt.data.preparing.shards import SUPERVISED
+from primegpt.data.preparing.shards import REJECTED, SUPERVISED
 from primegpt.data.preparing.survey import Library
 from primegpt.data.reading import fetch
 from primegpt.data.reading.sources import Document, has_fields, utf8_size
-from primegpt.data.template import template_for
+from primegpt.data.template import layout_name, source_layout
 from primegpt.errors import DataError, UsageError, require_within
 from primegpt.evaluation.hellaswag import CHANCE, METRICS, Question, evaluate_hellaswag, read_questions
 from primegpt.evaluation.perplexity import evaluate_loss, sliding_windows
@@ -56,6 +57,7 @@ from primegpt.jobs.rewarding import measure_reward
 from primegpt.model.size import human_seconds
 from primegpt.run.contents import data_record
 from primegpt.terminal import Say, silent, to_stderr
+from primegpt.tokenizers.base import Tokenizer
 
 MAX_LIMIT = 1_000_000  # questions or prompts, a hundred times as many as any benchmark has
 PROMPTS = 100  # outputs written for adherence and memorisation, when no limit is given
@@ -108,21 +110,25 @@ def evaluate_run(
     judged = parse_rewards(reward) if reward else None
     refuse_unused_options(text, prompts, others, limit=limit, stride=stride, batch_size=batch_size, settings=settings)
     run.require_memory(batch_size or 1, run.config.sequence_length, run.config.generate)
-    read = reading_of(run.config, str(text), settings) if isinstance(text, str | Path) else text
+    read = reading_of(run.config, str(text), settings, run.tokenizer) if isinstance(text, str | Path) else text
     questions = questions_of(hellaswag, limit) if hellaswag else []
     if adherence:
         refuse_without_prompts(run)
     corpus = own_corpus(run, say) if adherence or memorization else None
     unseen = unseen_prompts(run, corpus, limit or PROMPTS) if corpus else []
     unseen = comparable(run, unseen) if adherence else unseen
-    asked = read_prompts(run, reading_of(run.config, str(prompts), settings), limit=limit, say=say) if judged else []
+    asked = []
     if judged:
+        asked = read_prompts(run, reading_of(run.config, str(prompts), settings, run.tokenizer), limit=limit, say=say)
         judged.check(each.document for each in asked)
     harness_module = import_module("primegpt.evaluation.harness") if harness else None  # which may not be installed
     # All that could be refused has been: what follows takes its time.
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}
     if read or not others:
         report["text"] = loss_of_text(run, read, stride=stride, batch_size=batch_size, say=say)
+    if not (read or others) and run.config.data.template == Pairs.name:
+        reference = import_module("primegpt.jobs.reference")  # which reads a base as we read a run
+        report["pairs"] = reference.judged_pairs(run, own_corpus(run, say), say)
     if questions:
         report["hellaswag"] = answer_hellaswag(run, questions, say)
     if corpus and unseen:
@@ -176,10 +182,17 @@ def text_or_source(text: str | Path) -> str | Path | Document:
     return text if like_a_name or os.path.exists(text) or glob(text) else Document(text, "the text given")
 
 
-def reading_of(run: Config, source: str, settings: Settings | None = None) -> DataConfig:
-    """How a run of this configuration reads `source`: as its own text was, but for `settings`; nothing is cleaned."""
+def reading_of(
+    run: Config, source: str, settings: Settings | None = None, tokenizer: Tokenizer | None = None
+) -> DataConfig:
+    """How a run of this configuration reads `source`: as its own text was, but for `settings`; nothing is cleaned.
+
+    One that was trained on pairs reads records with an answer, in the layout that its `tokenizer` has the tokens of.
+    """
     kept = {*LAYOUT, *LABELS, "songs", *(["text_field"] if has_fields(source) else [])}
-    own = {"data": run.data.model_dump(include=kept, exclude_unset=True)}
+    own = {
+        "data": run.data.model_dump(include=kept, exclude_unset=True) | {"template": layout_name(run.data, tokenizer)}
+    }
     wanted = {f"data.{name}" for name in ReadingConfig.model_fields} - {"data.sources"}
     refuse_all_but(wanted, settings or {}, "only training uses it: leave it out")
     config = resolve(own, settings or {}, {"data": {"sources": [source]}})
@@ -201,8 +214,8 @@ def loss_of_text(
     opened by the end-of-text id, and of records the answers count. The run's own validation text (None) is read as
     training judges it, as one stream.
     """
-    read = reading_of(run.config, source) if isinstance(source, str) else source
-    template = template_for(read, run.tokenizer) if isinstance(read, DataConfig) else run.template
+    read = reading_of(run.config, source, tokenizer=run.tokenizer) if isinstance(source, str) else source
+    template = source_layout(read, run.tokenizer) if isinstance(read, DataConfig) else run.template
     if template and isinstance(read, Document):
         raise UsageError("this run was trained on records, and a text has no fields", "give a file of records")
     if stride is not None and template:
@@ -213,7 +226,7 @@ def loss_of_text(
         raise UsageError(f"--stride {stride} is outside 1 to {length}", "a window must not skip a token")
     if read is None:
         batches, text_bytes = _own_text(run, length, batch_size, stride, say)
-        name = "the run's validation text"
+        name = "the run's validation text" + (", chosen answers" if run.config.data.template == Pairs.name else "")
     elif isinstance(read, Document):
         batches, text_bytes = _windows(run, [read.text], length, batch_size, stride, say)
         name = read.source
@@ -258,9 +271,9 @@ def _windows(
 
 
 def _records(
-    run: Run, read: DataConfig, template: Template, length: int, batch_size: int, say: Say
+    run: Run, read: DataConfig, template: Layout, length: int, batch_size: int, say: Say
 ) -> tuple[Iterator[Batch], int]:
-    """The records of a source as batches, supervised on their answers, and the size of these answers."""
+    """The records of a source as batches, supervised on their answers, and the size of these; of pairs, the chosen."""
     documents = Library(read, say)
     rows = [
         row
@@ -270,7 +283,8 @@ def _records(
     answers = (row.ids[row.roles == SUPERVISED] for row in rows)
     size = sum(len(run.tokenizer.decode_bytes(ids, skip_special_tokens=True)) for ids in answers)
     starts = range(0, len(rows), batch_size)
-    asked = [(row.ids, row.roles == SUPERVISED) for row in rows]
+    kept = [(row.ids[row.roles != REJECTED], row.roles[row.roles != REJECTED]) for row in rows]
+    asked = [(ids, roles == SUPERVISED) for ids, roles in kept]
     return (padded(asked[start : start + batch_size], start) for start in starts), size
 
 

@@ -13,6 +13,9 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("perplexity", f"{text['perplexity']:.3f}"),
             ("bits per byte", f"{text['bits_per_byte']:.4f}"),
         ]
+    if pairs := report.get("pairs"):
+        rows.append((pairs["objective"], f"{pairs['loss']:.4f} per pair, {pairs['pairs']:,} held-out pairs"))
+        rows += [(name, f"{value:.4f}") for name, value in pairs.items() if "/" in name]
     if answers := report.get("hellaswag"):
         cut = f", {answers['contexts_cut']:,} contexts cut on the left" if answers["contexts_cut"] else ""
         pace = f"{1000 * answers['seconds_per_item']:.1f} ms an item"

@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from primegpt import extend
-from primegpt.config import LAYOUT, Config, DataConfig, Layer, Settings, merge, refuse_idle, resolve
+from primegpt.config import (
+    LAYOUT,
+    PREFERENCES,
+    Config,
+    DataConfig,
+    Layer,
+    Settings,
+    merge,
+    refuse_idle,
+    resolve,
+)
 from primegpt.data.preparing.prepare import record_lengths
-from primegpt.data.template import vocabulary
+from primegpt.data.template import layout_name, vocabulary
 from primegpt.device import choose_device
 from primegpt.errors import ConfigError
 from primegpt.inference.run import Run
 from primegpt.jobs.bases import Base, open_base, require_base_text
-from primegpt.jobs.configuring import texts_to_read, with_minutes, written_recipe
+from primegpt.jobs.configuring import require_pairs, texts_to_read, with_minutes, written_recipe
 from primegpt.jobs.training import begin, refuse_rewards
 from primegpt.model.size import lora_parameter_count, parameter_count
 from primegpt.planning.recipe import context_and_rows
@@ -26,6 +36,8 @@ from primegpt.training.progress import Observer
 
 RANK = 8  # of --lora, when no rank is given
 LARGE = 50_000_000  # parameters; a larger model is moved more gently
+# Of all weights and of adapters, for a small and a large model: by whether preferences are learnt, or a text.
+RATES = {False: ((3e-4, 2e-3), (5e-5, 3e-4)), True: ((3e-5, 2e-4), (5e-6, 3e-5))}
 
 
 def finetune(
@@ -64,14 +76,17 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
     """
     asked = written_recipe(sources) or texts_to_read(sources, flags)
     rank = {"lora": {"rank": RANK}} if lora else {}
-    known = resolve(defaults(base, Config()), rank, asked, flags)
+    said = merge(rank, asked, flags)
+    pairs = pairs_for(said)
+    known = resolve(defaults(base, said), rank, pairs, asked, flags)
     refuse_rewards(known)
     if lora and not known.lora.rank:
         raise ConfigError("lora.rank = 0 trains all weights, and --lora none of them", "leave one of the two out")
+    require_pairs(known, is_finetuned=True)
     tokenizer = with_ids_for(base.tokenizer, vocabulary(known.data, known.tokenizer.special_tokens))
     window = window_for(base, known, merge(asked, flags), tokenizer)
-    config = resolve(defaults(base, known), window, rank, asked, flags)
-    refuse_idle(asked, merge(defaults(base, known), window, rank, asked))
+    config = resolve(defaults(base, known), window, rank, pairs, asked, flags)
+    refuse_idle(asked, merge(defaults(base, known), window, rank, pairs, asked))
     refuse_idle(flags, config)
     refuse_other_tokenizer(base, tokenizer, merge(asked, flags))
     refuse_other_network(base, config)
@@ -84,21 +99,22 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
 
 
 def defaults(base: Base, known: Config) -> dict[str, Any]:
-    """What a fine-tuning run is unless one says otherwise; of `known`, only whether there are adapters matters.
+    """What a fine-tuning run is unless one says otherwise; of `known`, only adapters and the objective matter.
 
     Learning rates are an order of magnitude below those of training from scratch; adapters, which start from nothing,
-    take larger ones (docs/experiments.md).
+    take larger ones; those of preferences, which are soon exaggerated, are an order below both (docs/experiments.md).
     """
     old, large = base.config, parameter_count(base.config.model) > LARGE
-    trained = old.plan.step_seconds > 0
-    full, thin = (5e-5, 3e-4) if large else (3e-4, 2e-3)
+    trained, preference = old.plan.step_seconds > 0, known.train.objective in PREFERENCES
+    full, thin = RATES[preference][large]
     window = 1024 if choose_device("auto") == "cuda" else 256
     extended = {"extension", "extension_parameters"} if not old.model.own else set()  # by what only training uses
     return {
         "extension": old.extension if old.model.own else None,
-        "model": old.model.model_dump(exclude_unset=True, exclude=extended) | {"vocab_size": old.model.vocab_size},
-        # Where the text comes from is of the new text; how records are laid out is of the model.
-        "data": old.data.model_dump(include=set(LAYOUT)) if old.data.template != DataConfig().template else {},
+        "model": old.model.model_dump(exclude_unset=True, exclude=extended)
+        | {"vocab_size": old.model.vocab_size}
+        | ({"dropout": 0.0} if preference else {}),  # by which a model would differ from its reference
+        "data": layout_of(base, fields=not preference),
         "train": {
             "optimizer": "adamw",
             "learning_rate": thin if known.lora.rank else full,
@@ -110,6 +126,21 @@ def defaults(base: Base, known: Config) -> dict[str, Any]:
         },
         "generate": old.generate.model_dump(exclude_unset=True, exclude={"start_document"}),
     }
+
+
+def layout_of(base: Base, *, fields: bool) -> dict[str, Any]:
+    """How records are laid out, which is of the model; and in which `fields` they come, where these are the same."""
+    data = base.config.data
+    if data.template == DataConfig().template:
+        return {}
+    of_fields = {"prompt_field", "response_field"} if not fields else set()
+    return data.model_dump(include=set(LAYOUT) - of_fields) | {"template": layout_name(data, base.tokenizer)}
+
+
+def pairs_for(said: Config) -> dict[str, Any]:
+    """The layer that reads pairs where the objective asks for them, and nothing else is `said`."""
+    wanted = said.train.objective in PREFERENCES and "template" not in said.data.model_fields_set
+    return {"data": {"template": "preference"}} if wanted else {}
 
 
 def window_for(base: Base, known: Config, asked: Config, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from primegpt.config import Config
 from primegpt.data.batching.batches import Batches, evenly_spread
-from primegpt.data.template import introduction
+from primegpt.data.shown import introduction
 from primegpt.errors import DataError
 from primegpt.evaluation.perplexity import EvaluationSet
 from primegpt.evaluation.rewards import Reward

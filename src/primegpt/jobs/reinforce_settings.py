@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config, DataConfig, Layer, merge, refuse_idle, resolve
-from primegpt.data.template import vocabulary
+from primegpt.data.template import layout_name, vocabulary
 from primegpt.errors import ConfigError
 from primegpt.jobs.bases import Base
 from primegpt.jobs.configuring import texts_to_read, written_recipe
@@ -93,7 +93,7 @@ def refuse_what_is_idle(asked: Config) -> None:
 def refuse_other_layout(base: Base, config: Config) -> None:
     """Raise ConfigError for a template that the base has not learnt."""
     missing = set(vocabulary(config.data, {}).get("control", ())) - base.tokenizer.special_tokens.keys()
-    layout = base.config.data.template
+    layout = layout_name(base.config.data, base.tokenizer)
     if missing or (config.data.template != layout and layout != DataConfig().template):
         lacks = f"has no {', '.join(sorted(missing))}" if missing else f"answers as the template {layout} has it"
         raise ConfigError(

@@ -68,7 +68,7 @@ def sample(
     chosen = run.chosen(**sampling)
     if num_samples > 1 and not chosen.temperature and chosen.num_beams == 1:
         raise UsageError("at temperature 0 all samples are the same", "give another --temperature")
-    read = reading_of(run.config, str(prompts), settings)
+    read = reading_of(run.config, str(prompts), settings, run.tokenizer)
     asked = read_prompts(run, read, limit=preview or limit, say=say)
     judged.check(each.document for each in asked)
     job = _Sampling(run, read, asked, judged, chosen, num_samples, keep, at_least)

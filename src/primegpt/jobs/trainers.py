@@ -15,9 +15,10 @@ from primegpt.data.batching.examples import question, with_prompt
 from primegpt.data.batching.feed import fixed_batches, training_batches
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
-from primegpt.data.template import introduction, template_for, without_control
+from primegpt.data.shown import introduction, without_control
+from primegpt.data.template import template_for
 from primegpt.errors import PrimegptError
-from primegpt.evaluation.perplexity import LossResult, evaluate_loss
+from primegpt.evaluation.perplexity import LossResult, evaluate_loss, means
 from primegpt.inference.decoder import Decoder
 from primegpt.inference.run import Run, load
 from primegpt.jobs.evaluation import loss_of_text, own_corpus, reading_of
@@ -33,6 +34,7 @@ from primegpt.terminal import Say, silent, to_stderr, to_stdout
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.assemble import as_written
 from primegpt.training.objective import objective_for
+from primegpt.training.preference import ACCURACY, has_reference
 from primegpt.training.progress import Observer, Speed
 from primegpt.training.state import TrainState
 from primegpt.training.step import Precision
@@ -46,6 +48,7 @@ def trainer_for(
 ) -> Trainer:
     """The trainer of the run in `folder`, at its beginning."""
     train = config.train
+    assert corpus.train.reference is not None or not has_reference(train), "it comes before the first step"
     decoder = Decoder(model, corpus.tokenizer)
     prompts, template = sample_prompts(config, corpus), template_for(config.data, corpus.tokenizer)
 
@@ -67,12 +70,18 @@ def trainer_for(
         observer=observer,
         objective=objective_for(config),
         sample=sample,
-        fingerprints={"tokenizer": corpus.tokenizer.fingerprint, "data": corpus.train.fingerprint},
+        fingerprints=fingerprints(config, corpus),
         data=corpus.record(),
         conditions=conditions(config, world),
         speed=Speed(flops_per_token(config.model, config.sequence_length), config.plan.peak_flops * world.size),
         world=world,
     )
+
+
+def fingerprints(config: Config, corpus: Corpus) -> dict[str, str]:
+    """What a checkpoint belongs to: the tokenizer, the text, and the model that it is compared with, if any is."""
+    reference = {"reference": config.plan.base} if has_reference(config.train) else {}
+    return {"tokenizer": corpus.tokenizer.fingerprint, "data": corpus.train.fingerprint} | reference
 
 
 def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config) -> EvaluationSet:
@@ -143,7 +152,8 @@ def left_out(state: TrainState, config: Config, path: Path) -> Iterator[str]:
 
 def evaluated(run: Run, corpus: Corpus) -> LossResult | None:
     """What training has found of the run's checkpoint, if it asked it for all the held-out text."""
-    if (run.config.data.val_tokens or 0) < corpus.val_targets:
+    asked_for_all = (run.config.data.val_tokens or 0) >= corpus.val_targets
+    if not (asked_for_all and objective_for(run.config).is_likelihood):
         return None
     line = read_evaluation(run.folder.checkpoint_path(run.step), silent)
     return LossResult(line["val/loss"] * corpus.val_targets, corpus.val_targets, corpus.val_bytes) if line else None
@@ -166,16 +176,21 @@ def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
     """Every held-out target once, under the best checkpoint: the figure to quote. Logged, plotted, said."""
     result = evaluated(run, corpus) or evaluate_all(run, corpus)
     line = {"step": last_step, "final/step": run.step, "final/val/loss": result.loss}
-    told = f"{result.loss:.4f}"
-    if objective_for(run.config).is_likelihood:
+    objective, told = objective_for(run.config), f"{result.loss:.4f}"
+    line |= {f"final/val/{name}": value for name, value in means(result.figures).items()}
+    if objective.is_likelihood:
         line |= {"final/val/perplexity": result.perplexity, "final/val/bits_per_byte": result.bits_per_byte}
         told += f" nats per {run.unit}, {result.bits_per_byte:.4f} bits per byte"
+    elif objective.unit == "pair":
+        ahead = f"the chosen answer ahead in {line[f'final/val/{ACCURACY}']:.1%} of the pairs"
+        told += f" ({run.config.train.objective}), {ahead}"
     run.folder.truncate_metrics(lambda row: "final/val/loss" not in row)
     run.folder.append_metrics(line)
     plot_losses(run.folder.read_metrics(), run.folder.loss_png)
     say(f"{'result':<10} {told}")
-    say(f"{'':<10} the best checkpoint, step {run.step:,}, on all {result.targets:,} held-out {run.unit}s")
-    if (fixed := run.config.data.val_tokens or result.targets) < result.targets:
+    unit = objective.unit or run.unit
+    say(f"{'':<10} the best checkpoint, step {run.step:,}, on all {result.targets:,} held-out {unit}s")
+    if (fixed := run.config.data.val_tokens or result.targets) < result.targets and not objective.unit:
         say(f"{'':<10} (the evaluations above read a fixed part of them, about {fixed:,})")
     say(f"{'run':<10} {run.folder.path}")
     return result
@@ -190,7 +205,7 @@ def forgetting(run: Run, say: Say = to_stderr) -> dict[str, Any] | None:
     try:
         base = load(run.folder.base(run.config.plan.base).path, say=silent)
         if source:
-            read = reading_of(base.config, source)
+            read = reading_of(base.config, source, tokenizer=base.tokenizer)
             before, after = (loss_of_text(each, read, say=say)["loss"] for each in (base, run))
         elif base.config.plan.device or base.folder.data_path.exists():  # it was trained, not imported
             source = "the base run's validation text"

@@ -13,6 +13,7 @@ from primegpt.config import (
     Layer,
     Settings,
     TrainConfig,
+    merge,
     read_saved,
     refuse_all_but,
     resolve,
@@ -25,16 +26,19 @@ from primegpt.data.preparing.prepare import prepare, reopen
 from primegpt.errors import ConfigError, MismatchError, RunFolderError, quoted
 from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, remarks_on
-from primegpt.jobs.bases import Base, base_weights, reread_targets
+from primegpt.jobs.bases import Base, reread_targets
 from primegpt.jobs.configuring import (
     configure,
     fill_vocabulary,
+    require_pairs,
     require_text,
     run_name,
     settings_of,
     with_extension,
     with_minutes,
+    written_recipe,
 )
+from primegpt.jobs.reference import beside_reference
 from primegpt.jobs.trainers import finish, trainer_for
 from primegpt.model.size import parameter_count
 from primegpt.parallel.distributed import join
@@ -58,7 +62,6 @@ from primegpt.run.extensions import has_changed, open_extension
 from primegpt.run.folder import RunFolder, WatchedRun, new_identity, next_run_path
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
-from primegpt.training.assemble import assemble
 from primegpt.training.progress import Observer, display, plan_table
 from primegpt.training.trainer import Trainer
 from primegpt.training.trial import try_parts
@@ -86,7 +89,9 @@ def train(
     """
     started = time.monotonic() if started is None else started
     flags = Layer(with_minutes(settings or {}, minutes))
-    config = configure([str(s) if isinstance(s, Path) else s for s in sources], flags)
+    named = [str(source) if isinstance(source, Path) else source for source in sources]
+    require_pairs(merge(written_recipe(named) or {}, flags), is_finetuned=False)
+    config = configure(named, flags)
     refuse_rewards(config)
     if config.lora.rank or config.data.base_text:
         key = "lora.rank" if config.lora.rank else "data.base_text"
@@ -169,6 +174,8 @@ def audited(corpus: Corpus, config: Config, base: Base | None, say: Say) -> Audi
     seconds = 60 * (config.train.minutes or DEFAULT_MINUTES)
     tokens = int(min(AUDITED_TOKENS, 0.01 * seconds * 1e6))  # at about a million a second, 1% of the budget
     audit = audit_corpus(corpus, parameters, tokens, dropped=config.data.duplicates)
+    if audit.pairs:
+        audit.pairs.refuse_what_says_nothing()
     say_rows((("warning", warning) for warning in audit.warnings), say)
     for prompt in config.train.sample_prompts:
         for remark in remarks_on(prompt, corpus.tokenizer, config.model.block_size):
@@ -280,7 +287,7 @@ def _fit(
     if not checkpoint:
         say_rows(plan_table(config, corpus), say)
     world.run = str(folder.path)
-    model = assemble(config, base_weights(folder, config, checkpoint, say), world)
+    model = beside_reference(folder, config, corpus, world, checkpoint, say)
     with ExitStack() as stack:
         watcher = observer if observer and world.rank == 0 else stack.enter_context(display(say))
         trainer = trainer_for(folder, config, corpus, model, watcher, world)

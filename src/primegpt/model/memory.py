@@ -82,7 +82,7 @@ def training_memory(config: Config) -> Memory:
     attn.c_attn alone keep a fifth to a third less. Raises ConfigError while `vocab_size` is unset.
     """
     model, train = config.model, config.train
-    tokens = train.batch_size * config.sequence_length
+    tokens = train.batch_size * config.forward_rows * config.sequence_length
     gradients = 4 * learning_parameter_count(config)
     weights = 4 * (parameter_count(model) + lora_parameter_count(config))
     optimizer = optimizer_bytes(config)
@@ -114,7 +114,7 @@ def rotation_bytes(config: ModelConfig) -> int:
 
 def batch_bytes(config: Config) -> int:
     """The ids and targets of a whole step, which are there before its first micro-batch is computed."""
-    return BATCH_BYTES * config.tokens_per_step
+    return BATCH_BYTES * config.forward_rows * config.tokens_per_step
 
 
 def what_to_lower(config: Config) -> str:

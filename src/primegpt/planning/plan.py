@@ -16,6 +16,7 @@ import torch
 from primegpt.config import MAX_STEPS, Config, TrainConfig, resolve
 from primegpt.data.batching.batches import Batches
 from primegpt.data.batching.feed import fixed_batches, smaller_micro_batch, training_batches
+from primegpt.data.batching.pairs import row_lengths
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
 from primegpt.device import available_cores, bf16_speedup, choose_device, choose_precision, matmul_rate, memory_of
@@ -25,7 +26,7 @@ from primegpt.model.memory import batch_bytes, training_memory, what_to_lower
 from primegpt.model.size import human_bytes, human_seconds, parameter_count
 from primegpt.parallel.world import ALONE, World
 from primegpt.planning.recipe import DEFAULT_MINUTES
-from primegpt.planning.timing import StepTime, candidates, compiled_step_time, step_times
+from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
 from primegpt.training.pace import EVALUATION_SECONDS, EVALUATIONS, intervals
 from primegpt.training.state import INTERVALS
 from primegpt.training.step import Precision
@@ -87,7 +88,8 @@ def make_plan(
     config, batches, times, notes, warnings = fitting_step(config, corpus, world)
 
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
-    left = max(1.0, 60 * minutes - elapsed - (time.monotonic() - started)) if minutes else 0.0
+    elapsed += time.monotonic() - started + reference_seconds(config, corpus, times)
+    left = max(1.0, 60 * minutes - elapsed) if minutes else 0.0
     course = plotted(config, corpus, times, steps_for_counted_budget(train, batches), left, rereading, world.size)
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
@@ -267,8 +269,7 @@ def doubts(train: TrainConfig, course: Course, minutes: float | None) -> Iterato
 
 def few_lengths(records: Shards, context: int) -> tuple[int, ...]:
     """The lengths to pad records to: each is the next one for as many of them as any other is."""
-    lengths = np.diff(np.append(records.document_starts, len(records))) - 1
-    parts = np.quantile(lengths, np.linspace(0, 1, LENGTHS + 1)[1:], method="higher").clip(1)
+    parts = np.quantile(row_lengths(records) - 1, np.linspace(0, 1, LENGTHS + 1)[1:], method="higher").clip(1)
     return tuple(sorted({*parts.astype(int).tolist(), context}))
 
 

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from primegpt import __version__
-from primegpt.config import Config
+from primegpt.config import PREFERENCES, Config
 from primegpt.data.batching.batches import Batch, Batches
 from primegpt.data.batching.examples import GROUP
+from primegpt.data.batching.pairs import as_pairs, row_lengths
+from primegpt.data.preparing.corpus import Corpus
 from primegpt.device import matmul_rate
 from primegpt.errors import OutOfMemory, PrimegptError, is_out_of_memory
 from primegpt.evaluation.perplexity import evaluate_loss
@@ -33,6 +35,7 @@ from primegpt.run.atomic import write_json_atomic
 from primegpt.training.assemble import as_written, assemble
 from primegpt.training.objective import objective_for
 from primegpt.training.optimizers import Optimizers
+from primegpt.training.preference import has_reference
 from primegpt.training.step import Precision, compute_gradients, update
 
 PROBE_SECONDS = 0.4  # of steps timed for each candidate ...
@@ -182,6 +185,13 @@ def measure_step(
     return StepTime(step, world.max(evaluating), world.max(writing))
 
 
+def reference_seconds(config: Config, corpus: Corpus, times: StepTime) -> float:
+    """Seconds before the first step for what the base says of all pairs, if that is not known yet."""
+    if not has_reference(config.train):
+        return 0.0
+    return times.position * float(sum(row_lengths(shards).sum() for shards in (corpus.train, corpus.val)))
+
+
 def _suffices(steps: Sequence[float], seconds: float) -> bool:
     """Whether enough steps were timed: some, or for long enough."""
     if sum(steps) > PATIENCE * seconds:
@@ -286,9 +296,10 @@ def part_of(config: Config, layers: int) -> Config:
 
 
 def random_rows(config: Config) -> Batch:
-    """A micro-batch of random ids."""
+    """A micro-batch of random ids, or of pairs of them."""
     ids = torch.randint(config.model.vocab_size or 1, (config.train.batch_size, config.sequence_length))
-    return Batch(ids, ids.roll(-1, 1), None, None, 0)
+    batch = Batch(ids, ids.roll(-1, 1), None, None, 0)
+    return as_pairs(batch, ids, batch.targets) if config.train.objective in PREFERENCES else batch
 
 
 def extrapolated(depths: Sequence[int], seconds: Sequence[float], layers: int) -> float:

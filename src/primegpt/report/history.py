@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from primegpt.config import Config
+from primegpt.config import PREFERENCES, Config
 from primegpt.data.audit import AuditReport
 from primegpt.errors import CheckpointError, PrimegptError, RunFolderError
 from primegpt.model.size import parameter_count
 from primegpt.run.checkpoint import Checkpoint, list_checkpoints, step_of
 from primegpt.run.contents import config_in_use, data_record
+from primegpt.run.files import figures_of
 from primegpt.run.folder import RunFolder
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
@@ -130,6 +131,27 @@ class History:
         return self.config.tokenizer.facts.unit
 
     @property
+    def is_likelihood(self) -> bool:
+        """Whether the loss is -log p, and so has a perplexity: of an objective of one's own its evaluations tell."""
+        of_targets = self.config.train.objective == "cross_entropy" and not self.rewarded
+        return of_targets or self.last("val/perplexity") is not None
+
+    @property
+    def loss_unit(self) -> str:
+        """What the loss is, and is counted by."""
+        objective = self.config.train.objective
+        if self.rewarded:
+            return "minus the reward"
+        if self.is_likelihood:
+            return f"nats per {self.unit}"
+        return f"{objective} per pair" if objective in PREFERENCES else objective
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of what the objective has measured beside the loss."""
+        return list(dict.fromkeys(name for line in self.lines for name in figures_of(line)))
+
+    @property
     def phase(self) -> str:
         """Where it is in its life, in one of `PHASES`; by its lock, which the system drops when a process ends."""
         if self.in_use:
@@ -172,7 +194,8 @@ class History:
             "best_step": stopping.best_step,
             "final_loss": self.last("final/val/loss"),
             "final_bits_per_byte": self.last("final/val/bits_per_byte"),
-            "loss_unit": "minus the reward" if self.rewarded else f"nats per {self.unit}",
+            "loss_unit": self.loss_unit,
+            "final_figures": {n: value for n in self.figures if (value := self.last(f"final/val/{n}")) is not None},
             "parameters": parameter_count(self.config.model),
             "tokenizer": self.tokenizer.kind if self.tokenizer else None,
             "vocab_size": self.config.model.vocab_size,

@@ -102,7 +102,8 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
     axes.set_xlabel("step")
-    axes.set_ylabel("reward" if rewarded else "loss, nats per token")
+    nats = ", nats per token" if any("val/perplexity" in line for line in lines) else ""
+    axes.set_ylabel("reward" if rewarded else f"loss{nats}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     save(figure, path)

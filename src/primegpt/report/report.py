@@ -20,7 +20,6 @@ from primegpt.report.run_facts import (
     text_rows,
     tokenizer_rows,
 )
-from primegpt.run.files import figures_of
 
 MOST_SAMPLES = 9
 UNKNOWN = "–"
@@ -164,9 +163,12 @@ def _tiles(run: History) -> list[tuple[str, str, str]]:
         tiles.append(("reward", f"{reward:.4f}", f"on held-out prompts, {before} at the beginning"))
     elif (loss := _judged(run, "loss")) is not None:
         where = "on all the held-out text" if run.last("final/val/loss") is not None else "at the best evaluation"
-        tiles.append(("validation loss", f"{loss:.4f}", f"nats per {run.unit}, {where}"))
-        perplexity = _fixed(_judged(run, "perplexity"), 2)
-        tiles.append(("bits per byte", _fixed(_judged(run, "bits_per_byte"), 4), f"perplexity {perplexity}"))
+        tiles.append(("validation loss", f"{loss:.4f}", f"{run.loss_unit}, {where}"))
+        if run.is_likelihood:
+            perplexity = _fixed(_judged(run, "perplexity"), 2)
+            tiles.append(("bits per byte", _fixed(_judged(run, "bits_per_byte"), 4), f"perplexity {perplexity}"))
+    if (accuracy := _judged(run, "rewards/accuracies")) is not None:
+        tiles.append(("pairs in order", f"{accuracy:.1%}", "held-out ones whose chosen answer has the higher reward"))
     if run.lines:
         best = run.early_stopping.best_step
         remark = f"best at {best:,}" if best is not None else ""
@@ -225,8 +227,8 @@ def _curves(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
             for color, (name, run) in enumerate(zip(names, runs, strict=True), 1)
         ]
 
-    units = {run.unit for run in runs}
-    nats = f"nats per {units.pop()}" if len(units) == 1 else "nats per token or character"
+    units = {run.loss_unit for run in runs}
+    nats = units.pop() if len(units) == 1 else " or ".join(sorted(units))
     if len(runs) == 1:
         _own_loss(page, runs[0], nats)
     else:
@@ -238,8 +240,8 @@ def _curves(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
         page.chart(f"{title} by time", each(key, "seconds", dots=True), x="seconds", y=y)
         page.chart(f"{title} by tokens seen", each(key, "tokens", dots=True), x="tokens", y=y)
         page.chart("Training loss", each("train/loss"), y=nats)
-    for name in dict.fromkeys(name for run in runs for line in run.lines for name in figures_of(line)):
-        page.chart(name, each(name))
+    for name in dict.fromkeys(name for run in runs for name in run.figures):
+        page.chart(name, _figure(runs[0], name) if len(runs) == 1 else each(name))
     clip = {run.config.train.grad_clip for run in runs}
     clipped = [(limit, "clipped above") for limit in clip if limit and len(clip) == 1]
     page.chart("Learning rate", each("lr"), zero=True)
@@ -260,12 +262,20 @@ def _own_loss(page: Page, run: History, y: str) -> None:
         Series("training text, fixed part", run.points("train/eval_loss"), 1, dots=True),
         Series("held-out text, fixed part", run.points("val/loss"), 2, dots=True),
     ]
-    guessing = math.log(max(2, run.config.model.vocab_size))
+    choices = 2 if run.config.train.objective == "dpo" else run.config.model.vocab_size  # of a pair, or of ids
+    guessing = math.log(max(2, choices))
     highest = max((value or 0.0 for line in lines for _, value in line.points), default=0.0)
-    levels = [(guessing, f"guessing: ln {run.config.model.vocab_size:,}")] if 0.8 * guessing < highest else []
+    known = run.is_likelihood or run.config.train.objective == "dpo"
+    levels = [(guessing, f"guessing: ln {choices:,}")] if known and 0.8 * guessing < highest else []
     best = run.early_stopping.best_step
     marks = [(best, "best")] if best is not None and best < run.step else []
     page.chart("Loss", lines, y=y, wide=True, horizontals=levels, verticals=marks)
+
+
+def _figure(run: History, name: str) -> list[Series]:
+    """What an objective has measured, in training and on what is held out."""
+    held_out = Series("held-out text, fixed part", run.points(f"val/{name}"), 2, dots=True)
+    return [Series("training batches" if held_out.points else "", run.points(name), 1), held_out]
 
 
 def _second_half(lines: list[Series]) -> list[Series]:

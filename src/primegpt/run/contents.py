@@ -27,7 +27,8 @@ FREE = {
     "reinforce": {"beta", "epsilon", "epsilon_high", "val_prompts"},
     "plan": set[str](),
 }
-FIXED_IN_TRAINING = {"train.optimizer", "train.objective"}  # whose state, and whose best loss, are in the checkpoint
+# Whose state, and whose best loss, are in the checkpoint.
+FIXED_IN_TRAINING = {f"train.{name}" for name in ("optimizer", "objective", "beta", "label_smoothing", "simpo_gamma")}
 CHOSEN_BY_PLAN = {  # before step 1, and not again
     *("train.attention", "train.max_steps", "train.sequence_length", "train.keep_checkpoints", "data.val_tokens"),
     *(f"train.{event}_interval" for event in ("eval", "sample", "checkpoint", "log")),

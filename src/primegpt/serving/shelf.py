@@ -63,12 +63,13 @@ class Shelf:
         """What the browser needs to know of a run before anything is computed."""
         opened = self.open(run)
         config, tokenizer, decoder = opened.model.config, opened.tokenizer, opened.generator("fp32")
-        kinds = tokenizer.special_kinds if opened.config.data.template == "song" else {}
+        layout = opened.template.name if opened.template else "text"
+        kinds = tokenizer.special_kinds if layout == "song" else {}
         return {
             "run": run,
             "name": self.folder(run).path.resolve().name,
             "step": opened.step,
-            "template": opened.config.data.template,
+            "template": layout,
             "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
             "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
             "special": tokenizer.special_tokens,

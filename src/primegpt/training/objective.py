@@ -11,6 +11,7 @@ from primegpt.data.batching.batches import Batch
 from primegpt.evaluation.perplexity import Figures, cross_entropy
 from primegpt.extend import ExtensionError, find, place_of, told
 from primegpt.model.gpt import GPT
+from primegpt.training.preference import OBJECTIVES
 
 
 class Objective(Protocol):
@@ -21,6 +22,8 @@ class Objective(Protocol):
 
     is_likelihood: bool
     """Whether it is -log p of supervised targets, and so has a perplexity."""
+    unit: str
+    """What `count` counts, in the singular; "" for targets."""
 
     def count(self, batch: Batch) -> int:
         """How many tokens, pairs or completions of `batch` the loss is a sum of; 0 if no target is supervised.
@@ -42,6 +45,7 @@ class CrossEntropy:
     """The next token: -log p of every supervised target."""
 
     is_likelihood = True
+    unit = ""
 
     def count(self, batch: Batch) -> int:
         return batch.supervised
@@ -54,7 +58,7 @@ class OfExtension:
     """A function of model and batch, or a class with such a `__call__`, of an extension.
 
     What it gives is the summed loss of a batch's supervised targets, or that and summed figures by name. A class may
-    say more of an Objective: `is_likelihood`, for what is -log p in evaluations, and `count`.
+    say more of an Objective: `is_likelihood`, for what is -log p in evaluations, `count` and its `unit`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -65,6 +69,7 @@ class OfExtension:
             self.part: Any = part(config.train) if isinstance(part, type) else part
             signature(self.part).bind("model", "batch")
         self.is_likelihood = bool(getattr(self.part, "is_likelihood", False))
+        self.unit = str(getattr(self.part, "unit", ""))
 
     def count(self, batch: Batch) -> int:
         return self.part.count(batch) if hasattr(self.part, "count") else batch.supervised
@@ -85,4 +90,8 @@ CROSS_ENTROPY = CrossEntropy()
 
 def objective_for(config: Config) -> Objective:
     """What a run of `config` minimises."""
-    return CROSS_ENTROPY if config.train.objective == "cross_entropy" else OfExtension(config)
+    if config.train.objective == "cross_entropy":
+        return CROSS_ENTROPY
+    if config.train.objective in OBJECTIVES:
+        return OBJECTIVES[config.train.objective](config.train)
+    return OfExtension(config)

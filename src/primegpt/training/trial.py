@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from primegpt.config import Config
 from primegpt.config.sections import PART_OF
 from primegpt.data.batching.batches import Batch
+from primegpt.data.batching.pairs import as_pairs
 from primegpt.extend import ExtensionError, ExtensionFailure, place_of, told
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
@@ -140,7 +141,8 @@ def try_schedule(name: str, sha256: str) -> None:
 
 def try_steps(config: Config, ids: Tensor) -> None:
     """Two steps, then the second one again from what a checkpoint keeps of the first: it has to be the same one."""
-    batch = Batch(ids, ids.roll(-1, dims=1), None, None, 0)
+    targets = ids.roll(-1, dims=1)
+    batch = as_pairs(Batch(ids, targets, None, None, 0), ids.flip(0), targets.flip(0))
     model = small_model(config)
     optimizers = Optimizers(model, config.train)
     step(config, model, optimizers, batch)

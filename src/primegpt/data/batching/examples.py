@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from primegpt.data.batching.batches import IGNORED, Batch, evenly_spread
-from primegpt.data.preparing.shards import PROMPT, SUPERVISED, Shards
+from primegpt.data.preparing.shards import PROMPT, REJECTED, SUPERVISED, Shards
 from primegpt.errors import DataError
 from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import Tokenizer
@@ -22,7 +22,7 @@ GROUP = 32  # optimizer steps whose records are sorted by length together
 
 
 class Examples:
-    """The shuffled records of a split, one an example.
+    """The shuffled records of a split, one an example. `row_lengths` are the tokens of their rows, (n_documents,).
 
     With probability `prompt_dropout`, decided by (seed, epoch, record), the droppable part of a record is left out.
     Answers are asked for, and without `mask_prompt` all that stands before them too.
@@ -38,6 +38,7 @@ class Examples:
         prompt_dropout: float = 0.0,
         mask_prompt: bool = True,
         lengths: Sequence[int] = (),
+        row_lengths: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.shards, self.seed = shards, seed
         self.prompt_dropout, self.mask_prompt, self.lengths = prompt_dropout, mask_prompt, lengths
@@ -51,7 +52,8 @@ class Examples:
         self.targets_per_example = (
             max(1, round(shards.supervised_tokens / shards.n_documents * rows_per_step)) / rows_per_step
         )
-        self._lengths = np.diff(np.append(shards.document_starts, len(shards)))
+        whole = np.diff(np.append(shards.document_starts, len(shards)))
+        self._lengths = whole if row_lengths is None else row_lengths
         self._shuffled = (-1, np.empty(0, np.int64))
 
     def assemble(self, examples: npt.NDArray[np.int64]) -> Batch:
@@ -60,12 +62,16 @@ class Examples:
 
     def _row(self, example: int) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
         """Ids of a record, and which of them are asked for; (n,) each."""
-        epoch, place = divmod(example, self.examples_per_epoch)
-        record = int(self._order(epoch)[place])
+        epoch, record = self._visit(example)
         ids, roles = read(self.shards, record)
         if self.prompt_dropout and self._drops(epoch, record):
             ids, roles = ids[roles != PROMPT], roles[roles != PROMPT]
         return ids, (roles == SUPERVISED) | (not self.mask_prompt)
+
+    def _visit(self, example: int) -> tuple[int, int]:
+        """The epoch of an example, and the record that it is."""
+        epoch, place = divmod(example, self.examples_per_epoch)
+        return epoch, int(self._order(epoch)[place])
 
     def _drops(self, epoch: int, record: int) -> bool:
         return derive_seed(self.seed, "prompt dropout", epoch, record) < self.prompt_dropout * 2**63
@@ -91,17 +97,23 @@ def validation_examples(
     shards: Shards, *, batch_size: int, max_targets: int | None = None, lengths: Sequence[int] = ()
 ) -> Iterator[Batch]:
     """Every record once, in order; or so many, spread evenly, as hold about `max_targets` supervised tokens."""
-    wanted = min(1.0, (max_targets or shards.supervised_tokens) / shards.supervised_tokens)
-    records = evenly_spread(shards.n_documents, max(1, round(wanted * shards.n_documents)))
+    records = validation_records(shards, max_targets)
     for first in range(0, len(records), batch_size):
         rows = [read(shards, int(record)) for record in records[first : first + batch_size]]
         yield padded([(ids, roles == SUPERVISED) for ids, roles in rows], first, lengths)
 
 
+def validation_records(shards: Shards, max_targets: int | None) -> npt.NDArray[np.int64]:
+    """All records, or so many, spread evenly, as hold about `max_targets` supervised tokens; ascending."""
+    wanted = min(1.0, (max_targets or shards.supervised_tokens) / shards.supervised_tokens)
+    return evenly_spread(shards.n_documents, max(1, round(wanted * shards.n_documents)))
+
+
 def read(shards: Shards, record: int) -> tuple[npt.NDArray, npt.NDArray[np.uint8]]:
-    """Ids and roles of one record, (n,) each."""
+    """Ids and roles of one record, (n,) each; of a pair, those of its prompt and the chosen answer."""
     start, stop = shards.document(record)
-    return shards.slice(start, stop), shards.roles(start, stop)
+    ids, roles = shards.slice(start, stop), shards.roles(start, stop)
+    return (ids, roles) if roles[-1] != REJECTED else (ids[roles != REJECTED], roles[roles != REJECTED])
 
 
 def with_prompt(shards: Shards, tokenizer: Tokenizer) -> Iterator[int]:

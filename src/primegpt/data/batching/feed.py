@@ -10,6 +10,7 @@ from torch import Tensor
 from primegpt.config import Config
 from primegpt.data.batching.batches import IGNORED, Batch, Batches, Integers, Source, Windows, validation_windows
 from primegpt.data.batching.examples import Examples, validation_examples
+from primegpt.data.batching.pairs import PairSource, validation_pairs
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
 from primegpt.errors import ConfigError
@@ -110,6 +111,8 @@ def training_batches(config: Config, corpus: Corpus, rank: int = 0, ranks: int =
 def _source(config: Config, shards: Shards, rows_per_step: int) -> Source:
     """The examples of one stream of shards: records with an answer, or windows of a text."""
     train, data = config.train, config.data
+    if shards.has_pairs:
+        return PairSource(shards, rows_per_step=rows_per_step, seed=train.seed, lengths=config.plan.lengths)
     if shards.has_roles:
         return Examples(
             shards,
@@ -151,11 +154,14 @@ def smaller_micro_batch(batch_size: int) -> int:
 
 
 def fixed_batches(config: Config, shards: Shards, max_targets: int | None = None) -> Iterator[Batch]:
-    """Every target of a split once, in order; or about `max_targets` of them, spread evenly over it."""
+    """Every target of a split once, in order; or about `max_targets` of them, spread evenly over it.
+
+    Of pairs the chosen answers are the targets, so that a likelihood is that of these.
+    """
     train = config.train
     if shards.has_roles:
-        lengths = config.plan.lengths
-        return validation_examples(shards, batch_size=train.batch_size, max_targets=max_targets, lengths=lengths)
+        records = validation_pairs if shards.has_pairs else validation_examples
+        return records(shards, batch_size=train.batch_size, max_targets=max_targets, lengths=config.plan.lengths)
     return validation_windows(
         shards,
         sequence_length=config.sequence_length,

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.config import LEARNT, DataConfig, TokenizerConfig
-from primegpt.data.layout import tokenized
+from primegpt.data.layout import row_length, tokenized
 from primegpt.data.preparing.blocks import WHOLE, Blocks, Part, agree, missing_parts
 from primegpt.data.preparing.corpus import SPLITTING, Corpus, cached, entry_of, locked, locked_part, settings_of
 from primegpt.data.preparing.entry import Entry
 from primegpt.data.preparing.split import choose_split
 from primegpt.data.preparing.survey import Library, Survey, numbered, survey
 from primegpt.data.reading.sources import Document, bytes_of, is_read_once
-from primegpt.data.template import layout_for, template_for, vocabulary
+from primegpt.data.template import layout_for, source_layout, vocabulary
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
 from primegpt.terminal import Say, silent
 from primegpt.tokenizers import store
@@ -197,12 +197,12 @@ def record_lengths(
     found = list[list[Any]]()
     for group in range(len(config.sources)):
         own = config.of(group)
-        if template := template_for(own, given):
-            found += [template.parts(each, n) for n, each in _first_documents(own, own.sources[group])]
+        if layout := source_layout(own, given):
+            found += [layout.parts(each, n) for n, each in _first_documents(own, own.sources[group])]
     if isinstance(given, TokenizerConfig):
         texts = (part.content for parts in found for part in parts if not part.special)
         given = store.train(given.kind, texts, given.learnt_vocab_size, given.special_tokens)
-    return [sum(len(tokenized(part, given)[0]) for part in parts) for parts in found]
+    return [row_length([tokenized(part, given) for part in parts]) for parts in found]
 
 
 def _first_documents(config: DataConfig, source: str) -> Iterator[tuple[int, Document]]:

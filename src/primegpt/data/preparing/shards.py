@@ -24,7 +24,9 @@ from primegpt.errors import DataError, MismatchError
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 DOCUMENTS = "documents.bin"
-CONTEXT, SUPERVISED, PROMPT = 0, 1, 2  # the roles of tokens; a PROMPT is context that training may leave out
+# The roles of tokens. A PROMPT is context that training may leave out; what is REJECTED is the other answer of a pair,
+# which stands after the one that is preferred.
+CONTEXT, SUPERVISED, PROMPT, REJECTED = 0, 1, 2, 3
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 PREPARE_AGAIN = "delete that folder and prepare the data again"
 
@@ -50,6 +52,8 @@ class Shards:
         # Read as int64, the type of positions: searchsorted would convert the whole array on every call otherwise.
         self.document_starts: npt.NDArray[np.int64] = _map(folder / DOCUMENTS, np.dtype("<i8"))
         """Where each document starts in the stream, ascending from 0; (n_documents,)."""
+        self.reference: npt.NDArray[np.float32] | None = None
+        """Of pairs: a frozen model's log-probabilities of the chosen and of the rejected answer; (n_documents, 2)."""
         self._file_starts = np.cumsum([0, *(len(file) for file in self._files)])
 
     @classmethod
@@ -92,6 +96,7 @@ class Shards:
         part._files = self._cut(self._files, start, end)
         part._file_starts = np.cumsum([0, *(len(file) for file in part._files)])
         part.document_starts = self.document_starts[first:stop] - start
+        part.reference = None if self.reference is None else self.reference[first:stop]
         part.supervised_tokens = part.n_tokens
         if self._roles is not None:
             part._roles = self._cut(self._roles, start, end)
@@ -123,6 +128,11 @@ class Shards:
     def has_roles(self) -> bool:
         """Whether these are records with an answer, one a document, rather than a stream of text."""
         return self._roles is not None
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each record is a prompt with two answers."""
+        return self.has_roles and bool(self.roles(len(self) - 1, len(self)) == REJECTED)
 
     def roles(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """A copy of the roles of the tokens at start … stop - 1. Only where `has_roles`."""

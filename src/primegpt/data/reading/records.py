@@ -18,6 +18,7 @@ FORMS = (
 )
 # Fields by which a record is one for a template.
 SHAPES = [
+    ("preference", {"chosen", "rejected"}),
     *(("chat", {messages}) for messages in LISTS),
     ("song", {"prompt", "lyrics"}),
     ("response", {"prompt", "response"}),
