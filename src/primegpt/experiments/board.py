@@ -27,7 +27,7 @@ class Board:
         except PrimegptError:
             return "?"
         if value is not None:
-            return f"{value:.4g}"
+            return f"{value:#.4g}".rstrip(".")  # as many digits in every cell
         if self.place.result(outcome.run) is not None:
             return "none"  # it has diverged, or nothing was found
         run = self.place.path(outcome.run)
