@@ -80,6 +80,10 @@ def test_a_pattern():
     assert worth("regex:a:b*", "a:") == 1.0  # all that stands after the first colon
 
 
+def test_one_name_is_a_reward_too():
+    assert parse("2*length:2").names == parse(["2*length:2"]).names == ("length:2",)
+
+
 def test_sums_are_weighted_and_named():
     reward = parse(["exact", "0.5*length:2", "-2 * regex:no"])
     assert reward.names == ("exact", "length:2", "regex:no")

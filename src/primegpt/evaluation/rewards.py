@@ -227,12 +227,13 @@ class Reward:
                 part.value_in(document.fields, document.place or document.source)
 
 
-def parse(specs: Sequence[str], *, seconds: float = SECONDS) -> Reward:
+def parse(specs: str | Sequence[str], *, seconds: float = SECONDS) -> Reward:
     """The reward that `specs` name: the sum of NAME, NAME:ARGUMENT or FILE.py:function, each perhaps after "WEIGHT*".
 
     A function of the user's, and a pattern, may take `seconds` for a completion. Raises UsageError for what is no
     reward, and RewardError for a file that cannot be run.
     """
+    specs = [specs] if isinstance(specs, str) else specs
     if not specs:
         raise UsageError("no reward was given", f"name one: {listed(FORMS, str)}")
     parts = [_part(spec, seconds) for spec in specs]
