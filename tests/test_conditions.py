@@ -69,6 +69,7 @@ SETTINGS = {
             "val_prompts": 5,
         }.items()
     },
+    "reinforce.use_bias_correction_kl": (False, {"reinforce": {"reward": ["words"], "beta": 0.1}}),
     "generate.start_document": (True, {"data": {"template": "text"}}),
     "generate.length_penalty": (0.5, {"generate": {"num_beams": 2}}),
     "generate.early_stopping": (True, {"generate": {"num_beams": 2}}),

@@ -60,7 +60,8 @@ def by_hand(config: ReinforceConfig, logprobs: Tensor, batch: Batch) -> Tensor:
             one, other = ratio * A, clipped * A
             gain = one if one <= other else other
             away = batch.extras["ref_logprobs"][b, t] - logprobs[b, t]
-            tokens.append(config.beta * (math.e**away - away - 1) - gain)
+            corrected = ratio if config.use_bias_correction_kl else 1
+            tokens.append(config.beta * corrected * (math.e**away - away - 1) - gain)
         sequences.append(tokens)
         n_tokens += len(tokens)
     if config.loss_type == "dapo":
@@ -71,7 +72,15 @@ def by_hand(config: ReinforceConfig, logprobs: Tensor, batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
-@pytest.mark.parametrize("extra", [{}, {"beta": 0.1}, {"beta": 0.04, "epsilon": 0.1, "epsilon_high": 0.28}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"beta": 0.1},
+        {"beta": 0.1, "use_bias_correction_kl": False},
+        {"beta": 0.04, "epsilon": 0.1, "epsilon_high": 0.28},
+    ],
+)
 def test_losses_and_gradients_are_those_of_plain_loops(loss_type: str, extra: dict[str, float]) -> None:
     config = ReinforceConfig(loss_type=loss_type, **extra)
     generator = torch.Generator().manual_seed(0)

@@ -74,6 +74,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     **dict.fromkeys(("lora.alpha", "lora.dropout", "lora.targets"), _ADAPTERS),
     **{f"reinforce.{name}": _REWARDS for name in ReinforceConfig.model_fields if name != "reward"},
+    "reinforce.use_bias_correction_kl": Condition(lambda config: config.reinforce.beta > 0, "reinforce.beta above 0"),
     **dict.fromkeys(("generate.length_penalty", "generate.early_stopping"), _BEAMS),
     "generate.start_document": _TEXT,
     **{f"generate.{name}": _SAMPLING for name in SAMPLING},

@@ -580,6 +580,8 @@ class ReinforceConfig(Section):
     """How far above 1; as epsilon when unset."""
     beta: float = Field(0.0, ge=0.0, le=MAX_FACTOR)
     """Weight of the KL divergence from the model that it starts from; 0: that one is not asked."""
+    use_bias_correction_kl: bool = True
+    """Weigh the divergence's estimate by the ratio of new to old probability, so that its gradient is the true one."""
     num_iterations: int = Field(1, ge=1, le=1_000)
     """Steps that learn from the same completions."""
     mask_truncated_completions: bool = False

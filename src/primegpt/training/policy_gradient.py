@@ -3,10 +3,11 @@
 The advantage of a completion with reward R is A = (R - mean) / (spread + 1e-4), the same for each of its tokens. With
 r = p / p_old of a token, where p_old is the probability that it had when it was drawn, the loss of a token is
 
-    -min(r A, clip(r, 1 - ε, 1 + ε_high) A) + β (p_ref / p - log(p_ref / p) - 1)
+    -min(r A, clip(r, 1 - ε, 1 + ε_high) A) + β r (p_ref / p - log(p_ref / p) - 1)
 
-whose last term is an estimate, never negative, of the KL divergence from the model that training began with. The loss
-of a step is the mean
+whose last term is an estimate, never negative, of the KL divergence from the model that training began with; without
+the r, as GRPO has it, its gradient is that of another divergence (DeepSeek-V3.2, arXiv:2512.02556). The loss of a step
+is the mean
 
     grpo      over completions, each the mean over its tokens        Shao et al. 2024, arXiv:2402.03300
     dr_grpo   over completions, each the sum / max_new_tokens        Liu et al. 2025, arXiv:2503.20783
@@ -97,6 +98,8 @@ class PolicyGradient:
         if self.config.beta:
             log_ratio = extras["ref_logprobs"] - logprobs
             kl = log_ratio.exp() - log_ratio - 1
+            if self.config.use_bias_correction_kl:
+                kl = kl * ratio
             loss = loss + self.config.beta * kl
             measured = {"kl": kl} | measured
         tokens = int(asked.sum())
