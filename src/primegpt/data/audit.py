@@ -18,10 +18,9 @@ import numpy as np
 
 from primegpt.data.audit_counts import Integers, TextCounts, held_out_places
 from primegpt.data.audit_pairs import PairReport, pairs_in, report_of
-from primegpt.data.batching.examples import read
 from primegpt.data.cleaning.spans import LONG
 from primegpt.data.preparing.corpus import Corpus
-from primegpt.data.preparing.shards import Shards
+from primegpt.data.preparing.shards import REJECTED, Shards
 from primegpt.data.reading.formats import Document
 from primegpt.model.size import human_bytes, human_count
 from primegpt.tokenizers.base import Tokenizer
@@ -243,8 +242,9 @@ def _decoded(shards: Shards, tokenizer: Tokenizer, max_tokens: int) -> Iterator[
     stop = min(max_tokens, len(shards))
     starts = [int(start) for start in shards.document_starts if start < stop]
     paired = shards.has_pairs
-    for record, (start, end) in enumerate(zip(starts, [*starts[1:], stop], strict=True)):
-        ids = read(shards, record)[0] if paired else shards.slice(start, end)
+    for start, end in zip(starts, [*starts[1:], stop], strict=True):
+        ids = shards.slice(start, end)
+        ids = ids[shards.roles(start, end) != REJECTED] if paired else ids  # of a pair, the answer to be learnt
         yield Document(tokenizer.decode(ids, skip_special_tokens=True), str(shards.folder))
 
 
