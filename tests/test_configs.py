@@ -26,6 +26,9 @@ SMALL = [
 
 TUNED = ["--train.max_steps", "2", "--train.threads", "1", "--data.val_tokens", "64", "--generate.max_new_tokens", "4"]
 
+REWARDED = ["--train.max_steps", "2", "--train.threads", "1", "--data.songs", "60", "--reinforce.num_generations", "2"]
+REWARDED += ["--reinforce.prompts_per_step", "2", "--reinforce.max_new_tokens", "4", "--reinforce.val_prompts", "2"]
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
@@ -83,12 +86,18 @@ def answering(capsys) -> str:
 @pytest.mark.parametrize("recipe", FILES, ids=lambda path: path.stem)
 def test_a_recipe_trains(recipe, place, capsys):
     config = resolve(read_toml(recipe))
-    base = answering(capsys) if config.train.objective in PREFERENCES else None
-    command = ["finetune", base] if base else ["train"]
-    assert run([*command, str(recipe), "--out", "run", *(TUNED if base else flags_for(recipe))], 0.0) == 0
+    if config.reinforce.on:
+        songs = RECIPES / "songbook-instruct.toml"
+        assert run(["train", str(songs), "--out", "songs", *flags_for(songs)], 0.0) == 0
+        command, flags = ["reinforce", "songs"], REWARDED
+    elif config.train.objective in PREFERENCES:
+        command, flags = ["finetune", answering(capsys)], TUNED
+    else:
+        command, flags = ["train"], flags_for(recipe)
+    assert run([*command, str(recipe), "--out", "run", *flags], 0.0) == 0
     trained = api.load("run")
-    assert trained.step > 0
-    assert trained.config.model.preset == config.model.preset
+    assert trained.step > 0 or config.reinforce.on  # two steps need not be an improvement
+    assert trained.config.model.preset == config.model.preset or config.reinforce.on  # its base's
     assert trained.generate("", max_new_tokens=4) is not None
 
 
@@ -149,6 +158,6 @@ def test_the_path_that_a_recipe_had_is_answered_with_its_name(place, capsys):
 
 def test_the_help_of_train_names_every_recipe_that_it_takes(capsys):
     assert run(["train", "--help"], 0.0) == 0
-    assert set(recipe_names()) - {"lyrics-finetune", "preference"} <= set(
+    assert set(recipe_names()) - {"lyrics-finetune", "preference", "reinforce-songs"} <= set(
         re.findall(r"[a-z0-9-]+", capsys.readouterr().out)
     )

@@ -66,6 +66,17 @@ temperature = 1.5
 do = "finetune"
 data.sources = ["@own"]
 [[arm]]
+name = "rewarded"
+[[arm.stage]]
+do = "reinforce"
+data.sources = ["@learnt"]
+train.batch_size = 4
+[arm.stage.reinforce]
+reward = ["mine.py:score"]
+num_generations = 2
+prompts_per_step = 2
+max_new_tokens = 4
+[[arm]]
 name = "instructions"
 [[arm.stage]]
 do = "data instruct"
@@ -93,7 +104,7 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.reliability
 def test_records_are_made_by_stages_and_rewards_are_measures(place):
     found = api.experiment(place / "xp.toml", place / "out", say=silent)
-    assert set(found.results["values"]["reward.mean"]) == {"more of the same", "best of 3", "instructions"}
+    assert set(found.results["values"]["reward.mean"]) == {"more of the same", "best of 3", "rewarded", "instructions"}
     for arm, (value,) in ((arm, each.values()) for arm, each in found.results["values"]["reward.mean"].items()):
         (exact,) = found.results["values"]["reward.rewards.exact.mean"][arm].values()
         assert 0 <= exact <= value <= 1 + 0.5 * 4
@@ -108,6 +119,7 @@ def test_an_edited_reward_makes_anew_what_depends_on_it(place):
     before = plan_work(read_experiment(place / "xp.toml")).jobs
     (place / "mine.py").write_text("def score(prompt, completion, record): return 0")
     after = plan_work(read_experiment(place / "xp.toml")).jobs
+    assert any(job.do == "reinforce" for key, job in before.items() if key not in after)
     changed = [job.label for key, job in before.items() if key not in after]
     assert [label.rpartition(", ")[2] for label in changed if label.startswith("best")] == [
         "own",

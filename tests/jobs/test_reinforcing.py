@@ -96,6 +96,18 @@ def test_what_is_said(base, place, tmp_path, capsys) -> None:
     assert command(["train", "--resume", str(out)], 0.0) == 0
 
 
+def test_what_has_learnt_from_pairs_learns_from_rewards_and_the_other_way_round(base, place, tmp_path) -> None:
+    pairs = [{"prompt": f"say {word}", "chosen": word, "rejected": "no"} for word in WORDS * 3]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    dpo = {"train": {"objective": "dpo", "max_steps": 2, "threads": 1}}
+    preferring = api.finetune(base, tmp_path / "pairs.jsonl", out=tmp_path / "a", settings=dpo, quiet=True).folder.path
+    run = rewarded(preferring, place, tmp_path / "b", train={"max_steps": 1})
+    assert run.config.data.template == "response"
+    assert run.config.train.objective == "cross_entropy"
+    api.finetune(run.folder.path, tmp_path / "pairs.jsonl", out=tmp_path / "c", settings=dpo, quiet=True)
+    assert not api.load(tmp_path / "c").config.reinforce.on
+
+
 class Stopping(PlainDisplay):
     """Breaks a session off after a step, as a kill does: nothing is saved there."""
 

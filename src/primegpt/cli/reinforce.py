@@ -37,7 +37,7 @@ def reinforce(
         A run folder, or a model of Transformers, that answers prompts already.
     prompts
         Files of records (.jsonl, .csv, .parquet), whose answers are not needed; `songbook`; or one recipe: a
-        CONFIG.toml.
+        CONFIG.toml, or a name (reinforce-songs).
     reward
         words, themes, genre, emotion, rhyme, sections, length, exact, regex:PATTERN, or FILE.py:function; given several
         times, their sum, in which 0.5*rhyme counts half.

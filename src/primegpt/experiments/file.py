@@ -30,13 +30,14 @@ from primegpt.errors import ConfigError, nearest, quoted
 SEEDS = 1337  # the first, where only their number is given
 MOST_ARMS, MOST_SEEDS, MOST_STAGES = 1000, 1000, 32
 SECTIONS = tuple(name for name in Config.model_fields if name != "plan")
-TRAINING = ("train", "finetune")
+TRAINING = ("train", "finetune", "reinforce")
 DATA = ("data songbook", "data tasks", "data instruct", "data sample")  # what writes records
 STAGES = (*TRAINING, "evaluate", "tokenizer", *DATA)  # and functions: FILE.py:name
 HIGHER = (
     "acc",
     "acc_norm",
     "reward.mean",
+    "reward",
     "lift",
     "words",
     "theme",
@@ -290,12 +291,12 @@ def _stage(table: _StageTable, settings: Settings, budget: Budget, file: _File, 
     if table.do in TRAINING:
         own = {section: said.pop(section) for section in SECTIONS if section in said}
         _check({name: settings[name] for name in ("extension",) if name in settings} | own, origin)
-        known = ("from", "recipe", "checkpoint") if table.do == "finetune" else ("recipe",)
+        known = ("recipe",) if table.do == "train" else ("from", "recipe", "checkpoint")
         if unknown := next((key for key in said if key not in known), None):
             raise ConfigError(f"{origin}: unknown key {quoted(unknown)}", nearest(unknown, (*SECTIONS, *known)))
         said["settings"] = laid_over(settings, own)
         said["budget"] = (table.budget or budget).model_dump(exclude_none=True)
-    if table.do in ("finetune", "evaluate", "data sample"):
+    if table.do in ("finetune", "reinforce", "evaluate", "data sample"):
         said = {"from": "@last", **said}
     if table.do in ("evaluate", "data sample"):
         said = {"checkpoint": file.checkpoint, **said}

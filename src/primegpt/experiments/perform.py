@@ -26,6 +26,7 @@ from primegpt.jobs.data import write_songbook, write_tasks
 from primegpt.jobs.evaluation import evaluate_run
 from primegpt.jobs.finetuning import finetune
 from primegpt.jobs.instructing import instruct
+from primegpt.jobs.reinforcing import reinforce
 from primegpt.jobs.resuming import resume
 from primegpt.jobs.sampling import sample
 from primegpt.jobs.tokenizers import train_tokenizer
@@ -118,8 +119,9 @@ class Doer:
             options: dict[str, Any] = {"out": path, "overwrite": True, "settings": settings}
             if job.do == "train":
                 return train(*_recipe(said), **options, observer=observer, say=warn)
+            go_on = reinforce if job.do == "reinforce" else finetune
             which = said.get("checkpoint", "best")
-            return finetune(said["from"], *_recipe(said), **options, checkpoint=which, observer=observer, say=warn)
+            return go_on(said["from"], *_recipe(said), **options, checkpoint=which, observer=observer, say=warn)
 
     def _settings(self, job: Job, said: Mapping[str, Any]) -> Settings:
         """All settings of a training but how long it is."""

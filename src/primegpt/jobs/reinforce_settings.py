@@ -86,7 +86,7 @@ def refuse_what_is_idle(asked: Config) -> None:
     """Raise ConfigError for settings that nothing heeds where completions are written anew at every step."""
     for key, remedy in IDLE.items():
         section, name = key.split(".")
-        if name in getattr(asked, section).model_fields_set:
+        if getattr(getattr(asked, section), name) != getattr(getattr(Config(), section), name):
             raise ConfigError(f"{key} has no effect on what learns from rewards", remedy)
 
 
