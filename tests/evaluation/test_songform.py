@@ -10,6 +10,7 @@ from primegpt.data.songbook import songbook
 from primegpt.data.verse import rhyme_families
 from primegpt.evaluation.songform import (
     copied_ngram_share,
+    distinct_ngram_share,
     parse_sections,
     rhymes,
     rhyming_pair_share,
@@ -190,3 +191,9 @@ def test_a_text_copied_from_training_is_found_out_and_a_fresh_songbook_is_not():
     assert copied_ngram_share(training[:20], training) == 1.0
     assert copied_ngram_share(fresh, training) < 0.001
     assert 0.1 < copied_ngram_share(fresh, training, n=4) < 0.6  # the same language all the same
+
+
+def test_distinct_ngram_share_counts_over_all_texts():
+    assert distinct_ngram_share(["a b c d e", "a b c d f"], n=4) == 3 / 4  # abcd twice, bcde, bcdf
+    assert distinct_ngram_share(["la la la la la la"], n=4) == 1 / 3
+    assert distinct_ngram_share(["too short"], n=4) == 0

@@ -85,6 +85,12 @@ def _pair_share(sections: Iterable[Sequence[str]]) -> float:
     return rhyming / pairs if pairs else 0.0
 
 
+def distinct_ngram_share(texts: Sequence[str], n: int = 4) -> float:
+    """The share of all runs of `n` words in `texts` that are different ones (Li et al. 2016, arXiv:1510.03055)."""
+    found = [run for text in texts for run in zip(*(words_of(text)[first:] for first in range(n)), strict=False)]
+    return len(set(found)) / max(1, len(found))
+
+
 def _distinct_sections(text: str) -> list[Section]:
     return list(dict.fromkeys(parse_sections(text)))
 

@@ -13,7 +13,7 @@ from typing import Any
 from primegpt.data.songbook import EMOTIONS, GENRES, Song, songbook
 from primegpt.data.verse import themes
 from primegpt.evaluation.adherence import adherence, prompt_information, theme_overlap, voice_match, word_overlap
-from primegpt.evaluation.songform import rhyming_pair_share, valid_section_order
+from primegpt.evaluation.songform import distinct_ngram_share, rhyming_pair_share, valid_section_order
 from primegpt.inference.run import Run
 from primegpt.jobs.answers import PROMPT_SEED, song_pair, without_prompt
 
@@ -31,13 +31,17 @@ NO_BANS = "no bans"  # of control tokens: the one trick that is no setting
 
 
 def follows(run: Run) -> dict[str, float | None]:
-    """Lifts of what is written to new prompts, the information taken from them, and how much of a song it is."""
+    """Lifts of what is written to new prompts, what information they take, form and variety."""
     songs = list(songbook(PROMPTS, seed=PROMPT_SEED))
     written = _write(run, songs)
     pairs = [song_pair(run, song) for song in songs]
     information = prompt_information(run.model, pairs, without_prompt(run, songs[0]))
-    form = {"sections": fmean(map(valid_section_order, written)), "rhymes": fmean(map(rhyming_pair_share, written))}
-    return lifts(songs, written) | {"information": information.information} | form
+    return lifts(songs, written) | {
+        "information": information.information,
+        "sections": fmean(map(valid_section_order, written)),
+        "rhymes": fmean(map(rhyming_pair_share, written)),
+        "distinct": distinct_ngram_share(written),
+    }
 
 
 def tricks(run: Run) -> dict[str, dict[str, float | None]]:
