@@ -43,6 +43,7 @@ SETTINGS = {
     "data.prompt_dropout": (0.5, {"data": {"template": "response"}}),
     "data.drop_labels": (True, {"data": {"template": "song"}}),
     "data.mask_prompt": (False, {"data": {"template": "chat"}}),
+    "data.pack": (True, {"data": {"template": "response"}}),
     "train.beta": (0.2, {"train": {"objective": "ipo"}}),
     "train.label_smoothing": (0.1, {"train": {"objective": "dpo"}}),
     "train.simpo_gamma": (0.1, {"train": {"objective": "simpo"}}),

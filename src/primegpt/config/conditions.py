@@ -60,6 +60,7 @@ CONDITIONS: dict[str, Condition] = {
     **{f"data.{name}": _LABELS for name in ("genre_field", "emotion_field", "genre", "emotion", "structure")},
     "data.prompt_dropout": _PROMPTS,
     "data.drop_labels": _SONGS,
+    "data.pack": _is("data.template", "song", "response", "chat"),
     "data.mask_prompt": _is("data.template", "song", "response", "chat"),
     "train.beta": _is("train.objective", *PREFERENCES),
     "train.label_smoothing": _is("train.objective", "dpo", "simpo"),

@@ -374,6 +374,8 @@ class DataConfig(ReadingConfig):
     """How often an instruction is left out in training, so that a model also writes without one (song, response)."""
     mask_prompt: bool = True
     """Train on the answer of a record alone; false: on all of it. Validation asks for the answer either way."""
+    pack: bool | Literal["auto"] = "auto"
+    """Let the records of a micro-batch share one row, each read as if it were alone; auto: where that saves a tenth."""
     drop_labels: bool = False
     """Leave genre and emotion out together with the instruction."""
     base_text: Place | None = None
@@ -633,6 +635,12 @@ class PlanRecord(Section):
     """Intervals in steps that follow the plan where its steps change, since they were not asked for."""
     lengths: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] = Field((), max_length=MAX_LIST)
     """Batches of records are padded to the next of these, in tokens: each of them takes memory for kernels."""
+    packed_lengths: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] = Field((), max_length=MAX_LIST)
+    """Rows that records share are filled up to the next of these, in tokens; none: one record a row."""
+    padding: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the tokens of batches that is padding, or asked for by nobody, with one record a row."""
+    packed_padding: float = Field(0.0, ge=0.0, le=1.0)
+    """The same where records share rows."""
     notes: tuple[Text, ...] = Field((), max_length=MAX_LIST)
     """Choices in words, as printed."""
     warnings: tuple[Text, ...] = Field((), max_length=MAX_LIST)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from primegpt.config import ModelConfig
 from primegpt.errors import MismatchError
+from primegpt.model.apart import apart
 from primegpt.model.cache import KVCache, Past, remember
 from primegpt.model.kernels import Kernel, View, attention, gelu, rms_norm, squared_relu, triangle
 from primegpt.model.loss import summed_cross_entropy, token_log_probabilities
@@ -256,6 +257,9 @@ class GPT(nn.Module):
             return View(rotation, mask, causal=first, slots=cache.slots(T))
         if segments is None:
             return View(rotation, None, causal=True)
+        ours = "attention" not in self.config.own and not torch.compiler.is_compiling()
+        if ours and (parts := apart(segments)):
+            return View(rotation, None, causal=True, apart=parts)
         same = segments.unsqueeze(-1) == segments.unsqueeze(-2)  # (B, T, T)
         return View(rotation, (triangle(T, ids.device) & same).unsqueeze(1), causal=False)
 

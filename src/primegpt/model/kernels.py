@@ -8,6 +8,7 @@ Letters in shapes are those of gpt.py.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from primegpt.model.apart import Apart
 
 Kernel = Literal["sdpa", "explicit", "sums"]  # implementations of attention; "sums" is for compiled steps
 
@@ -179,6 +182,8 @@ class View:
     slots: tuple[Tensor, Tensor] | None = None  # where the cache takes in the new tokens; None: after the others
     maps: list[Tensor] | None = None  # collects the attention maps of a trace
     added: Tensor | None = None  # the mask as explicit attention adds it, once it was asked for
+    apart: Apart | None = None  # segments that attention takes one by one, each causal, in place of a mask
+    inside: "Sequence[View] | None" = None  # what is seen of each group of them
 
     def turn(self, qk: Tensor) -> Tensor:
         """Queries and keys (B, T, heads, D) turned by their positions, if these are rotary ones."""
@@ -188,6 +193,11 @@ class View:
         if not torch.compiler.is_compiling():  # for the other blocks; those that share a compiled graph may not write
             self.rotation = cos, sin
         return rotate(qk, cos, sin)
+
+    def of_groups(self, parts: Apart) -> "Sequence[View]":
+        """What attention sees of each group of segments: all of a segment, from its beginning. Made once, as `bias`."""
+        self.inside = self.inside or [View(None, None, causal=True) for _ in parts.groups]
+        return self.inside
 
     def bias(self, q: Tensor) -> Tensor | None:
         """What explicit attention adds to the scores of queries q (B, H, T, D): 0, or -∞; made once, as `turn` does."""
@@ -242,6 +252,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, view: View, kernel: Kernel, dropo
     q (B, H, T, D); k, v (B, K, S, D), where query head h reads key/value head h // (H / K).
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
+    if (parts := view.apart) is not None:
+        groups = zip(parts.take(q), parts.take(k), parts.take(v), view.of_groups(parts), strict=True)
+        return parts.put_back([attention(*group, kernel, dropout) for group in groups], len(q))
     if q.size(2) == 1 and view.maps is None and not dropout:
         if kernel == "sums" and len(q) == 1:
             return summed_attention(q, k, v)

@@ -290,7 +290,7 @@ def _end_activations(config: Config) -> int:
     """What is kept outside blocks, per token: of the last norm and the embedding's (no product's input), the mask of
     the embedding's dropout, and each token's angles where they are not the same in all rows."""
     model = config.model
-    angles = model.position == "rope" and config.data.isolate_documents
+    angles = model.position == "rope" and (config.data.isolate_documents or config.plan.packed_lengths)
     return (
         _norm_bytes(config)
         + (4 * model.n_embd if model.embedding_norm and not config.lora.rank else 0)

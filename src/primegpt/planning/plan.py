@@ -25,6 +25,7 @@ from primegpt.hugepages import keep_in_huge_pages
 from primegpt.model.memory import batch_bytes, training_memory, what_to_lower
 from primegpt.model.size import human_bytes, human_seconds, parameter_count
 from primegpt.parallel.world import ALONE, World
+from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
 from primegpt.training.pace import EVALUATION_SECONDS, EVALUATIONS, intervals
@@ -175,7 +176,9 @@ def fitting_step(
     warnings: list[str] = []
     with world.together():
         refuse_what_cannot_fit(config, world)
+    pack = config.data.pack
     while True:
+        config = with_packing(config.with_values(data={"pack": pack}), corpus, world)
         batches = training_batches(config, corpus, world.rank, world.size)
         if excess(config, world) <= 0 and (fastest := fastest_step(config, batches, world)):
             config, times, notes, not_compiled = fastest

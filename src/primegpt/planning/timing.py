@@ -120,7 +120,7 @@ def _what_counts(config: Config) -> dict[str, object]:
     return {
         "machine": [platform.node(), platform.machine(), chip, torch.__version__, __version__],
         "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", include={"isolate_documents", "template"}),
+        "data": config.data.model_dump(mode="json", include={"isolate_documents", "template", "pack"}),
         "lora": config.lora.model_dump(mode="json"),
         "train": settings,
         "objective": type(objective_for(config)).__name__,

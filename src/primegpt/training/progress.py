@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from primegpt.config import Config
+from primegpt.config import Config, PlanRecord
 from primegpt.data.batching.batches import Batches
 from primegpt.data.batching.feed import Mixture, training_batches
 from primegpt.data.preparing.corpus import Corpus
@@ -141,6 +141,8 @@ def plan_table(
             f"{human_seconds(_still_expected(config, state))}, {plan.expected_memory_mb:,.0f} MB for training",
         ),
     ]
+    if plan.padding:
+        rows.insert(-2, ("packing", _packing(plan)))
     if (split := batches.gradient_accumulation_steps) > 1:
         rows.insert(-2, ("micro-batch", f"{batches.batch_size} rows, {split} of them a step"))
     rows += [("warning", note) for note in plan.warnings] if state is None else []
@@ -149,6 +151,12 @@ def plan_table(
         share = f"{human_count(learns)} parameters learn, {100 * learns / (parameters + learns):.2g}% of all"
         rows.insert(3, ("lora", f"rank {config.lora.rank}: {share}"))
     return rows
+
+
+def _packing(plan: PlanRecord) -> str:
+    """How much of the batches is padding, without and with packing, and which it is."""
+    alone, shared = f"{plan.padding:.0%} of batches is padding, one record a row", f"{plan.packed_padding:.0%} packed"
+    return f"{alone}; {shared}" if plan.packed_lengths else f"none: {alone}; it would be {shared}"
 
 
 def _as_it_stands(config: Config, state: TrainState | None) -> str:

@@ -16,7 +16,7 @@ Seen from the targets the windows are tiles, so every token is a target exactly 
 that would count twice are ignored.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -114,6 +114,8 @@ class Batches:
     """Rows of a step, over all ranks."""
     rank: int = 0
     ranks: int = 1
+    form: Callable[[Batch], Batch] = lambda batch: batch
+    """What is made of a micro-batch before it is used, for the same loss and gradients: packing.py has one."""
 
     @property
     def gradient_accumulation_steps(self) -> int:
@@ -133,7 +135,8 @@ class Batches:
         """This rank's micro-batches of optimizer step `step` (from 0); the same rows however they are divided."""
         rows = self.examples_per_step // self.ranks
         examples = step * self.examples_per_step + self.rank * rows + np.arange(rows)
-        return [self.source.assemble(examples[row : row + self.batch_size]) for row in range(0, rows, self.batch_size)]
+        parts = (examples[row : row + self.batch_size] for row in range(0, rows, self.batch_size))
+        return [self.form(self.source.assemble(part)) for part in parts]
 
     def with_batch_size(self, batch_size: int) -> "Batches":
         """The same steps in micro-batches of so many rows, a divisor of the rows of a step."""

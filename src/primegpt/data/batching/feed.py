@@ -1,7 +1,7 @@
 """What a run reads of its corpus: the batches of every step, of one source or a mixture, and those it is judged on."""
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from primegpt.config import Config
 from primegpt.data.batching.batches import IGNORED, Batch, Batches, Integers, Source, Windows, validation_windows
 from primegpt.data.batching.examples import Examples, validation_examples
+from primegpt.data.batching.packing import packed
 from primegpt.data.batching.pairs import PairSource, validation_pairs
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
@@ -105,7 +106,7 @@ def training_batches(config: Config, corpus: Corpus, rank: int = 0, ranks: int =
         shares = [max(1, round(rows * weight / sum(weights))) for weight in weights]
         parts = [_source(config, part, share) for part, share in zip(corpus.train_parts(), shares, strict=True)]
         source = Mixture(parts, weights, seed=train.seed)
-    return Batches(source, train.batch_size, rows, rank, ranks)
+    return Batches(source, train.batch_size, rows, rank, ranks, _form(config))
 
 
 def _source(config: Config, shards: Shards, rows_per_step: int) -> Source:
@@ -129,6 +130,11 @@ def _source(config: Config, shards: Shards, rows_per_step: int) -> Source:
         stride=data.stride,
         isolate_documents=data.isolate_documents,
     )
+
+
+def _form(config: Config) -> Callable[[Batch], Batch]:
+    """Records together in one row, where the plan has found that to be worth it."""
+    return partial(packed, lengths=config.plan.packed_lengths)
 
 
 def for_ranks(config: Config, ranks: int) -> Config:
@@ -161,7 +167,8 @@ def fixed_batches(config: Config, shards: Shards, max_targets: int | None = None
     train = config.train
     if shards.has_roles:
         records = validation_pairs if shards.has_pairs else validation_examples
-        return records(shards, batch_size=train.batch_size, max_targets=max_targets, lengths=config.plan.lengths)
+        rows = records(shards, batch_size=train.batch_size, max_targets=max_targets, lengths=config.plan.lengths)
+        return map(_form(config), rows)
     return validation_windows(
         shards,
         sequence_length=config.sequence_length,
