@@ -23,8 +23,7 @@ from primegpt.seeds import derive_seed
 
 Draw = Callable[[], float]  # the next uniform number in [0, 1)
 
-CANDIDATES = 5  # words that tell a text from the others, of which some are named
-MOST_THEMES = 3
+CANDIDATES = 3  # words that tell a text best from the others, of which some are named
 FORMED = 0.25  # how often each thing that there is to say of a text's form is said
 ATTEMPTS = 20  # wordings, before what is asked for is left out
 RHYMING = 0.25  # share of rhyming pairs of lines from which on a song is said to rhyme
@@ -178,11 +177,11 @@ def _lines(text: str) -> list[str]:
 def _drawn(candidates: Sequence[Theme], draw: Draw) -> tuple[Theme, ...]:
     """One to three of the candidates, the better ones sooner."""
     left, drawn = list(candidates), list[Theme]()
-    wanted = pick(draw, (1, 2, 2, MOST_THEMES))
+    wanted = pick(draw, (1, 2, 2, CANDIDATES))
     while left and len(drawn) < wanted:
-        point = draw() * sum(theme.score for theme in left)
+        point = draw() * sum(theme.score**2 for theme in left)
         for theme in left:
-            point -= theme.score
+            point -= theme.score**2
             if point <= 0:
                 break
         left.remove(theme)
