@@ -188,18 +188,20 @@ def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str
     return [("mixture", ", ".join(f"{share:.0%} {name} ({epochs:.1f} epochs)" for name, share, epochs in sources))]
 
 
-def remarks_at_the_end(state: TrainState) -> Iterator[str]:
+def remarks_at_the_end(state: TrainState, *, rewarded: bool = False) -> Iterator[str]:
     """Why a run ends before its last step, where it does, and that `best` is the model before the first step."""
     stopping = state.early_stopping
+    measure, never = ("reward of held-out prompts", "rose above") if rewarded else ("validation loss", "fell below")
     if stopping.should_stop and state.step < state.max_steps and stopping.best_loss is not None:
+        best = -stopping.best_loss if rewarded else stopping.best_loss
         yield (
-            f"stopped early at step {state.step:,} of {state.max_steps:,} (train.patience): no validation loss "
-            f"since step {stopping.best_step:,} was better than its {stopping.best_loss:.4f}"
+            f"stopped early at step {state.step:,} of {state.max_steps:,} (train.patience): no {measure} "
+            f"since step {stopping.best_step:,} was better than its {best:.4f}"
         )
     if stopping.best_step == 0 < state.step:
         yield (
-            "warning: the best checkpoint is step 0, since the validation loss never fell below that: train for "
-            "longer, or at another --train.learning_rate, and see that the held-out text is like the rest "
+            f"warning: the best checkpoint is step 0, since the {measure} never {never} that: train for "
+            "longer, or at another --train.learning_rate, and see that what is held out is like the rest "
             "(--checkpoint last is the newest)"
         )
 

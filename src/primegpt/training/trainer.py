@@ -95,7 +95,7 @@ class Trainer:
                     with self.pace.step():
                         self.step()
                     self.after_step()
-                for remark in remarks_at_the_end(self.state):
+                for remark in remarks_at_the_end(self.state, rewarded=self.config.reinforce.on):
                     self.observer.on_message(remark)
                 self.checkpoints.finish()
                 self.poll()  # a signal that came after the last step
