@@ -124,6 +124,7 @@ def test_what_is_too_long_is_cut_alike_for_both_answers():
     assert (chosen, rejected) == ("c" * 5 + "</response>", "r" * 10)
     prompt, chosen, rejected = said("response", limit=20, prompt="p" * 30, chosen="c" * 2, rejected="r" * 4)
     assert (len(prompt) - len("<prompt><response>"), chosen, rejected[:4]) == (13, "cc</response>", "rrrr")
+    assert said("response", limit=20, prompt="pp", chosen="c" * 30, rejected="r" * 25)[1:] == ("c" * 16, "r" * 16)
     tokenizer, tally = tokenizer_of("response"), Tally()
     document = Document("", "", {"prompt": "p", "chosen": "c" * 5, "rejected": "r" * 70})
     layout_for(PAIRS, tokenizer).rows(document, 0, tokenizer, 50, tally)

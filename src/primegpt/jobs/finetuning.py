@@ -102,7 +102,8 @@ def defaults(base: Base, known: Config) -> dict[str, Any]:
     """What a fine-tuning run is unless one says otherwise; of `known`, only adapters and the objective matter.
 
     Learning rates are an order of magnitude below those of training from scratch; adapters, which start from nothing,
-    take larger ones; those of preferences, which are soon exaggerated, are an order below both (docs/experiments.md).
+    take larger ones (docs/experiments.md). Those of preferences, which are soon exaggerated, are an order below both:
+    as cautious as TRL's, and not found by a search.
     """
     old, large = base.config, parameter_count(base.config.model) > LARGE
     trained, preference = old.plan.step_seconds > 0, known.train.objective in PREFERENCES
