@@ -204,3 +204,26 @@ def test_the_comparison_would_notice(place, uninterrupted):
     assert [line.get("rewards/chosen") for line in lines] != [
         line.get("rewards/chosen") for line in expected["metrics"]
     ]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_learn_what_one_process_learns(place, parallel):
+    """The reference is asked by both, each for its share; and what it gathered of the weights is let go of."""
+    if not Path("/dev/shm").exists():
+        pytest.skip("torchrun is tried on Linux")
+    few = ["--train.max_steps", "12", "--train.parallel", parallel]
+    runs = {ranks: place.path / f"{parallel}-{ranks}" for ranks in (1, 2)}
+    for ranks, run in runs.items():
+        many = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        arguments = [*many, "-m", "primegpt", "finetune", "base", "pairs.toml", "--out", str(run), *few]
+        environment = os.environ | {"PRIMEGPT_CACHE": str(place.cache(run)), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *arguments], cwd=place.path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    lines = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for run in runs.values()
+    ]
+    for name in ("train/loss", "val/loss", "rewards/margins", "val/rewards/margins"):
+        one, two = ([line[name] for line in each if name in line] for each in lines)
+        assert len(one) >= 3
+        assert two == pytest.approx(one, abs=1e-6)

@@ -28,7 +28,7 @@ from primegpt.inference.run import Run
 from primegpt.jobs.bases import base_weights
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_seconds
-from primegpt.parallel.world import ALONE, World
+from primegpt.parallel.world import ALONE, World, release
 from primegpt.planning.plan import conditions
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint
@@ -65,6 +65,8 @@ class Reference:
         """Ask `model`, which is as the run began, and write down what it says."""
         started = time.monotonic()
         known = {split: self.asked(model, getattr(self.corpus, split)) for split in SPLITS}
+        if self.world.sharded:
+            release(model)  # before an optimizer, or a checkpoint, takes gathered weights for this rank's own
         content = b"".join(serialize({split: torch.from_numpy(values) for split, values in known.items()}))
         with self.world.together(), atomic.io_errors(f"write {self.path}"):
             if self.world.local_rank == 0:

@@ -121,6 +121,15 @@ def spread(model: GPT, device: str, ranks: int) -> GPT:
     return model
 
 
+def release(model: GPT) -> None:
+    """Let go of the weights that a forward pass has left gathered, as no backward pass followed it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that is spread over the ranks, on each of them; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
