@@ -386,11 +386,55 @@ def test_a_model_of_conversations_is_told_what_was_said_before(conversational: P
     assert len(chat.history) == 3
 
 
+def test_a_conversation_is_instructed_taken_back_and_saved(conversational: Path, tmp_path: Path) -> None:
+    opened = primegpt.load(conversational)
+    chat = Chat(opened, max_new_tokens=3)
+    with pytest.raises(UsageError, match="no turn to take back"):
+        chat.command("/undo")
+    with pytest.raises(UsageError, match="nothing was said yet"):
+        chat.command(f"/save {tmp_path / 'talk.jsonl'}")
+    assert chat.command("/system Be brief.") == "system is Be brief."
+    first = "".join(chat.answer("Who"))
+    "".join(chat.answer("And he?"))
+    assert chat.command("/undo") == "taken back: And he?"
+    with pytest.raises(UsageError, match="nothing to go on from"):
+        next(chat.answer("/more"))
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who"}
+    said = [system, user, {"role": "assistant", "content": first}]
+    assert chat.asked("And she?") == opened.conversation([*said, {"role": "user", "content": "And she?"}])
+
+    place = tmp_path / "talk.jsonl"
+    assert chat.command(f"/save {place}") == f"saved to {place}"
+    assert json.loads(place.read_text(encoding="utf-8")) == {"messages": said}
+    chat.command(f"/save {tmp_path / 'talk.txt'}")
+    assert (tmp_path / "talk.txt").read_text(encoding="utf-8") == f"» Who\n{first}\n"
+    for wrong in ("", place, tmp_path / "no" / "talk.txt"):
+        with pytest.raises(UsageError, match="name a new file"):
+            chat.command(f"/save {wrong}")
+    assert chat.command("/forget") == "a new conversation"
+    assert chat.asked("Who") == opened.conversation([system, user])
+    assert chat.command("/system off") == "system is off"
+    assert chat.asked("Who") == opened.conversation([user])
+
+
+def test_a_model_of_texts_has_nothing_to_forget(trained: Path, tmp_path: Path) -> None:
+    chat = Chat(primegpt.load(trained), max_new_tokens=3)
+    for command in ("/forget", "/system Be brief."):
+        with pytest.raises(UsageError, match="trained on conversations"):
+            chat.command(command)
+    answer = "".join(chat.answer("the fox"))
+    "".join(chat.answer("the dog"))
+    chat.command("/undo")
+    chat.command(f"/save {tmp_path / 'talk.jsonl'}")
+    assert json.loads((tmp_path / "talk.jsonl").read_text()) == {"prompt": "the fox", "response": answer}
+
+
 def test_of_a_long_conversation_the_first_turns_are_left_out(conversational: Path, output, monkeypatch):
     opened = primegpt.load(conversational)
-    chat = Chat(opened, max_new_tokens=8)
+    chat, said = Chat(opened, max_new_tokens=8), []
     for number in range(6):
         "".join(chat.answer("Who are you?"))
+        said.append("no longer fit" in chat.speed)
         assert chat.row is not None
         assert chat.row.prompt_length <= 64 - 8 or chat.forgotten == number
     kept = [message for turn in chat.history[chat.forgotten : -1] for message in (
@@ -398,7 +442,12 @@ def test_of_a_long_conversation_the_first_turns_are_left_out(conversational: Pat
     asked = opened.conversation([*kept, {"role": "user", "content": "Who are you?"}])
     assert chat.row.ids[: chat.row.prompt_length] == asked
     assert chat.forgotten > 0
-    assert f"the first {chat.forgotten} turns no longer fit" in chat.speed
+    assert sum(said) == 1  # said once, and again in another conversation
+    chat.command("/forget")
+    for _ in range(6):
+        "".join(chat.answer("Who are you?"))
+        said.append("no longer fit" in chat.speed)
+    assert sum(said) == 2
     monkeypatch.setattr("sys.stdin", io.StringIO("Who are you?\n\nWho are you?\n"))
     found, error = output("chat", conversational, "--max-new-tokens", 4)
     assert found.count("» Who are you?\n") == 2

@@ -1,5 +1,6 @@
 """The endpoints, against the package's own generation."""
 
+import contextlib
 import json
 import os
 import sys
@@ -189,6 +190,31 @@ def test_a_conversation_is_laid_out_as_in_training(serve, make_run) -> None:
         400,
         "the last message must be the user's; there is nothing to answer otherwise",
     )
+
+
+def test_of_a_long_conversation_the_oldest_turns_are_left_out(serve, make_run) -> None:
+    """Whole ones, what the system says aside, until half of the context is left; how many, a header says."""
+    run = with_template(make_run(special_tokens=ChatTemplate.special_tokens), "chat")
+    served, room = serve(run), run.config.model.block_size // 2
+    said = [("system", "brief"), *[("user", "abcde"), ("assistant", "b")] * 20, ("user", "c")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    left = next(
+        left for left in range(1, 21) if len(run.conversation([messages[0], *messages[1 + 2 * left :]])) <= room
+    )
+    kept = [messages[0], *messages[1 + 2 * left :]]
+    asked = {"seed": 1, "max_tokens": run.config.model.block_size}
+    _, answer = served.ask("/v1/chat/completions", asked | {"messages": messages})
+    _, same = served.ask("/v1/chat/completions", asked | {"messages": kept})
+    assert answer["choices"] == same["choices"]
+    assert answer["usage"] == same["usage"]
+    for given, stream, told in ((messages, False, str(left)), (messages, True, str(left)), (kept, False, None)):
+        body = asked | {"messages": given, "stream": stream}
+        response, connection = served.open("POST", "/v1/chat/completions", body)
+        with contextlib.closing(connection):
+            assert response.getheader("x-primegpt-dropped-turns") == told
+            response.read()
+    status, refused = served.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 400}]})
+    assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_songs_have_labels(serve, make_run) -> None:

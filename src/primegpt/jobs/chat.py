@@ -1,22 +1,30 @@
 """A conversation with a run: prompts, settings changed on the way, history. Knows nothing of terminals."""
 
+import json
 import time
-from collections.abc import Generator, Sequence
-from itertools import chain
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from primegpt.config import LABELS, GenerateConfig
 from primegpt.errors import UsageError, nearest
 from primegpt.inference.context import Row
+from primegpt.inference.conversation import fitted, room_for_prompt
 from primegpt.inference.run import Run
+from primegpt.run.atomic import write_text_atomic
 
 # What can be set, by the name typed, and the key of the configuration: all that is a number or a name.
 NAMES = {"max_new_tokens": "tokens", "num_beams": "beams"}  # where they are not those of the configuration
 SETTINGS = {
     NAMES.get(key, key.replace("_", "-")): key for key, value in GenerateConfig() if type(value) in (int, float, str)
 }
+COMMANDS = ("help", "settings", "history", "more", "system", "forget", "undo", "save")
 HELP = """\
 Type a prompt and the model goes on with it. An empty line starts a new text, or a new conversation.
+  /system You rhyme.   what a model of conversations is told before each of them; /system off ends it
+  /forget            a new conversation, as an empty line begins
+  /undo              take the last turn back
+  /save talk.jsonl   keep the conversation: as a record to train on, or as text under any other name
   /temperature 0.7   /top-k 50   and every other setting of `primegpt generate` that is a number or a name
   /tokens 300        how much to write at most
   /seed 7            the same seed and prompt give the same answer
@@ -50,7 +58,9 @@ class Chat:
         self.labels: dict[str, str] = {}
         self.history: list[Turn] = []
         self.begun = 0  # the turn of `history` with which the conversation began that goes on
+        self.system = ""  # what the model is told before it
         self.forgotten = 0  # turns of it that did not fit into the last prompt
+        self.newly_forgetful = False  # whether that one was the first with such turns
         self.row: Row | None = None  # of the last answer
         self.seconds, self.tokens = 0.0, 0
 
@@ -67,9 +77,13 @@ class Chat:
         """Carry out `/name value`; what to tell about it. Raises UsageError for a name or value that is wrong."""
         name, _, value = line.strip().removeprefix("/").partition(" ")
         name, value = name.replace("_", "-"), value.strip()
-        if not name and self.remembers:
-            self.begun = len(self.history)
-            return "a new conversation"
+        if name in ("", "forget", "system"):
+            self.require_memory(name)
+            return self.instruct(value) if name == "system" else self.forget()
+        if name == "undo":
+            return self.undo()
+        if name == "save":
+            return self.save(value)
         if name in SETTINGS:
             return self.set(name, value)
         if name in LABELS:
@@ -80,10 +94,53 @@ class Chat:
             values = {n: getattr(self.settings, key) for n, key in SETTINGS.items()} | self.labels
             return "\n".join(f"{n:<20} {value}" for n, value in values.items())
         if name == "history":
-            said = (self.run.introduction(turn.prompt, chat=True) + turn.answer for turn in self.history)
-            return "\n\n".join(said) or "nothing was said yet"
-        known = [*SETTINGS, *LABELS, "help", "settings", "history", "more"]
+            return self.told(self.history) or "nothing was said yet"
+        known = [*SETTINGS, *LABELS, *COMMANDS]
         raise UsageError(f"/{name} is not a command", f"{nearest(name, known)} /help explains them")
+
+    def require_memory(self, name: str) -> None:
+        """Raise UsageError for a run to which each prompt is a text of its own."""
+        if not self.remembers:
+            what = (
+                f"/{name} is for a run that was trained on conversations, and this one is told nothing but the prompt"
+            )
+            raise UsageError(what, "--data.template chat trains one")
+
+    def forget(self) -> str:
+        """Begin a new conversation."""
+        self.begun, self.forgotten, self.newly_forgetful, self.row = len(self.history), 0, False, None
+        return "a new conversation"
+
+    def instruct(self, text: str) -> str:
+        """Tell the model `text` before the conversation, from the next answer on; `off`, or nothing, ends it."""
+        self.system = "" if text == "off" else text
+        return "system is " + (self.system or "off")
+
+    def undo(self) -> str:
+        """Take the last turn of the conversation back."""
+        if len(self.history) == self.begun:
+            raise UsageError("there is no turn to take back", "type a prompt first")
+        taken, self.row = self.history.pop(), None
+        return f"taken back: {taken.prompt}"
+
+    def save(self, name: str) -> str:
+        """Write what was said to a new file: .jsonl as records that can be learnt from, else as text."""
+        path, turns = Path(name).expanduser(), self.history[self.begun :]
+        if not name or path.exists() or not path.parent.is_dir():
+            why = "no name" if not name else "is there already" if path.exists() else "is in no folder"
+            raise UsageError(f"/save {name}: {why}", "name a new file: /save talk.jsonl")
+        if not turns:
+            raise UsageError("nothing was said yet", "type a prompt first")
+        records: Iterable[object] = [{"prompt": turn.prompt, "response": turn.answer} for turn in turns]
+        if self.remembers:
+            records = [{"messages": self.messages(turns)}]
+        as_records = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        write_text_atomic(path, as_records if path.suffix == ".jsonl" else f"{self.told(turns)}\n")
+        return f"saved to {path}"
+
+    def told(self, turns: Sequence[Turn]) -> str:
+        """`turns` to read."""
+        return "\n\n".join(self.run.introduction(turn.prompt, chat=True) + turn.answer for turn in turns)
 
     def set(self, name: str, value: str) -> str:
         """Change one setting from the next answer on."""
@@ -130,20 +187,24 @@ class Chat:
         """What the model is given for `line`: of what was said before, the last turns that leave room for an answer."""
         if not self.remembers:
             return self.run.prompt(line, **self.labels)
-        turns, block = self.history[self.begun :], self.run.config.model.block_size
-        room, self.forgotten = block - min(self.settings.max_new_tokens, block // 2), 0
-        while len(ids := self._conversation(turns[self.forgotten :], line)) > room and self.forgotten < len(turns):
-            self.forgotten += 1
+        room = room_for_prompt(self.run.config.model.block_size, self.settings.max_new_tokens)
+        messages, before = self.messages(self.history[self.begun :]), self.forgotten
+        asked = [*messages, {"role": "user", "content": line}]
+        ids, self.forgotten = fitted(self.run, asked, room, **self.labels)
+        self.newly_forgetful = self.forgotten > 0 and not before
         return ids
 
-    def _conversation(self, turns: Sequence[Turn], line: str) -> str | list[int]:
-        said = [(("user", turn.prompt), ("assistant", turn.answer)) for turn in turns]
-        messages = [*chain.from_iterable(said), ("user", line)]
-        return self.run.conversation([{"role": role, "content": text} for role, text in messages], **self.labels)
+    def messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
+        """`turns` as the templates of the data have them, what the model is told before them first."""
+        said = [("system", self.system)] if self.system else []
+        for turn in turns:
+            said += [("user", turn.prompt), ("assistant", turn.answer)]
+        return [{"role": role, "content": text} for role, text in said]
 
     @property
     def speed(self) -> str:
-        """Of the last answer, in words; and what of the conversation the model no longer saw."""
+        """Of the last answer, in words; and that the model no longer saw all of the conversation, where that is new."""
         rate = self.tokens / self.seconds if self.seconds else 0.0
-        lost = f"; the first {self.forgotten} turns no longer fit" if self.forgotten else ""
+        turns = "turn no longer fits" if self.forgotten == 1 else f"{self.forgotten} turns no longer fit"
+        lost = f"; the first {turns}, and later ones will follow" if self.newly_forgetful else ""
         return f"{self.tokens} tokens, {rate:.0f} tokens/s{lost}"

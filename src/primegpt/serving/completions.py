@@ -18,10 +18,12 @@ from primegpt.inference.context import Offsets
 from primegpt.inference.decoder import Decoder
 from primegpt.inference.run import Run
 from primegpt.serving.engine import Busy, Engine, Job, Piece, Token, read_logprobs
+from primegpt.serving.prompts import laid_out
 from primegpt.serving.schema import ApiError, ChatRequest, CompletionRequest, WritingRequest, parse
 from primegpt.serving.security import while_connected
 from primegpt.terminal import finite
 
+DROPPED = "x-primegpt-dropped-turns"  # how many turns of a conversation were left out, the oldest, as too long for it
 MAX_LOGPROBS = 150_000  # of one answer, which take 75 MB while it is made
 
 
@@ -30,7 +32,7 @@ async def completions(request: Request) -> Response:
     """POST /v1/completions: continue texts."""
     asked = parse(CompletionRequest, await request.body())
     state = request.app.state
-    prompts, settings = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
+    prompts, settings, _ = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
     echoes = [Echo() for _ in prompts]
     if asked.echo:
         echoes = [
@@ -45,23 +47,30 @@ async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions: answer a conversation."""
     asked = parse(ChatRequest, await request.body())
     state = request.app.state
-    prompts, settings = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
-    return await answer(ChatReply(state.run, state.engine, asked, prompts, settings))
+    prompts, settings, dropped = await run_in_threadpool(prepare, state.run, state.engine.decoder, asked)
+    response = await answer(ChatReply(state.run, state.engine, asked, prompts, settings))
+    if dropped:
+        response.headers[DROPPED] = str(dropped)
+    return response
 
 
-def prepare(run: Run, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig]:
-    """The ids of each prompt, and how to go on from them. Raises ApiError or UsageError for what cannot be."""
+def prepare(run: Run, decoder: Decoder, asked: WritingRequest) -> tuple[list[list[int]], GenerateConfig, int]:
+    """The ids of each prompt, how to go on from them, and how many turns of a conversation had to be left out.
+
+    Raises ApiError or UsageError for what cannot be.
+    """
     if asked.model is not None:
         check_model(run, asked.model)
     settings = run.settings(**asked.settings)
-    prompts = [decoder.encode(given, settings) for given in laid_out(run, asked)]
+    given, dropped = laid_out(run, asked, settings)
+    prompts = [decoder.encode(each, settings) for each in given]
     limit = decoder.model.config.block_size
     for ids in prompts:
         if len(ids) > limit:
             message = f"the prompt has {len(ids)} tokens, the model sees {limit}"
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
     check_logprobs(asked, prompts, settings)
-    return prompts, settings
+    return prompts, settings, dropped
 
 
 def check_model(run: Run, name: str) -> None:
@@ -81,25 +90,6 @@ def check_logprobs(asked: WritingRequest, prompts: Sequence[list[int]], settings
     if most > MAX_LOGPROBS:
         message = f"{most:,} log-probabilities may come to one answer, at most {MAX_LOGPROBS:,} do; ask for fewer"
         raise ApiError(400, message + ("" if asked.stream else ", or for a stream"), param="logprobs")
-
-
-def laid_out(run: Run, asked: WritingRequest) -> Sequence[str | list[int]]:
-    """The prompts as the model is to see them: as they are, or in the layout that the run was trained on."""
-    own = "text" if run.template is None else run.template.name
-    if asked.template not in (None, "text", own):
-        raise ApiError(400, f"this run was trained with the template {own!r}", param="template")
-    labels = {"genre": asked.genre, "emotion": asked.emotion}
-    labelled = any(label is not None for label in labels.values())
-    if asked.template == "text" and labelled:
-        raise ApiError(400, "a genre or an emotion has no place in plain text", param="template")
-    if isinstance(asked, ChatRequest):
-        messages = [message.said for message in asked.messages]
-        conversation = run.conversation(messages, **labels)
-        return [messages[-1]["content"] if asked.template == "text" else conversation]
-    assert isinstance(asked, CompletionRequest)
-    if asked.template in (None, "text") and not labelled:
-        return asked.prompts
-    return [run.prompt(given, **labels) if isinstance(given, str) else given for given in asked.prompts]
 
 
 # ---- answers
