@@ -27,7 +27,7 @@ from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.policy_gradient import Policy, advantages
 
-LENGTHS = 16  # rows are padded to a multiple of it: of each length that there is, kernels are kept
+LENGTHS = 8  # that rows have between a power of two and the next: for each there is, kernels are kept
 
 
 @dataclass(frozen=True)
@@ -308,6 +308,7 @@ def rows_of(batch: Batch, first: int, count: int, example: int) -> Batch:
     rows = slice(first, first + count)
     columns = (batch.targets[rows] != IGNORED).any(dim=0).nonzero()
     widest = int(columns[-1]) + 1 if len(columns) else 1
-    T = min(batch.ids.size(1), -(-widest // LENGTHS) * LENGTHS)
+    apart = max(LENGTHS, 2 ** (widest.bit_length() - 1) // LENGTHS)
+    T = min(batch.ids.size(1), -(-widest // apart) * apart)
     extras = {name: value[rows, :T] if value.dim() > 1 else value[rows] for name, value in batch.extras.items()}
     return Batch(batch.ids[rows, :T].clone(), batch.targets[rows, :T].clone(), None, None, example, extras)
