@@ -85,9 +85,22 @@ def test_adherence_of_a_users_own_records(kind, capsys):
     assert "left out: genre, emotion, theme, which can be judged of the songbook's songs alone" in table
 
 
+def test_adherence_of_any_records_with_answers(capsys):
+    """Other records than the run learnt from: one field of each is right, so that the ceiling is known."""
+    given = [{"prompt": f"purple {word}", "response": f"so {word}"} for word in WORDS]
+    Path("other.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+    assert run(["evaluate", "response", "--adherence", "--prompts", "other.jsonl", "--json"], 0.0) == 0
+    measured = json.loads(capsys.readouterr().out)["adherence"]
+    assert measured["left_out"] == ["genre", "emotion", "theme"]
+    words = measured["real"]["words"]
+    assert words["own"] == pytest.approx(0.5)  # "purple" is asked for by all of them, and said by none
+    assert words["lift"] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["response", "--prompts", "response.jsonl"], "--prompts and --reward go together"),
         (["text", "--adherence"], "trained on plain text without any"),
         (["response", "--adherence", "--limit", "1"], "1 of 1 leave half of the model's block"),
     ],

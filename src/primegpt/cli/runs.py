@@ -123,13 +123,13 @@ class Measures:
     hellaswag: str | None = None
     """Answer the questions of this HellaSwag .jsonl file, or of `hellaswag` once it is fetched."""
     adherence: bool = False
-    """Whether its songs keep to their prompts, and what it takes from a prompt."""
+    """Whether answers keep to their prompts, of held-out records or of --prompts; and what it takes from a prompt."""
     memorization: bool = False
     """How much of what it writes is copied from its training text."""
     harness: str | None = None
     """Tasks of lm-evaluation-harness, or YAML files of your own, with commas between."""
     prompts: str | None = None
-    """Write an answer to each prompt of these records, and let --reward say what it is worth."""
+    """Write an answer to each prompt of these records: for --reward, to say what it is worth, or for --adherence."""
     reward: Rewards = ()
     limit: int | None = None
     """At most so many questions, prompts or harness documents."""

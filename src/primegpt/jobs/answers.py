@@ -6,13 +6,17 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from primegpt.config import DataConfig
 from primegpt.data.batching.examples import read, with_prompt
 from primegpt.data.layout import Example
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import CONTEXT, SUPERVISED
+from primegpt.data.preparing.survey import Library
 from primegpt.data.reading.sources import SONGBOOK, Document
 from primegpt.data.songbook import Song, songbook
+from primegpt.data.template import template_for
 from primegpt.errors import DataError
 from primegpt.evaluation.adherence import prompt_information, song_adherence, word_adherence
 from primegpt.evaluation.memorization import Copied, copied_from
@@ -56,8 +60,20 @@ def unseen_prompts(run: Run, corpus: Corpus, count: int) -> list[Asked]:
     if not corpus.val.has_roles:
         return [Asked(*pair) for pair in _openings(run, corpus, count)]
     records = islice(with_prompt(corpus.val, run.tokenizer), count)
-    pairs = [_first_answer(run, corpus, record) for record in records]
-    return [Asked(*pair, run.tokenizer.decode(pair[0], skip_special_tokens=True)) for pair in pairs]
+    return [_asked(run, *read(corpus.val, record)) for record in records]
+
+
+def given_prompts(run: Run, source: DataConfig, count: int, say: Say = to_stderr) -> list[Asked]:
+    """The prompts of at most `count` records of a source, with their answers. Raises DataError for one without any."""
+    template = template_for(source, run.tokenizer)
+    if template is None:
+        what = f"{run.folder.path} was trained on plain text, and does not know a prompt from an answer"
+        raise DataError(what, "leave --prompts out: its own text is measured then")
+    sees, found = run.config.model.block_size + 1, list[Asked]()
+    for number, document in enumerate(islice(Library(source, say), count)):
+        row = template.rows(document, number, run.tokenizer, sees)[0]
+        found.append(_asked(run, row.ids, row.roles))
+    return found
 
 
 def comparable(run: Run, prompts: Sequence[Asked]) -> list[Asked]:
@@ -97,13 +113,14 @@ def _song_record(run: Run, song: Song) -> Example:
     return run.template.encode(Document("", SONGBOOK, fields), 0, run.tokenizer, run.config.model.block_size + 1)
 
 
-def _first_answer(run: Run, corpus: Corpus, record: int) -> Pair:
-    """A held-out record up to its first answer, and this answer."""
-    ids, roles = read(corpus.val, record)
+def _asked(run: Run, ids: npt.NDArray[np.integer], roles: npt.NDArray[np.uint8]) -> Asked:
+    """A record up to its first answer, and this answer."""
     start = int(np.argmax(roles == SUPERVISED))
     others = np.flatnonzero(roles[start:] != SUPERVISED)
     stop = start + int(others[0]) if len(others) else len(ids)
-    return ids[:start].tolist(), _without_end(run, ids[start:stop].tolist())
+    context = ids[:start].tolist()
+    prompt = run.tokenizer.decode(context, skip_special_tokens=True)
+    return Asked(context, _without_end(run, ids[start:stop].tolist()), prompt)
 
 
 def _without_end(run: Run, ids: list[int]) -> list[int]:

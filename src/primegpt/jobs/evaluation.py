@@ -47,6 +47,7 @@ from primegpt.inference.run import Run, load
 from primegpt.jobs.answers import (
     answers_to,
     comparable,
+    given_prompts,
     measure_adherence,
     measure_memorization,
     refuse_without_prompts,
@@ -98,15 +99,16 @@ def evaluate_run(
 
     `text` is a document, or a source as for training, read with the run's own template and fields, on top of which
     stands the section `data` of `settings`. The rewards named in `reward` judge what the run writes to the records of
-    `prompts`, a source too. `limit` bounds questions, prompts and harness documents. `stride` lets
-    windows of text overlap, and `batch_size` of them are computed at once. Everything is computed in the precision of
-    the weights, without autocast.
+    `prompts`, a source too, whose answers adherence takes for its ceiling. `limit` bounds questions, prompts and
+    harness documents. `stride` lets windows of text overlap, and `batch_size` of them are computed at once. Everything
+    is computed in the precision of the weights, without autocast.
     """
     others = bool(hellaswag or adherence or memorization or harness or prompts)
     require_within("limit", limit, 1, MAX_LIMIT)
     require_within("batch_size", batch_size, 1, MAX_BATCH)
-    if bool(prompts) != bool(reward):
+    if (reward and not prompts) or (prompts and not (reward or adherence)):
         raise UsageError("--prompts and --reward go together", "name a file of prompts, and what its answers are worth")
+    given = reading_of(run.config, str(prompts), settings, run.tokenizer) if prompts else None
     judged = parse_rewards(reward) if reward else None
     refuse_unused_options(text, prompts, others, limit=limit, stride=stride, batch_size=batch_size, settings=settings)
     run.require_memory(batch_size or 1, run.config.sequence_length, run.config.generate)
@@ -114,12 +116,13 @@ def evaluate_run(
     questions = questions_of(hellaswag, limit) if hellaswag else []
     if adherence:
         refuse_without_prompts(run)
-    corpus = own_corpus(run, say) if adherence or memorization else None
-    unseen = unseen_prompts(run, corpus, limit or PROMPTS) if corpus else []
+    own = given_prompts(run, given, limit or PROMPTS, say) if given and adherence else []
+    corpus = own_corpus(run, say) if memorization or (adherence and not given) else None
+    unseen = own or (unseen_prompts(run, corpus, limit or PROMPTS) if corpus else [])
     unseen = comparable(run, unseen) if adherence else unseen
     asked = []
-    if judged:
-        asked = read_prompts(run, reading_of(run.config, str(prompts), settings, run.tokenizer), limit=limit, say=say)
+    if judged and given:
+        asked = read_prompts(run, given, limit=limit, say=say)
         judged.check(each.document for each in asked)
     harness_module = import_module("primegpt.evaluation.harness") if harness else None  # which may not be installed
     # All that could be refused has been: what follows takes its time.
@@ -131,11 +134,11 @@ def evaluate_run(
         report["pairs"] = reference.judged_pairs(run, own_corpus(run, say), say)
     if questions:
         report["hellaswag"] = answer_hellaswag(run, questions, say)
-    if corpus and unseen:
+    if unseen:
         written = answers_to(run, unseen, say)
         if adherence:
             report["adherence"] = measure_adherence(run, unseen, written, countdown(say, "prompt information"))
-        if memorization:
+        if memorization and corpus:
             report["memorization"] = measure_memorization(run, corpus, unseen, written)
     if judged:
         report["reward"] = {"source": str(prompts), **measure_reward(run, asked, judged, say)}
