@@ -68,7 +68,7 @@ def in_full(reward: str) -> str:
 def base_layer(base: Base, known: Config) -> dict[str, Any]:
     """What a run is unless one says otherwise; of `known`, only whether there are adapters matters."""
     layer, large = defaults(base, known), parameter_count(base.config.model) > LARGE
-    full, thin = (1e-6, 1e-5) if large else (1e-4, 5e-4)
+    full, thin = (1e-6, 1e-5) if large else (3e-4, 1e-3)  # docs/experiments.md
     layer["train"] = {
         "optimizer": "adamw",
         "learning_rate": thin if known.lora.rank else full,
