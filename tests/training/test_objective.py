@@ -78,7 +78,7 @@ def test_loss_figures_and_gradients_do_not_depend_on_how_pairs_are_split(split: 
 class PairsOfStep:
     """Two micro-batches of two pairs each, others at each step."""
 
-    batch_size, examples_per_step, gradient_accumulation_steps = 4, 8, 2
+    batch_size, examples_per_step, gradient_accumulation_steps, source = 4, 8, 2, None
 
     def micro_batches(self, step: int) -> list[Batch]:
         ids, targets = rows_of_pairs(seed=step)

@@ -33,7 +33,7 @@ class Killed(BaseException):
 class Windows:
     """Batches that are a function of the step."""
 
-    batch_size, gradient_accumulation_steps, tokens_per_step = 2, 1, 8
+    batch_size, gradient_accumulation_steps, tokens_per_step, source = 2, 1, 8, None
 
     def micro_batches(self, step: int) -> list[Batch]:
         ids = torch.randint(0, 20, (2, 5), generator=torch.Generator().manual_seed(step))
