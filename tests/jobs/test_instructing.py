@@ -1,7 +1,9 @@
 """Back-instruction: the words it names are the texts' own, labels and form are true, and no line is quoted whole."""
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,21 @@ def test_stopped_and_gone_on_with_it_is_the_same_file(book, monkeypatch):
     instruct("book.jsonl", out="stopped.jsonl")
     assert Path("stopped.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     assert len(calls) == 301
+
+
+def test_of_a_pipe_nothing_is_lost(monkeypatch):
+    text = "".join(f"The lantern was on the harbour wall in winter {n}.\n" for n in range(4000))
+    reads, writes = os.pipe()
+
+    def write() -> None:
+        with open(writes, "w") as pipe:
+            pipe.write(text)
+
+    with open(reads) as pipe:
+        threading.Thread(target=write).start()
+        monkeypatch.setattr("sys.stdin", pipe)
+        instruct("-", out="own.jsonl")
+    assert "".join(record["response"] for record in lines("own.jsonl")) == text.strip()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from primegpt.config import DataConfig, Settings
 from primegpt.data.cleaning.clean import whole
 from primegpt.data.preparing.survey import Library
 from primegpt.data.reading.records import Document
-from primegpt.data.reading.sources import SONGBOOK, TEXT, read_documents
+from primegpt.data.reading.sources import SONGBOOK, TEXT, is_read_once, read_documents
 from primegpt.data.songbook import EMOTIONS, GENRES
 from primegpt.errors import DataError, UsageError, listed, quoted, require_within
 from primegpt.evaluation.adherence import voice_match
@@ -86,6 +86,8 @@ def _reading(sources: list[str], settings: Settings, say: Say) -> DataConfig:
     if config.template != "text":
         raise UsageError("--data.template lays out records that have prompts", "name the text with --data.text_field")
     if config.text_field != TEXT or "text_field" in settings.get("data", {}):
+        return config
+    if is_read_once(config.sources[0]):  # a pipe, of which nothing is read in advance; it has plain text
         return config
     limits: dict[str, Any] = {"songs": config.songs, "limit": config.max_record_bytes}
     has_lyrics = config.sources == (SONGBOOK,)
