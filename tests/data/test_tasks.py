@@ -41,6 +41,11 @@ def test_levels_are_harder():
     assert [task.level for task in tasks("sort", 4, levels=[2, 5])] == [2, 5, 2, 5]
 
 
+def test_no_question_comes_twice_at_any_level():
+    questions = [task.question for task in tasks("add", 8000, levels=[2, 3])]  # 12 + 34 may be of both
+    assert len(set(questions)) == len(questions)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_held_out_questions_are_in_no_other_file_whatever_the_seed(kind):
     learnt = {task.question for seed in range(4) for task in tasks(kind, 300, levels=[2], seed=seed)}

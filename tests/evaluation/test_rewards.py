@@ -68,7 +68,8 @@ def test_length_is_a_ratio_to_the_target(words, value):
 
 
 @pytest.mark.parametrize(
-    ("completion", "answer", "value"), [("12", 12, 1.0), (" 1  2\n", "1 2", 1.0), ("12", "1 2", 0.0), ("", "a", 0.0)]
+    ("completion", "answer", "value"),
+    [("12", 12, 1.0), ("12", 12.0, 1.0), (" 1  2\n", "1 2", 1.0), ("12", "1 2", 0.0), ("", "a", 0.0)],
 )
 def test_exact_compares_with_the_records_answer(completion, answer, value):
     assert worth("exact", completion, answer=answer) == value

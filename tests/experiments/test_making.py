@@ -134,6 +134,7 @@ def test_an_edited_reward_makes_anew_what_depends_on_it(place):
     [
         (("records = 20", "record = 20"), "stage 'data tasks': got an unexpected keyword argument 'record'"),
         (("records = 20", "records = true"), "records = True; it takes a whole number"),
+        (("levels = [", "levels = 2  # ["), "levels = 2; it takes a list"),
         (('prompts = "@learnt"\n', ""), "stage 'data sample': missing a required argument: 'prompts'"),
         (("labels = ", "label = "), "stage 'data instruct': got an unexpected keyword argument 'label'"),
     ],

@@ -12,6 +12,7 @@ from primegpt.jobs.prompts import read_prompts, written_to
 
 SONG = {"prompt": "the river", "genre": "R&B", "emotion": "sad", "lyrics": "[verse]\nlow river", "themes": ["river"]}
 CHAT = {"messages": [{"role": "user", "content": "12 + 7"}, {"role": "assistant", "content": "19"}], "answer": "19"}
+ALPACA = {"instruction": "add", "input": "12 + 7", "output": "19"}
 ANSWER = {"prompt": "what ran?", "response": "the river"}
 
 
@@ -36,6 +37,7 @@ def prompts(run_on):
         ("chat", {"prompt": CHAT["messages"][:1]}, "<user>12 + 7</turn><assistant>", "12 + 7"),
         ("response", ANSWER, "<prompt>what ran?<response>", "what ran?"),
         ("response", CHAT, "<prompt>12 + 7<response>", "12 + 7"),
+        ("response", ALPACA, "<prompt>add\n\n12 + 7<response>", "add\n\n12 + 7"),
         ("text", {"prompt": "the ri"}, "the ri", "the ri"),
     ],
 )

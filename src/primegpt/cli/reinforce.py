@@ -6,19 +6,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from primegpt.cli.main import unheeded_output
-from primegpt.cli.shared import Epochs, Minutes, Overwrite, ReinforceSettings, given_settings, show
+from primegpt.cli.shared import Epochs, Minutes, Overwrite, ReinforceSettings, Rewards, given_settings, show
 from primegpt.errors import UsageError
 from primegpt.run.folder import RunFolder
 
 Started = Annotated[float, Parameter(parse=False)]
-Reward = Annotated[list[str] | None, Parameter(name=["--reward"])]
 
 
 def reinforce(
     base: str | None = None,
     /,
     *prompts: str,
-    reward: Reward = None,
+    reward: Rewards = (),
     lora: bool = False,
     out: Path | None = None,
     overwrite: Overwrite = False,
@@ -67,7 +66,7 @@ def reinforce(
         run = api.reinforce(
             base,
             *prompts,
-            reward=reward or (),
+            reward=reward,
             lora=lora,
             out=out,
             overwrite=overwrite,

@@ -417,7 +417,7 @@ class TrainConfig(Section):
     objective: Literal["cross_entropy", "dpo", "ipo", "simpo"] | Own = "cross_entropy"
     """What a step minimises: cross_entropy of the next token; dpo, ipo, simpo: of pairs of answers, for fine-tuning."""
     beta: float = Field(0.1, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
-    """dpo, ipo: how dear it is to move away from the base; simpo: the scale of its rewards."""
+    """dpo, ipo: how costly it is to move away from the base; simpo: the scale of its rewards."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
     """dpo, simpo: the probability that a pair's answers are the wrong way round."""
     simpo_gamma: float = Field(0.5, ge=0.0, le=MAX_FACTOR)

@@ -108,6 +108,8 @@ def _read_target(value: Any) -> float:
 
 
 def _read_answer(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 19.0, as tables have it where other rows have none
     if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
         return str(value)
     raise ValueError("a text or a number")

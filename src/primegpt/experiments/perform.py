@@ -40,9 +40,18 @@ from primegpt.training.state import TrainState
 
 # What arguments of stages have to be, where a signature would take anything.
 NUMBERS = ("songs", "seed", "limit", "stride", "batch_size", "records", "num_samples")
-KINDS: dict[str, type] = dict.fromkeys(NUMBERS, int) | dict.fromkeys(("text", "hellaswag", "prompts", "kind"), str)
+KINDS: dict[str, type] = dict.fromkeys(NUMBERS, int) | dict.fromkeys(
+    ("text", "hellaswag", "prompts", "kind", "keep", "labels"), str
+)
 KINDS |= dict.fromkeys(("adherence", "memorization", "held_out", "pairs"), bool)
-WORDS: dict[type, str] = {int: "a whole number", str: "a text", bool: "true or false"}
+KINDS |= dict.fromkeys(("levels", "reward"), list) | {"at_least": float}
+WORDS: dict[type, str] = {
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    float: "a number",
+    list: "a list",
+}
 MAKERS: dict[str, Callable[..., Any]] = {
     "data songbook": write_songbook,
     "data tasks": write_tasks,
@@ -287,7 +296,9 @@ def _bound(function: Callable[..., Any], stage: str, *arguments: Any, **options:
     for name, value in options.items():
         kind = KINDS.get(name)
         is_reference = isinstance(value, Mapping) and value.keys() == {"@"}
-        if kind and not is_reference and (not isinstance(value, kind) or (isinstance(value, bool) and kind is int)):
+        kinds = (int, float) if kind is float else kind
+        wrong = kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool))
+        if kind and wrong and not is_reference:
             raise UsageError(f"stage {quoted(stage)}: {name} = {quoted(value)}", f"it takes {WORDS[kind]}")
     try:
         inspect.signature(function).bind(*arguments, **options)

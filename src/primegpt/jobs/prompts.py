@@ -10,7 +10,7 @@ from primegpt.data.layout import Template
 from primegpt.data.reading.messages import list_of, messages_of, turn_of
 from primegpt.data.reading.records import Document
 from primegpt.data.reading.sources import SONGBOOK, read_documents
-from primegpt.data.template import ChatTemplate, SongTemplate, template_for
+from primegpt.data.template import ChatTemplate, ResponseTemplate, SongTemplate, template_for
 from primegpt.errors import DataError, quoted
 from primegpt.inference.context import Completion, Row
 from primegpt.inference.decoder import Decoder
@@ -67,6 +67,8 @@ def _prompted(run: Run, template: Template | None, document: Document, number: i
         ids = run.conversation(asked)
         return Prompted(ids if isinstance(ids, list) else _encoded(run, ids), asked[-1]["content"], document, asked)
     fields = run.config.data.prompt_field if template is None else template.config.prompt_field
+    if isinstance(template, ResponseTemplate):
+        fields, _ = template.form(document.fields)
     prompt = _text_of(document, fields, where)
     if template is None:
         gap = "\n\n" if SONGBOOK in run.config.data.sources else ""  # what parts a prompt from its song there
