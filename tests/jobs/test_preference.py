@@ -337,6 +337,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(base, place):
     plain = api.train(text, out=place / "plain", quiet=True, settings={
         "model": SMALL["model"], "tokenizer": {"kind": "char"}, "train": {"max_steps": 2, "threads": 1}})  # fmt: skip
     assert "fine-tune it on answers first" in refusal(ConfigError, plain.folder.path, place / "pairs.jsonl", train=dpo)
+    tokens = {"control": ["<prompt>", "<response>", "</response>"]}
+    spelt = api.train(text, out=place / "spelt", quiet=True, settings={
+        "model": SMALL["model"], "tokenizer": {"kind": "char", "special_tokens": tokens},
+        "train": {"max_steps": 2, "threads": 1}})  # fmt: skip
+    assert "spelt has learnt 'text'" in refusal(ConfigError, spelt.folder.path, place / "pairs.jsonl", train=dpo)
     wrong = refusal(ConfigError, base, place / "pairs.jsonl", data={"template": "preference"})
     assert "say --train.objective dpo, ipo or simpo" in wrong
     assert "has none" in refusal(ConfigError, base, place / "pairs.jsonl", train=dpo, data={"template": "response"})

@@ -21,7 +21,7 @@ from primegpt.config import (
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.template import layout_name, vocabulary
 from primegpt.device import choose_device
-from primegpt.errors import ConfigError
+from primegpt.errors import ConfigError, listed
 from primegpt.inference.run import Run
 from primegpt.jobs.bases import Base, open_base, require_base_text
 from primegpt.jobs.configuring import require_pairs, texts_to_read, with_minutes, written_recipe
@@ -84,6 +84,7 @@ def configure(base: Base, sources: Sequence[str | Config], flags: Layer, *, lora
         raise ConfigError("lora.rank = 0 trains all weights, and --lora none of them", "leave one of the two out")
     require_pairs(known, is_finetuned=True)
     tokenizer = with_ids_for(base.tokenizer, vocabulary(known.data, known.tokenizer.special_tokens))
+    refuse_another_layout(base, known, tokenizer)
     window = window_for(base, known, merge(asked, flags), tokenizer)
     config = resolve(defaults(base, known), window, rank, pairs, asked, flags)
     refuse_idle(asked, merge(defaults(base, known), window, rank, pairs, asked))
@@ -174,6 +175,17 @@ def with_ids_for(tokenizer: Tokenizer, wanted: SpecialTokens) -> Tokenizer:
     return tokenizer.with_special_tokens(
         {kind: names for kind, names in wanted.items() if kind not in tokenizer.special_kinds}
     )
+
+
+def refuse_another_layout(base: Base, known: Config, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError where pairs would be laid out as the tokenizer allows, and the base has learnt otherwise."""
+    data = base.config.data
+    if known.data.template != "preference" or not data.sources:  # or of others: only its tokens say what it has learnt
+        return
+    learnt, wanted = {data.of(n).template for n in range(len(data.sources))}, layout_name(known.data, tokenizer)
+    if not learnt & {wanted, "preference"}:
+        what = f"pairs are laid out as {wanted!r}, whose tokens the tokenizer has, and {base.name} has learnt {listed(learnt)}"
+        raise ConfigError(what, f"fine-tune it on answers first (--data.template {wanted}), then that run on pairs")
 
 
 def refuse_other_tokenizer(base: Base, tokenizer: Tokenizer, asked: Config) -> None:

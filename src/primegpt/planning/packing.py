@@ -29,7 +29,7 @@ def with_packing(config: Config, corpus: Corpus, world: World = ALONE) -> Config
     of which each would be compiled anew. The order of the records, and so what a step learns from, stays the same.
     """
     config = config.with_values(plan={"packed_lengths": (), "padding": 0.0, "packed_padding": 0.0})
-    if not corpus.train.has_roles:
+    if not corpus.train.has_roles or corpus.train.has_pairs:  # a pair is two answers, and has no room for others
         return config
     seen = _some(config, corpus, world)
     lengths = _lengths(seen)

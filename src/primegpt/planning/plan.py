@@ -178,7 +178,7 @@ def fitting_step(
         refuse_what_cannot_fit(config, world)
     pack = config.data.pack
     while True:
-        config = with_packing(config.with_values(data={"pack": pack}), corpus, world)
+        config = as_on_rank_0(with_packing(config.with_values(data={"pack": pack}), corpus, world), world)
         batches = training_batches(config, corpus, world.rank, world.size)
         if excess(config, world) <= 0 and (fastest := fastest_step(config, batches, world)):
             config, times, notes, not_compiled = fastest
