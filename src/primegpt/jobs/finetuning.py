@@ -184,7 +184,7 @@ def refuse_another_layout(base: Base, known: Config, tokenizer: Tokenizer) -> No
         return
     learnt, wanted = {data.of(n).template for n in range(len(data.sources))}, layout_name(known.data, tokenizer)
     if not learnt & {wanted, "preference"}:
-        what = f"pairs are laid out as {wanted!r}, whose tokens the tokenizer has, and {base.name} has learnt {listed(learnt)}"
+        what = f"the tokenizer has the tokens of {wanted!r}, and {base.name} has learnt {listed(learnt)}"
         raise ConfigError(what, f"fine-tune it on answers first (--data.template {wanted}), then that run on pairs")
 
 
