@@ -1,5 +1,6 @@
 """Rewards against values counted by hand, and every way in which one of the user's own can fail: one line each."""
 
+import re
 import subprocess
 import sys
 import time
@@ -209,6 +210,18 @@ def test_each_fault_is_one_line_that_names_the_reward(own, code, said):
         assert said in str(error.value)
         assert str(error.value).startswith("reward mine.py:score: ")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def scores(p, c, r): return 1", "there is no function 'score', only scores"),
+        ("def score(p, c, r:", "mine.py:1: SyntaxError"),
+    ],
+)
+def test_what_cannot_be_run_is_found_before_anything_is_written(own, code, said):
+    with pytest.raises(RewardError, match=re.escape(said)):
+        own(code).check([])
 
 
 @pytest.mark.parametrize("code", ["def score(p, c, r):\n  while c == 'slow': pass\n  return 1"])

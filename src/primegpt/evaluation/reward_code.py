@@ -1,7 +1,7 @@
 """A function of the user's own, or a pattern, in a process of its own, which a time limit can end on every system.
 
-The process is started when it is first asked, and ends with this one, or when the reward is forgotten. It has the
-user's rights, as whatever they run here has: the process bounds time, not what the code may do.
+The process is started when it is checked or first asked, and ends with this one, or when the reward is forgotten. It
+has the user's rights, as whatever they run here has: the process bounds time, not what the code may do.
 """
 
 import json
@@ -80,8 +80,7 @@ class Code:
         return found
 
     def _score(self, asked: Asked) -> float:
-        process = self._process or self._start()
-        self._tell(process, {"asked": asked[:3]})
+        self._tell(self.start(), {"asked": asked[:3]})
         said = self._hear(self.seconds, asked)
         if "error" in said:
             raise self._failed(said["error"], asked)
@@ -91,8 +90,10 @@ class Code:
             raise self._failed(f"it returned {said['value']}", asked, "return a finite number")
         return float(said["value"])
 
-    def _start(self) -> subprocess.Popen[str]:
-        """The process, which has run the user's file."""
+    def start(self) -> subprocess.Popen[str]:
+        """The process, which has run the user's file. Raises RewardError if that cannot be run."""
+        if self._process:
+            return self._process
         # Sets of texts would else be walked through in another order each time.
         settings = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8"}
         command = [sys.executable, "-P", str(PROGRAM)]

@@ -223,17 +223,24 @@ class Reward:
         return [sum(map(float.__mul__, weights, row)) for row in zip(*by_name.values(), strict=True)]
 
     def check(self, records: Iterable[Document]) -> None:
-        """Raise DataError for the first record without a field that is needed, before anything is written to any."""
+        """Find what cannot be judged before anything is written to any of `records`.
+
+        Raises DataError for the first without a field that is needed, and RewardError for a file that cannot be run, or
+        has no such function.
+        """
         for document in records:
             for part in self.parts:
                 part.value_in(document.fields, document.place or document.source)
+        for part in self.parts:
+            if part.code:
+                part.code.start()
 
 
 def parse(specs: str | Sequence[str], *, seconds: float = SECONDS) -> Reward:
     """The reward that `specs` name: the sum of NAME, NAME:ARGUMENT or FILE.py:function, each perhaps after "WEIGHT*".
 
     A function of the user's, and a pattern, may take `seconds` for a completion. Raises UsageError for what is no
-    reward, and RewardError for a file that cannot be run.
+    reward; whether a file can be run is found by `Reward.check`, or when it is first asked.
     """
     specs = [specs] if isinstance(specs, str) else specs
     if not specs:
