@@ -15,6 +15,7 @@ from primegpt.evaluation.rewards import parse
 from primegpt.jobs import prompts as prompts_module
 from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.growing import GrowingFile
+from primegpt.jobs.instructing import instruct
 from primegpt.jobs.prompts import read_prompts, written_to
 from primegpt.jobs.sampling import sample
 
@@ -151,8 +152,34 @@ def test_what_was_made_with_something_else_is_not_gone_on_with(left):
     assert len(lines(str(partial))) == 1 + 12
     if left == "no JSON":
         partial.write_text("not json\n")
-    sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="b.jsonl", seed=2)
-    assert Path("b.jsonl").read_bytes() == whole
+    before, said = partial.read_bytes(), []
+    for _ in range(2):
+        sample("song", "song.jsonl", reward=REWARD, num_samples=2, out="b.jsonl", seed=2, say=said.append)
+        assert Path("b.jsonl").read_bytes() == whole
+        assert not partial.exists()
+    kept = Path(".b.jsonl.old")
+    told = "12 prompts or texts were done before from other inputs" in "".join(said)
+    assert kept.exists() == told == (left != "no JSON")
+    assert not kept.exists() or kept.read_bytes() == before
+
+
+def test_what_is_kept_of_other_calls_is_never_lost():
+    for number in range(3):
+        GrowingFile("c.jsonl", {"seed": number}, print).add({"n": number})
+    files = [".c.jsonl.old", ".c.jsonl.old1", ".c.jsonl.partial"]
+    assert [lines(file)[1]["n"] for file in files] == [0, 1, 2]
+
+
+def test_a_file_that_is_read_is_not_written_over():
+    before = Path("song.jsonl").read_bytes()
+    for call in (
+        lambda: sample("song", "song.jsonl", reward=REWARD, out="./song.jsonl"),
+        lambda: instruct("song.jsonl", out="song.jsonl"),
+        lambda: instruct("*.jsonl", out="song.jsonl"),
+    ):
+        with pytest.raises(UsageError, match=r"song\.jsonl is what is read; choose another name with --out"):
+            call()
+    assert Path("song.jsonl").read_bytes() == before
 
 
 def test_a_preview_shows_samples_and_writes_nothing(capsys):

@@ -54,7 +54,7 @@ def instruct(
     if out is None and not preview:
         raise UsageError("there is no file to write to", "name one with --out, or look at some with --preview 3")
     if out is not None and not preview:
-        checked_place(out)
+        checked_place(out, [str(source) for source in sources])
     config = _reading([str(source) for source in sources], settings or {}, say)
     library = Library(config, say)
     frequencies, digest = Frequencies(), hashlib.sha256()

@@ -63,7 +63,7 @@ def sample(
     if out is None and not preview:
         raise UsageError("there is no file to write to", "name one with --out, or look at some with --preview 3")
     if out is not None and not preview:
-        checked_place(out)
+        checked_place(out, [str(prompts)])
     judged, run = parse(reward), load(path, checkpoint=checkpoint, say=say)
     chosen = run.chosen(**sampling)
     if num_samples > 1 and not chosen.temperature and chosen.num_beams == 1:
