@@ -1,6 +1,8 @@
 """Rewards against values counted by hand, and every way in which one of the user's own can fail: one line each."""
 
+import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ import pytest
 from primegpt.data.reading.records import Document
 from primegpt.data.songbook import songbook
 from primegpt.errors import DataError, PrimegptError, UsageError
-from primegpt.evaluation.reward_code import RewardError
+from primegpt.evaluation.reward_code import PROGRAM, RewardError
 from primegpt.evaluation.rewards import parse
 
 SONG = "[verse]\nI walk in the rain\nI think of you\nI wait for the train\nI feel so blue"
@@ -245,6 +247,24 @@ def test_the_same_sets_in_every_process(own):
     """Python walks through a set of texts in another order in each process, unless it is told not to."""
     code = "def score(p, c, r): return float(list(set('abcdefgh')).index('a'))"
     assert len({own(code)([""], ["x"], [{}])[0] for _ in range(4)}) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no alarm")
+def test_a_process_that_nobody_ends_ends_itself():
+    """A pattern keeps the thread from running that would see that the input has ended."""
+    told = {"pattern": "(a+)+$", "modules": [], "loading": 20, "seconds": 0.5}
+    with subprocess.Popen([sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdin.write(f"{json.dumps(told)}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == {"ready": True}
+            process.stdin.write(f"{json.dumps({'asked': ['', 'a' * 60 + 'b', {}]})}\n".encode())
+            process.stdin.flush()
+            assert process.wait(10) == -signal.SIGALRM
+        finally:
+            process.kill()
 
 
 @pytest.mark.reliability

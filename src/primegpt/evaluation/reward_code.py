@@ -22,6 +22,7 @@ from primegpt.errors import PrimegptError, UsageError, quoted
 
 SECONDS = 10.0  # for a completion
 LOADING = 120.0  # for running the file, whose imports may be large
+MARGIN = 5.0  # after which the process ends itself, where nobody is left to end it
 MAX_BYTES = 2**22
 MEND = "it is code of your own: mend it there"
 PROGRAM = Path(__file__).with_name("reward_process.py")
@@ -102,7 +103,8 @@ class Code:
         weakref.finalize(self, _end, process)
         assert process.stdout
         threading.Thread(target=_listen, args=(process.stdout, self._replies), daemon=True).start()
-        self._tell(process, {**self.told, "modules": [part for part in sys.path if part]})
+        limits = {"loading": LOADING + MARGIN, "seconds": self.seconds + MARGIN}
+        self._tell(process, {**self.told, **limits, "modules": [part for part in sys.path if part]})
         said = self._hear(LOADING)
         if "error" in said:
             self.close()

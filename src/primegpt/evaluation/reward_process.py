@@ -1,7 +1,7 @@
 """The process of one reward of the user's own: reads what is asked, a line of JSON each, and answers with a line.
 
 It is run as a program and imports nothing of primegpt, so that it starts at once. It ends when its input does, even
-while the user's code is running.
+while the user's code is running; where that holds Python's lock, as a pattern does, by an alarm, which Windows has not.
 """
 
 import json
@@ -30,14 +30,25 @@ def main() -> None:
     threading.Thread(target=listen, args=(asked,), daemon=True).start()
     told = asked.get()
     try:
+        alarm(told["loading"])
         score, answer = loaded(told), {"ready": True}
     except BaseException as error:
         score, answer = None, {"error": explained(error, told)}
     while True:
+        alarm(0)
         print(json.dumps(answer), file=answers, flush=True)
         if score is None:
             return
-        answer = answered(score, asked.get()["asked"], told)
+        question = asked.get()["asked"]
+        alarm(told["seconds"])
+        answer = answered(score, question, told)
+
+
+def alarm(seconds: float) -> None:
+    """End this process in so many seconds, whatever it is doing; 0: no longer."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def listen(asked: "queue.Queue[dict[str, Any]]") -> None:
