@@ -2,16 +2,17 @@
 
 import json
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from primegpt.config import LABELS, GenerateConfig
-from primegpt.errors import UsageError, nearest
+from primegpt.data.template import SongTemplate
+from primegpt.errors import DiskError, UsageError, nearest
 from primegpt.inference.context import Row
 from primegpt.inference.conversation import fitted, room_for_prompt
 from primegpt.inference.run import Run
-from primegpt.run.atomic import write_text_atomic
+from primegpt.run.atomic import reason, write_text_atomic
 
 # What can be set, by the name typed, and the key of the configuration: all that is a number or a name.
 NAMES = {"max_new_tokens": "tokens", "num_beams": "beams"}  # where they are not those of the configuration
@@ -38,6 +39,7 @@ Type a prompt and the model goes on with it. An empty line starts a new text, or
 class Turn(NamedTuple):
     prompt: str
     answer: str
+    labels: Mapping[str, str]
 
 
 class Chat:
@@ -77,7 +79,7 @@ class Chat:
         """Carry out `/name value`; what to tell about it. Raises UsageError for a name or value that is wrong."""
         name, _, value = line.strip().removeprefix("/").partition(" ")
         name, value = name.replace("_", "-"), value.strip()
-        if name in ("", "forget", "system"):
+        if not line.strip() or name in ("forget", "system"):
             self.require_memory(name)
             return self.instruct(value) if name == "system" else self.forget()
         if name == "undo":
@@ -124,19 +126,39 @@ class Chat:
         return f"taken back: {taken.prompt}"
 
     def save(self, name: str) -> str:
-        """Write what was said to a new file: .jsonl as records that can be learnt from, else as text."""
+        """Write what was said to a new file: .jsonl as records that can be learnt from, else as text.
+
+        Raises UsageError where that cannot be: the conversation goes on.
+        """
+        try:
+            return self._save(name)
+        except DiskError as error:
+            raise UsageError(error.what, error.remedy) from error
+        except (OSError, RuntimeError, ValueError) as error:  # a folder that is closed, a ~user that is none, a NUL
+            why = reason(error) if isinstance(error, OSError) else error
+            raise UsageError(f"/save {name}: {why}", "name a new file: /save talk.jsonl") from error
+
+    def _save(self, name: str) -> str:
         path, turns = Path(name).expanduser(), self.history[self.begun :]
         if not name or path.exists() or not path.parent.is_dir():
             why = "no name" if not name else "is there already" if path.exists() else "is in no folder"
             raise UsageError(f"/save {name}: {why}", "name a new file: /save talk.jsonl")
         if not turns:
             raise UsageError("nothing was said yet", "type a prompt first")
-        records: Iterable[object] = [{"prompt": turn.prompt, "response": turn.answer} for turn in turns]
+        records: Iterable[object] = map(self._record, turns)
         if self.remembers:
             records = [{"messages": self.messages(turns)}]
         as_records = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_text_atomic(path, as_records if path.suffix == ".jsonl" else f"{self.told(turns)}\n")
         return f"saved to {path}"
+
+    def _record(self, turn: Turn) -> dict[str, str]:
+        """One turn as the run's template has it."""
+        template = self.run.template
+        if not isinstance(template, SongTemplate) or template.name != SongTemplate.name:
+            return {"prompt": turn.prompt, "response": turn.answer}
+        labels = {getattr(template.config, f"{kind}_field"): label for kind, label in turn.labels.items()}
+        return {"prompt": turn.prompt, **labels, template.answer_field: turn.answer.strip()}
 
     def told(self, turns: Sequence[Turn]) -> str:
         """`turns` to read."""
@@ -172,16 +194,16 @@ class Chat:
         ids = self.row.ids if more and self.row else self.asked(line)
         self.row = row = decoder.row(ids, self.settings)
         self.settings = self.settings.model_copy(update={"seed": self.settings.seed + 1})
-        said, answer, started = "" if more else line, "", time.perf_counter()
+        said, answer, labels, started = "" if more else line, "", dict(self.labels), time.perf_counter()
         if more and self.history:  # one text, however often it is gone on with
-            said, answer = self.history.pop()
+            said, answer, labels = self.history.pop()
         try:
             for piece in decoder.write(row, self.settings):
                 answer += piece
                 yield piece
         finally:
             self.seconds, self.tokens = time.perf_counter() - started, len(row.added)
-            self.history.append(Turn(said, answer))
+            self.history.append(Turn(said, answer, labels))
 
     def asked(self, line: str) -> str | list[int]:
         """What the model is given for `line`: of what was said before, the last turns that leave room for an answer."""
