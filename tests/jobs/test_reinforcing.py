@@ -261,3 +261,30 @@ def test_a_budget_of_time_is_planned_for_and_kept(base, place, tmp_path) -> None
     assert run.config.plan.training_seconds > 0
     assert 1 < run.metrics[-1]["step"] < 2000
     assert max(line.get("seconds", 0.0) for line in run.metrics) < 8
+
+
+def test_an_old_run_is_replaced_by_none_that_cannot_be(base, place, tmp_path) -> None:
+    old = rewarded(base, place, tmp_path / "run", train={"max_steps": 1}).folder.path
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    lines = (place / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    wrong = {
+        "fields": ([*lines, '{"question": "say"}'], "'prompt'"),
+        "long": ([*lines, json.dumps({"prompt": "say " * 20})], "the model sees 48"),
+        "few": (lines[:3], "fewer than a step of 4"),
+    }
+    for name, (records, told) in wrong.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(records), encoding="utf-8")
+        with pytest.raises(DataError, match=told):
+            api.reinforce(
+                base,
+                tmp_path / f"{name}.jsonl",
+                reward=["length:1"],
+                out=old,
+                overwrite=True,
+                settings=SETTINGS,
+                quiet=True,
+            )
+        assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    with pytest.raises(DataError, match="a pipe"):
+        api.reinforce(base, "-", reward=["length:1"], out=old, overwrite=True, settings=SETTINGS, quiet=True)
+    assert (old / "config.toml").exists()

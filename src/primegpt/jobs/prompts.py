@@ -13,7 +13,7 @@ from primegpt.data.reading.sources import SONGBOOK, read_documents
 from primegpt.data.template import ChatTemplate, ResponseTemplate, SongTemplate, template_for
 from primegpt.errors import DataError, quoted
 from primegpt.inference.context import Completion, Row
-from primegpt.inference.decoder import Decoder
+from primegpt.inference.decoder import Decoder, opening
 from primegpt.inference.run import Run
 from primegpt.seeds import derive_seed
 from primegpt.terminal import Say, to_stderr
@@ -80,7 +80,8 @@ def _prompted(run: Run, template: Template | None, document: Document, number: i
 
 
 def _encoded(run: Run, text: str) -> list[int]:
-    return run.generator().encode(text, run.settings())
+    ids, first = run.tokenizer.encode(text), opening(run.tokenizer, text, run.settings())
+    return ids if first is None else [first, *ids]
 
 
 def _text_of(document: Document, fields: Sequence[str], where: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config
@@ -28,7 +29,7 @@ from primegpt.training.assemble import assemble
 from primegpt.training.collapse import Collapse
 from primegpt.training.policy_gradient import PolicyGradient
 from primegpt.training.progress import Observer, Speed
-from primegpt.training.rollouts import Author, HeldOut, Prompt, Rollouts, split_prompts
+from primegpt.training.rollouts import Author, HeldOut, Prompt, Rollouts, refuse_too_few, split_prompts
 from primegpt.training.step import Precision
 from primegpt.training.trainer import Trainer
 
@@ -53,17 +54,19 @@ class Task:
     """Of the file of the prompts."""
 
     @classmethod
-    def of(cls, folder: RunFolder, base: Run, config: Config, reward: Reward, say: Say) -> "Task":
-        """The prompts that the run keeps, of which those that leave room for a completion are split.
+    def of(
+        cls, path: Path, base: Run, config: Config, reward: Reward, say: Say, places: Sequence[str] | None = None
+    ) -> "Task":
+        """The prompts that the run keeps at `path`, of which those that leave room for a completion are split.
 
-        Raises DataError if too few do.
+        `places` are where they stood before. Raises DataError if too few do.
         """
         longest = config.reinforce.max_new_tokens
         assert longest
         room = config.model.block_size - longest
-        own = config.data.model_copy(update={"sources": (str(folder.prompts_path),), "source": {}})
+        own = config.data.model_copy(update={"sources": (str(path),), "source": {}})
         prompts = [
-            Prompt(number, each.ids, each.text, each.record, each.place)
+            Prompt(number, each.ids, each.text, each.record, places[number] if places else each.place)
             for number, each in enumerate(read_prompts(base, own))
         ]
         fitting = [prompt for prompt in prompts if len(prompt.ids) <= room]
@@ -75,7 +78,8 @@ class Task:
             raise DataError(what, "give more prompts, or lower reinforce.max_new_tokens")
         if len(fitting) < len(prompts):
             say(f"{'warning':<10} {left_out}: they are left out")
-        fingerprint = hashlib.sha256(folder.prompts_path.read_bytes()).hexdigest()
+        refuse_too_few(learnt, config.reinforce)
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
         return cls(base.tokenizer, reward, learnt, held_out, fingerprint)
 
     @property

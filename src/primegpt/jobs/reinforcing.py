@@ -4,7 +4,8 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import cast
 
 from primegpt.config import (
     BUDGETS,
@@ -17,18 +18,20 @@ from primegpt.config import (
     resolve,
     write_toml,
 )
-from primegpt.data.reading.sources import read_documents
+from primegpt.data.reading.sources import is_read_once
+from primegpt.errors import DataError, quoted
 from primegpt.evaluation.rewards import Reward, parse
 from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, load
 from primegpt.jobs.bases import Base, open_base, require_base_text
 from primegpt.jobs.configuring import with_extension, with_minutes
 from primegpt.jobs.interop import write_peft_adapter
-from primegpt.jobs.prompts import read_prompts
+from primegpt.jobs.prompts import Prompted, read_prompts
 from primegpt.jobs.reinforce_session import Session, Task, records_of
 from primegpt.jobs.reinforce_settings import configure
 from primegpt.jobs.trainers import forgetting, left_out
 from primegpt.jobs.training import go_on, say_rows, taken_up
+from primegpt.model.gpt import GPT
 from primegpt.parallel.distributed import join
 from primegpt.parallel.world import ALONE
 from primegpt.planning.plan import prepare_device, refuse_threads
@@ -95,11 +98,11 @@ def begin(
         if config.train.tensorboard:
             require_tensorboard()
         config = prepare_device(config)
-        reward = tried(config, say)
+        task, records = asked(path, config, base, say)
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
         config, opened = write_base(folder, config, base)
-        task = Task.of(folder, opened, config, reward, say)
+        atomic.write_bytes_atomic(folder.prompts_path, records)
         session = Session(folder, config, opened, task)
         session.plan(time.monotonic() - started)
         atomic.write_json_atomic(folder.data_path, task.facts())
@@ -123,17 +126,31 @@ def nothing_but_a_run(path: Path) -> Generator[None]:
         raise
 
 
-def tried(config: Config, say: Say) -> Reward:
-    """The reward, which has judged an empty answer to the first prompt. Raises as it does, before anything is written.
+def asked(path: Path, config: Config, base: Base, say: Say) -> tuple[Task, bytes]:
+    """What the run at `path` is to learn from, and the records that it is to keep, of sources that are read once.
+
+    Raises as prompts and reward do, before anything is written there: an old run is replaced by none that cannot be.
+    """
+    if pipe := next(filter(is_read_once, config.data.sources), None):
+        raise DataError(f"prompts from {quoted(pipe)}, a pipe, cannot be read again", "save them to a file")
+    no_model = cast(GPT, None)  # weights have no part in how prompts are laid out
+    opened = Run(RunFolder(path), base.config, no_model, base.tokenizer, 0)
+    prompts = read_prompts(opened, config.data, say=say)
+    reward, records = tried(config, prompts), records_of(prompts)
+    with TemporaryDirectory() as folder:
+        kept = Path(folder) / "prompts.jsonl"
+        kept.write_bytes(records)
+        return Task.of(kept, opened, config, reward, say, [each.place for each in prompts]), records
+
+
+def tried(config: Config, prompts: Sequence[Prompted]) -> Reward:
+    """The reward, which has judged an empty answer to the first prompt. Raises as it does.
 
     Every record has to have the fields that it reads.
     """
-    data, reward = config.data, parse(config.reinforce.reward)
-    limits: dict[str, Any] = {"songs": data.songs, "limit": data.max_record_bytes, "named": data.prompt_field}
-    records = list(read_documents(data.sources, text_field=None, **limits, say=say))
-    reward.check(records)
-    first = records[0]
-    reward([""], [""], [first.fields], [first.place or first.source])
+    reward = parse(config.reinforce.reward)
+    reward.check(each.document for each in prompts)
+    reward([""], [""], [prompts[0].record], [prompts[0].place])
     return reward
 
 
@@ -144,7 +161,6 @@ def write_base(folder: RunFolder, config: Config, base: Base) -> tuple[Config, R
         atomic.write_bytes_atomic(folder.extension_path, loaded(config.model.extension).source)
     store.save(base.tokenizer, folder.tokenizer_dir)
     opened = load(folder.base_dir, device=config.train.device, say=silent)
-    atomic.write_bytes_atomic(folder.prompts_path, records_of(read_prompts(opened, config.data, say=silent)))
     copied = fingerprint_of(RunFolder(folder.base_dir).checkpoint_path())
     return config.with_values(plan={"run": new_identity(), "base": copied}), opened
 
@@ -167,7 +183,7 @@ def resume(
         checkpoint, config, changes = taken_up(folder, ALONE, say)
         config = prepare_device(config)
         base = load(folder.base(config.plan.base).path, device=config.train.device, say=silent)
-        task = Task.of(folder, base, config, parse(config.reinforce.reward), silent)
+        task = Task.of(folder.prompts_path, base, config, parse(config.reinforce.reward), silent)
         stack.enter_context(mirrored(folder, config.train.tensorboard))
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)

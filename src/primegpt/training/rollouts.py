@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primegpt.config import Config, GenerateConfig
+from primegpt.config import Config, GenerateConfig, ReinforceConfig
 from primegpt.data.batching.batches import IGNORED, Batch, Integers
 from primegpt.data.batching.examples import padded
 from primegpt.errors import DataError
@@ -52,6 +52,15 @@ def split_prompts(prompts: Sequence[Prompt], fraction: float) -> tuple[list[Prom
     held_out = [prompts[n] for n in sorted(order[: max(1, round(fraction * len(prompts)))].tolist())]
     asked = {tuple(prompt.ids) for prompt in held_out}
     return [prompt for prompt in prompts if tuple(prompt.ids) not in asked], held_out
+
+
+def refuse_too_few(prompts: Sequence[Prompt], config: ReinforceConfig) -> None:
+    """Raise DataError if these are fewer than a step writes to."""
+    if len(prompts) < config.prompts_per_step:
+        raise DataError(
+            f"{len(prompts)} prompts to learn from are fewer than a step of {config.prompts_per_step}",
+            "add prompts, or lower reinforce.prompts_per_step",
+        )
 
 
 @dataclass(frozen=True)
@@ -175,11 +184,7 @@ class Rollouts:
         self.author, self.prompts, self.config, self.autocast = author, prompts, config.reinforce, autocast
         self.seed, self.batch_size = config.train.seed, config.train.batch_size
         self.reference, self.heard = reference, heard
-        if len(prompts) < self.config.prompts_per_step:
-            raise DataError(
-                f"{len(prompts)} prompts to learn from are fewer than a step of {self.config.prompts_per_step}",
-                "add prompts, or lower reinforce.prompts_per_step",
-            )
+        refuse_too_few(prompts, self.config)
         self.rows = self.config.rows_per_step
         self.per_epoch = len(prompts) // self.config.prompts_per_step
         self.examples_per_epoch = self.per_epoch * self.rows * self.config.num_iterations
