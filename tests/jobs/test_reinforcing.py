@@ -94,6 +94,8 @@ def test_what_is_said(base, place, tmp_path, capsys) -> None:
     assert command(["reinforce", "--resume", str(out), "--train.max_steps=3"], 0.0) == 0
     assert api.load(out, checkpoint="last").step == 3
     assert command(["train", "--resume", str(out)], 0.0) == 0
+    with pytest.raises(ConfigError, match="nobody knows how long"):
+        api.resume(out, settings={"train": {"tokens": 100_000}}, quiet=True)
 
 
 def test_what_has_learnt_from_pairs_learns_from_rewards_and_the_other_way_round(base, place, tmp_path) -> None:
@@ -219,6 +221,7 @@ def test_what_cannot_work_is_refused_in_a_line(base, place, tmp_path) -> None:
     with_ = lambda **sections: SETTINGS | sections  # noqa: E731
     refused(ConfigError, "song.*has no", base, prompts, settings=with_(data={"template": "song"}))
     refused(ConfigError, "n_layer", base, prompts, settings=with_(model={"n_layer": 2}))
+    refused(ConfigError, "block_size = 64, but .* has 48", base, prompts, settings=with_(model={"block_size": 64}))
     refused(ConfigError, "nobody knows how long", base, prompts, settings=with_(train={"tokens": 100}))
     refused(ConfigError, "compile has no effect", base, prompts, settings=with_(train={"compile": True}))
     refused(ConfigError, "no room", base, prompts, settings=with_(reinforce={"max_new_tokens": 48}))

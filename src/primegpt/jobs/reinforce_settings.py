@@ -50,6 +50,7 @@ def configure(
     refuse_other_layout(base, config)
     refuse_other_tokenizer(base, base.tokenizer, merge(asked, flags))
     refuse_other_network(base, config)
+    refuse_other_block(base, config)
     refuse_other_extension(base, merge(asked, flags))
     if config.lora.rank and not lora_parameter_count(config):
         raise ConfigError("this network has no layer that adapters fit", "leave lora out, or name others: lora.targets")
@@ -100,6 +101,14 @@ def refuse_other_layout(base: Base, config: Config) -> None:
             f"data.template = {config.data.template!r}, but {base.name} {lacks}",
             "fine-tune it on records of that kind first: rewards choose among what a model writes already",
         )
+
+
+def refuse_other_block(base: Base, config: Config) -> None:
+    """Raise ConfigError for a longer context than the base's, which finetune would make rows of weights for."""
+    old, new = base.config.model.block_size, config.model.block_size
+    if old != new:
+        what = f"model.block_size = {new}, but {base.name} has {old}"
+        raise ConfigError(what, "leave it out, or give it a longer one with `primegpt finetune` first")
 
 
 def settled(config: Config, base: Base) -> Config:

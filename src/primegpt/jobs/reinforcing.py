@@ -28,7 +28,7 @@ from primegpt.jobs.configuring import with_extension, with_minutes
 from primegpt.jobs.interop import write_peft_adapter
 from primegpt.jobs.prompts import Prompted, read_prompts
 from primegpt.jobs.reinforce_session import Session, Task, records_of
-from primegpt.jobs.reinforce_settings import configure
+from primegpt.jobs.reinforce_settings import configure, refuse_what_is_idle
 from primegpt.jobs.trainers import forgetting, left_out
 from primegpt.jobs.training import go_on, say_rows, taken_up
 from primegpt.model.gpt import GPT
@@ -178,7 +178,9 @@ def resume(
     refuse_all_but(budgets, settings or {}, "a run goes on as it was configured: give no setting but a budget")
     folder, say = RunFolder.open(Path(path)), silent if quiet else say
     with join(read_saved(folder.config_path)), ExitStack() as stack:
-        budget = resolve(settings or {}).train
+        asked_for = resolve(settings or {})
+        refuse_what_is_idle(asked_for)
+        budget = asked_for.train
         stack.enter_context(folder.lock())
         checkpoint, config, changes = taken_up(folder, ALONE, say)
         config = prepare_device(config)
