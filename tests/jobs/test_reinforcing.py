@@ -14,6 +14,7 @@ from primegpt.config import read_saved
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, RunFolderError, UsageError
 from primegpt.run.checkpoint import load_checkpoint
 from primegpt.training.progress import TIMING_KEYS, PlainDisplay
+from primegpt.training.rollouts import Rollouts
 
 WORDS = ["river", "stone", "light", "song", "winter", "road", "moon", "tree"]
 SMALL = {
@@ -291,3 +292,30 @@ def test_an_old_run_is_replaced_by_none_that_cannot_be(base, place, tmp_path) ->
     with pytest.raises(DataError, match="a pipe"):
         api.reinforce(base, "-", reward=["length:1"], out=old, overwrite=True, settings=SETTINGS, quiet=True)
     assert (old / "config.toml").exists()
+
+
+def test_a_divergence_that_was_not_asked_for_is_not_taken_up_midway(base, place, tmp_path) -> None:
+    train, reinforce = {"max_steps": 4, "checkpoint_interval": 1}, {"num_iterations": 2}
+    with pytest.raises(KeyError, match="broken off"):
+        rewarded(base, place, tmp_path / "run", train=train, reinforce=reinforce, observer=Stopping(2))
+    written = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    edited = written.replace("[reinforce]\n", "[reinforce]\nbeta = 0.1\n") if "\nbeta = 0.0\n" not in written else ""
+    edited = edited or written.replace("\nbeta = 0.0\n", "\nbeta = 0.1\n")
+    (tmp_path / "run" / "config.toml").write_text(edited, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"reinforce\.beta was 0.0, is 0.1"):
+        api.resume(tmp_path / "run", quiet=True)
+
+
+def test_a_smaller_micro_batch_of_the_plan_is_that_of_old_probabilities_too(base, place, tmp_path, monkeypatch) -> None:
+    def less_memory(config: Any, model: Any, batches: Any, objective: Any) -> Any:
+        batches.micro_batches(0)
+        return batches.with_batch_size(2), 0.01
+
+    sizes = set()
+    monkeypatch.setattr("primegpt.planning.rollout_plan.first_step", less_memory)
+    seen = Rollouts.log_probabilities
+    note = lambda self, *args: (sizes.add((self.batch_size, self.kept is None)), seen(self, *args))[1]  # noqa: E731
+    monkeypatch.setattr(Rollouts, "log_probabilities", note)
+    run = rewarded(base, place, tmp_path / "run", train={"max_steps": 1}, reinforce={"num_iterations": 2})
+    assert run.config.train.batch_size == 2
+    assert (2, True) in sizes

@@ -135,6 +135,7 @@ class Session:
         """Resolve what is open; `elapsed` seconds of a time budget are gone."""
         parts = self.model, self.batches, self.objective
         self.config, self.batches = planned(self.config, *parts, len(self.judged), elapsed)
+        self.rollouts.divide(self.batches.batch_size)
 
     def sample(self, _: GPT) -> str:
         """What is written to a few held-out prompts, and what that is worth."""

@@ -24,7 +24,7 @@ FREE = {
     "tokenizer": set[str](),
     "data": {"sources", "base_text", "val_tokens", "stride", "isolate_documents", "prompt_dropout", "mask_prompt"},
     "lora": {"dropout"},
-    "reinforce": {"beta", "epsilon", "epsilon_high", "val_prompts"},
+    "reinforce": {"epsilon", "epsilon_high", "val_prompts"},
     "plan": set[str](),
 }
 # Whose state, and whose best loss, are in the checkpoint.

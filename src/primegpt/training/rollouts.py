@@ -191,6 +191,11 @@ class Rollouts:
         self.targets_per_example = self.author.longest / 2  # a guess: nobody knows how long they will be
         self.kept: tuple[int, Batch] | None = None  # the newest step that wrote something, and what came of it
 
+    def divide(self, batch_size: int) -> None:
+        """Take log-probabilities of so many rows at a time, as a session that goes on does, from the first step on."""
+        if batch_size != self.batch_size:
+            self.batch_size, self.kept = batch_size, None
+
     def assemble(self, examples: Integers) -> Batch:
         """Rows of one step, (B,) ascending: they are written when the first ones are asked for."""
         step, row = divmod(int(examples[0]), self.rows)
