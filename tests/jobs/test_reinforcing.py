@@ -202,6 +202,14 @@ def test_a_reward_that_fails_later_leaves_no_half_a_run(base, place, tmp_path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("job", ["reinforce", "finetune"])
+def test_a_run_does_not_take_the_place_of_its_own_base(base, place, job) -> None:
+    asked = {"reward": ["length:1"]} if job == "reinforce" else {}
+    with pytest.raises(UsageError, match="is the model to begin with"):
+        getattr(api, job)(base, place / "answers.jsonl", out=base, overwrite=True, quiet=True, **asked)
+    assert (base / "last").exists()
+
+
 def refused(kind: type[Exception], told: str, base: Path, *prompts: Path, **options: Any) -> None:
     options = {"settings": SETTINGS, "reward": ["length:1"], "quiet": True} | options
     with pytest.raises(kind, match=told) as raised:

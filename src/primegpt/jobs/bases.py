@@ -17,7 +17,7 @@ from primegpt.config import TOKENIZER_KINDS, Config, ModelConfig, PlanRecord, wr
 from primegpt.data.preparing.survey import Library, numbered
 from primegpt.data.reading.sources import is_read_once, source_bytes
 from primegpt.data.template import layout_for
-from primegpt.errors import DataError, MismatchError, quoted
+from primegpt.errors import DataError, MismatchError, UsageError, quoted
 from primegpt.inference.run import load_config
 from primegpt.interop.families import VOCABULARY
 from primegpt.interop.gguf_file import is_gguf
@@ -84,6 +84,14 @@ def open_base(source: str | Path, checkpoint: str | int = "best", say: Say = to_
 def _near_runs(path: Path) -> bool:
     """Whether a path that does not exist was rather meant for a run than for a model of the hub."""
     return path.parent.is_dir() and any((other / "config.toml").exists() for other in path.parent.glob("*"))
+
+
+def refuse_itself(base: str | Path, out: Path) -> None:
+    """Raise UsageError where the new run would take the place of the one that it is to begin with."""
+    if out.exists() and Path(base).exists() and out.samefile(base):
+        raise UsageError(
+            f"{out} is the model to begin with, and a new run there would replace it", "choose another --out"
+        )
 
 
 def require_base_text(base: Base, config: Config) -> None:

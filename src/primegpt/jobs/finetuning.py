@@ -23,7 +23,7 @@ from primegpt.data.template import layout_name, vocabulary
 from primegpt.device import choose_device
 from primegpt.errors import ConfigError, listed
 from primegpt.inference.run import Run
-from primegpt.jobs.bases import Base, open_base, require_base_text
+from primegpt.jobs.bases import Base, open_base, refuse_itself, require_base_text
 from primegpt.jobs.configuring import require_pairs, texts_to_read, with_minutes, written_recipe
 from primegpt.jobs.training import begin, refuse_rewards
 from primegpt.model.size import lora_parameter_count, parameter_count
@@ -66,6 +66,7 @@ def finetune(
     opened, config = configure(opened, [str(s) if isinstance(s, Path) else s for s in sources], flags, lora=lora)
     require_base_text(opened, config)
     path = Path(out) if out else next_run_path(f"{Path(base).name}-tuned")
+    refuse_itself(base, path)
     return begin(path, config, base=opened, overwrite=overwrite, observer=observer, say=say, started=started)
 
 

@@ -23,7 +23,7 @@ from primegpt.errors import DataError, quoted
 from primegpt.evaluation.rewards import Reward, parse
 from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, load
-from primegpt.jobs.bases import Base, open_base, require_base_text
+from primegpt.jobs.bases import Base, open_base, refuse_itself, require_base_text
 from primegpt.jobs.configuring import with_extension, with_minutes
 from primegpt.jobs.interop import write_peft_adapter
 from primegpt.jobs.prompts import Prompted, read_prompts
@@ -74,6 +74,7 @@ def reinforce(
     config = configure(opened, [str(p) if isinstance(p, Path) else p for p in prompts], flags, reward=reward, lora=lora)
     require_base_text(opened, config)
     path = Path(out) if out else next_run_path(f"{Path(base).name}-rewarded")
+    refuse_itself(base, path)
     return begin(path, config, opened, overwrite=overwrite, observer=observer, say=say, started=started)
 
 
