@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def finished(process: subprocess.Popen) -> None:
 
 def lines(folder: Path) -> int:
     """How far the runs of an experiment are, in lines of metrics."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("made/*/metrics.jsonl"))
+    return sum(path.read_bytes().count(b"\n") for path in map(Path, glob(f"{folder}/made/*/metrics.jsonl")))
 
 
 def wait_for(process: subprocess.Popen, folder: Path, count: int) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def begun(place: Place, run: Path) -> bool:
 
 
 def compared(place: Place, run: Path) -> bool:
-    return any(place.cache(run).rglob("reference-*.json"))
+    # Path.glob raises where a folder goes while it is read.
+    return bool(glob(f"{place.cache(run)}/data/*/reference-*.json"))
 
 
 def training(place: Place, run: Path) -> bool:
@@ -164,9 +166,11 @@ def test_the_kills_and_what_came_of_them(place, uninterrupted):
         run = place.path / f"killed-{moment.__name__}-{lora}"
         for _ in range(10):
             process = place.start(run, lora)
-            while process.poll() is None and not moment(place, run):
-                time.sleep(0.0005)
-            process.send_signal(signal.SIGKILL)
+            try:
+                while process.poll() is None and not moment(place, run):
+                    time.sleep(0.0005)
+            finally:
+                process.kill()
             if process.wait(30) == -signal.SIGKILL:
                 break
             shutil.rmtree(run)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,8 @@ def test_ten_random_kills(corpus, tmp_path):
 
 
 def wait_for_shards(process: subprocess.Popen, cache: Path) -> None:
-    """Until the first block is finished, or all is."""
-    while process.poll() is None and not list(cache.glob("data/*.partial/blocks/*.json")):
+    """Until the first block is finished, or all is (Path.glob raises where a folder goes meanwhile, glob does not)."""
+    while process.poll() is None and not glob(f"{cache}/data/*.partial/blocks/*.json"):
         time.sleep(0.002)
 
 
