@@ -60,7 +60,7 @@ def test_a_forecast_is_that_of_the_law_and_is_compared_with_what_came(plan):
     *small, large = runs(plan, ended=True)
     fit = fit_law([Point(run.parameters, run.tokens, run.values[MEASURE]) for run in small])
     low, high = fit.forecast(large.parameters, large.tokens).interval
-    assert before.forecast[0]["interval"] == pytest.approx((low, high))
+    assert before.forecast[0]["interval"] == pytest.approx((low, high), rel=2e-3), "of a law that holds, hardly wider"
     assert low < LAW.loss(large.parameters, large.tokens) < high
     assert before.figures["forecasts"][0]["held"] is None
     noted = json.loads(json.dumps(before.forecast))

@@ -49,7 +49,7 @@ def test_both_approaches_stand_beside_published_exponents(found):
 
 def test_plots_hold_every_run_the_forecast_and_what_was_measured(found, tmp_path):
     n, d = found.best(8 * 8.1e15)
-    forecast = found.law.forecast(n, d)
+    forecast = found.forecast(n, d)
     equal, law, residuals = plots(found, forecast, measured=forecast.loss)
     measured = [series for series in equal.series if series.dots and series.name != "minima"]
     assert sorted(x for series in measured for x, _ in series.points) == pytest.approx(

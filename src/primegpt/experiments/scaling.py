@@ -35,7 +35,7 @@ def analysis(given: Given) -> Findings:
     """Fits of the first measure, the forecast of the arms that come after, and whether it held."""
     found = fit_scaling(_budgets(given))
     ahead = [run for run in given.runs if run.after]
-    expected = given.forecast or [asdict(found.law.forecast(run.parameters, run.tokens)) for run in ahead]
+    expected = given.forecast or [asdict(found.forecast(run.parameters, run.tokens)) for run in ahead]
     compared = [(run, Forecast(**each), _loss(given, run)) for run, each in zip(ahead, expected, strict=True)]
     last = compared[-1][1:] if compared else (None, None)
     return Findings(
@@ -85,6 +85,9 @@ def _notes(found: Scaling, compared: Compared, came_first: bool) -> list[str]:
             told += f", {measured:.4f} measured ({measured / forecast.loss - 1:+.1%}). {missed}"
             told += "." if came_first else "; but the forecast was written when the run had begun."
         notes.append(told)
+    if found.backtest:
+        off = f"{math.expm1(found.backtest.error):+.1%}"
+        notes.append(f"The law of the smaller amounts is off by {off} on the largest; intervals take that in.")
     a, (low, high) = found.law.law.exponents[0], found.law.interval("a")
     notes.append(f"By the law the best size grows as compute^{a:.2f} [{low:.2f}, {high:.2f}].")
     if found.sizes.exponent is not None and found.sizes.exponent_interval is not None:
@@ -116,6 +119,7 @@ def _figures(found: Scaling, compared: Compared) -> dict[str, Any]:
         "law": {name: [value, *law.interval(name)] for name, value in asdict(law.law).items()},
         "a": [law.law.exponents[0], *law.interval("a")],
         "noise": law.noise,
+        "backtest": asdict(found.backtest) if found.backtest else None,
         "runs": [
             {"flops": flops, **asdict(point)} for flops, points in found.budgets.items() for point in points
         ],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primegpt.experiments.backtest import Backtest, backtest
 from primegpt.experiments.scaling_law import Forecast, LawFit, Point, fit_law
 from primegpt.experiments.valley import Valley, Valleys, fit_valleys
 from primegpt.report.chart import Series, short_number
@@ -36,6 +37,13 @@ class Scaling:
     lengths: Valleys
     """The best number of tokens."""
     factor: float
+    backtest: Backtest | None
+    """Of the largest compute by the law of the others; None where there are too few."""
+
+    def forecast(self, parameters: float, tokens: float) -> Forecast:
+        """What the law says, with an interval that takes in how far it was off on the largest compute."""
+        forecast = self.law.forecast(parameters, tokens)
+        return self.backtest.widened(forecast, self.factor * parameters * tokens) if self.backtest else forecast
 
     def best(self, compute: float) -> tuple[float, float]:
         """Parameters and tokens that the law takes for the best at so much compute."""
@@ -55,6 +63,7 @@ def fit_scaling(budgets: Mapping[float, Sequence[Point]]) -> Scaling:
         ),
         fit_valleys({compute: [(each.tokens, each.loss) for each in points] for compute, points in budgets.items()}),
         math.exp(sum(factors) / len(factors)),
+        backtest(budgets),
     )
 
 
@@ -79,6 +88,7 @@ def facts(found: Scaling) -> list[tuple[str, str]]:
         ("law", f"{law.E:.3f} + {short_number(law.A)} / N^{law.alpha:.3f} + {short_number(law.B)} / D^{law.beta:.3f}"),
         ("what no size removes", f"E = {_with_interval(law.E, found.law.interval('E'))}"),
         ("left over", f"{found.law.noise:.2%} of a loss (standard deviation), {worst:+.2%} at most"),
+        ("its largest compute, forecast by the others", _backtest(found.backtest)),
     ]
 
 
@@ -109,8 +119,13 @@ def movement(fitted: Valleys, group: str, place: str) -> str:
     return f"The best {place} {'rises' if low > 0 else 'falls'} with {group}, as {power}."
 
 
+def group_name(value: float) -> str:
+    """Widths and amounts of compute alike: 96, 1.5e11."""
+    return f"{value:.4g}".replace("e+", "e")
+
+
 def _minimum(valley: Valley) -> tuple[str, ...]:
-    name = short_number(valley.group)
+    name = group_name(valley.group)
     if valley.at is None or valley.loss is None:
         return name, "–", "–", "the losses have no minimum"
     low, high = map(short_number, valley.interval) if valley.interval else ("?", "?")
@@ -122,7 +137,7 @@ def valley_series(fitted: Valleys, unit: str) -> list[Series]:
     """The points of each group, and the parabola through those around the lowest, in one colour."""
     series = []
     for color, valley in enumerate(fitted.valleys, 1):
-        name = f"{short_number(valley.group)} {unit}"
+        name = f"{group_name(valley.group)} {unit}"
         points = [(math.log10(at), loss) for at, loss in valley.points]
         places = np.linspace(points[0][0], points[-1][0], LINE).tolist()
         curve = [(place, valley.loss_at(10**place)) for place in places]
@@ -142,7 +157,7 @@ def _over_compute(found: Scaling, forecast: Forecast | None, measured: float | N
     first, last = min(found.budgets), max(found.budgets)
     ahead = found.factor * forecast.parameters * forecast.tokens if forecast else last
     computes = np.geomspace(first, max(last, ahead), LINE).tolist()
-    along = [found.law.forecast(*found.best(compute)) for compute in computes]
+    along = [found.forecast(*found.best(compute)) for compute in computes]
     places = [math.log10(compute) for compute in computes]
     least = [(math.log10(compute), min(point.loss for point in points)) for compute, points in found.budgets.items()]
     series = [
@@ -162,12 +177,18 @@ def _residuals(found: Scaling) -> list[Series]:
     left = dict(zip(found.law.points, found.law.residuals, strict=True))
     return [
         Series(
-            f"{short_number(compute)} FLOPs",
+            f"{group_name(compute)} FLOPs",
             [(math.log10(point.parameters), 100 * left[point]) for point in points],
             dots=True,
         )
         for compute, points in found.budgets.items()
     ]
+
+
+def _backtest(tried: Backtest | None) -> str:
+    if tried is None:
+        return "too few runs for that"
+    return f"{math.expm1(tried.error):+.1%} measured; forecasts are as much less certain"
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
