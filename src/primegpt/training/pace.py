@@ -52,15 +52,20 @@ class Pace:
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self.before: float | None = None
         self.between: dict[str, list[float]] = defaultdict(list)
+        self.begin()
+
+    def begin(self) -> None:
+        """A session begins: what another one has measured may not hold, and the first step is slow by itself."""
+        self.steps: list[float] = []
         self.look_again()
+        self.warming_up = True
 
     def look_again(self, soon: bool = False) -> None:
-        """Begin to measure steps anew; to look `soon`, after one step more, with those before it."""
-        self.before = self.step_seconds if self.steps else None
-        self.steps, self.looked = self.steps[1 - STEPS :] if soon else [], time.perf_counter()
-        self.soon = soon
+        """Begin to measure steps anew; to look `soon`, after the fewest that tell anything, and by these alone: what
+        has halved a plan does not halve it again."""
+        self.before = self.step_seconds if self.steps and not soon else None
+        self.steps, self.looked, self.soon, self.warming_up = [], time.perf_counter(), soon, False
 
     @contextmanager
     def step(self) -> Generator[None]:
@@ -87,8 +92,9 @@ class Pace:
     def step_seconds(self) -> float:
         """Mean seconds of a step, where one that was held up counts as a few others do; half of it is what the last
         look has found, since the pace beside other programs varies from second to second."""
-        bound = OUTLIER * statistics.median(self.steps)
-        now = statistics.mean(min(seconds, bound) for seconds in self.steps)
+        steps = self.steps[1:] if self.warming_up and len(self.steps) > 1 else self.steps
+        bound = OUTLIER * statistics.median(steps)
+        now = statistics.mean(min(seconds, bound) for seconds in steps)
         return now if self.before is None else (now + self.before) / 2
 
     def seconds_of(self, what: str) -> float:

@@ -81,7 +81,7 @@ class Trainer:
     def fit(self) -> TrainState:
         """Train from the present step to the end. Raises Interrupted (after saving), NonFiniteError and DiskError."""
         self.session_start = time.monotonic() - self.state.seconds
-        self.pace.look_again()
+        self.pace.begin()
         self.model.train()
         with self.interrupts:
             try:
