@@ -129,8 +129,10 @@ class Measures:
     harness: str | None = None
     """Tasks of lm-evaluation-harness, or YAML files of your own, with commas between."""
     prompts: str | None = None
-    """Write an answer to each prompt of these records: for --reward, to say what it is worth, or for --adherence."""
+    """Write an answer to each prompt of these records: for --reward (what it is worth), --adherence or --kl-from."""
     reward: Rewards = ()
+    kl_from: str | None = None
+    """How far it is from this run, such as the one that it began with: KL divergence of what it writes to --prompts."""
     limit: int | None = None
     """At most so many questions, prompts or harness documents."""
     stride: int | None = None

@@ -41,7 +41,7 @@ from primegpt.training.state import TrainState
 # What arguments of stages have to be, where a signature would take anything.
 NUMBERS = ("songs", "seed", "limit", "stride", "batch_size", "records", "num_samples")
 KINDS: dict[str, type] = dict.fromkeys(NUMBERS, int) | dict.fromkeys(
-    ("text", "hellaswag", "prompts", "kind", "keep", "labels"), str
+    ("text", "hellaswag", "prompts", "kl_from", "kind", "keep", "labels"), str
 )
 KINDS |= dict.fromkeys(("adherence", "memorization", "held_out", "pairs"), bool)
 KINDS |= dict.fromkeys(("levels", "reward"), list) | {"at_least": float}

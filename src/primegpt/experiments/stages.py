@@ -21,7 +21,7 @@ from primegpt.run.folder import RunFolder
 
 MOST_NAME = 255  # characters of what may be a file
 TEXTS = ("sources", "base_text", "text", "prompts")  # keys whose values are sources of text
-PLACES = ("function", "from", "path", "hellaswag", "recipe", "extension", "reward")  # and of files and folders
+PLACES = ("function", "from", "kl_from", "path", "hellaswag", "recipe", "extension", "reward")  # of what is there
 KEY = 16  # hexadecimal digits: of a million jobs two share them once in forty million experiments
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run: its loss on a text, HellaSwag, adherence to prompts, memorisation, rewards, harness tasks."""
+"""Evaluation of a run: loss on a text, HellaSwag, adherence to prompts, memorisation, rewards, KL, harness tasks."""
 
 import math
 import os
@@ -53,6 +53,7 @@ from primegpt.jobs.answers import (
     refuse_without_prompts,
     unseen_prompts,
 )
+from primegpt.jobs.diverging import measure_divergence, run_beside
 from primegpt.jobs.prompts import read_prompts
 from primegpt.jobs.rewarding import measure_reward
 from primegpt.model.size import human_seconds
@@ -89,6 +90,7 @@ def evaluate_run(
     harness: Sequence[str] = (),
     prompts: str | Path | None = None,
     reward: Sequence[str] = (),
+    kl_from: str | Path | None = None,
     limit: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
@@ -99,15 +101,18 @@ def evaluate_run(
 
     `text` is a document, or a source as for training, read with the run's own template and fields, on top of which
     stands the section `data` of `settings`. The rewards named in `reward` judge what the run writes to the records of
-    `prompts`, a source too, whose answers adherence takes for its ceiling. `limit` bounds questions, prompts and
+    `prompts`, a source too, whose answers adherence takes for its ceiling; what it writes to them tells how far it is
+    from the run `kl_from`, too. `limit` bounds questions, prompts and
     harness documents. `stride` lets windows of text overlap, and `batch_size` of them are computed at once. Everything
     is computed in the precision of the weights, without autocast.
     """
     others = bool(hellaswag or adherence or memorization or harness or prompts)
     require_within("limit", limit, 1, MAX_LIMIT)
     require_within("batch_size", batch_size, 1, MAX_BATCH)
-    if (reward and not prompts) or (prompts and not (reward or adherence)):
+    if (reward and not prompts) or (prompts and not (reward or adherence or kl_from)):
         raise UsageError("--prompts and --reward go together", "name a file of prompts, and what its answers are worth")
+    if kl_from and not prompts:
+        raise UsageError("--kl-from compares two runs where one answers --prompts", "name a file of prompts")
     given = reading_of(run.config, str(prompts), settings, run.tokenizer) if prompts else None
     judged = parse_rewards(reward) if reward else None
     refuse_unused_options(text, prompts, others, limit=limit, stride=stride, batch_size=batch_size, settings=settings)
@@ -120,10 +125,10 @@ def evaluate_run(
     corpus = own_corpus(run, say) if memorization or (adherence and not given) else None
     unseen = own or (unseen_prompts(run, corpus, limit or PROMPTS) if corpus else [])
     unseen = comparable(run, unseen) if adherence else unseen
-    asked = []
-    if judged and given:
-        asked = read_prompts(run, given, limit=limit, say=say)
+    asked = read_prompts(run, given, limit=limit, say=say) if given and (judged or kl_from) else []
+    if judged:
         judged.check(each.document for each in asked)
+    beside = run_beside(run, kl_from, say) if kl_from else None
     harness_module = import_module("primegpt.evaluation.harness") if harness else None  # which may not be installed
     # All that could be refused has been: what follows takes its time.
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}
@@ -142,6 +147,8 @@ def evaluate_run(
             report["memorization"] = measure_memorization(run, corpus, unseen, written)
     if judged:
         report["reward"] = {"source": str(prompts), **measure_reward(run, asked, judged, say)}
+    if beside:
+        report["kl"] = measure_divergence(run, beside, asked, say)
     if harness_module:
         how = {"limit": limit, "progress": countdown(say, "harness")}
         first = begins_with(run.tokenizer, run.config.generate)

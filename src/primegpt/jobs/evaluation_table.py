@@ -32,6 +32,12 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows += _memorization_rows(copied)
     if judged := report.get("reward"):
         rows += _reward_rows(judged)
+    if apart := report.get("kl"):
+        low, high = apart["interval"]
+        rows += [
+            ("KL divergence", f"{apart['per_token']:.4f} [{low:.4f}, {high:.4f}] nats per token from {apart['from']}"),
+            ("", f"{apart['per_answer']:.2f} per answer; {apart['prompts']:,} answers, {apart['tokens']:,} tokens"),
+        ]
     for task, metrics in report.get("harness", {}).items():
         rows.append((task, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
     return rows

@@ -1,0 +1,33 @@
+"""How far a run has gone from another, such as the one that it began with, where it answers the prompts of a file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from primegpt.config import GenerateConfig
+from primegpt.errors import MismatchError
+from primegpt.evaluation.divergence import Drawn, divergence
+from primegpt.inference.run import Run, load
+from primegpt.jobs.prompts import Prompted, written_to
+from primegpt.terminal import Say, to_stderr
+
+
+def run_beside(run: Run, path: str | Path, say: Say = to_stderr) -> Run:
+    """The run at `path`, its best checkpoint. Raises MismatchError unless it has the vocabulary of `run`."""
+    other = load(path, device=run.model.device.type, say=say)
+    if other.tokenizer.fingerprint != run.tokenizer.fingerprint:
+        what = f"{other.folder.path} and {run.folder.path} have different tokenizers"
+        raise MismatchError(what, "name the run that it began with, or one of its descent: token by token they compare")
+    return other
+
+
+def measure_divergence(run: Run, other: Run, prompts: Sequence[Prompted], say: Say = to_stderr) -> dict[str, Any]:
+    """KL(run || other) of one text to each prompt, drawn from the run's own distribution: temperature 1, no rules."""
+    longest = run.settings().max_new_tokens
+    settings = GenerateConfig(max_new_tokens=longest, temperature=1.0, top_k=0, temperature_decay=1.0)
+    say(f"drawing {len(prompts):,} texts of at most {longest} tokens")
+    written = [samples[0] for samples in written_to(run, prompts, settings)]
+    drawn = [Drawn(each.prompt_ids, each.ids, each.finish_reason == "stop") for each in written]
+    found = divergence(run.model, other.model, drawn, run.generator().banned)
+    return {"from": str(other.folder.path), "prompts": len(prompts), **asdict(found)}

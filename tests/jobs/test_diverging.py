@@ -1,0 +1,45 @@
+"""`evaluate --kl-from`: how far a run is from another on the prompts of a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from primegpt import api
+from primegpt.cli.main import run
+
+
+@pytest.fixture
+def asked(run_on) -> str:
+    records = [{"prompt": "the river", "response": "ran"}, {"prompt": "the stone", "response": "lay"}]
+    Path("asked.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return run_on("response")
+
+
+def measured(*flags: str) -> int:
+    return run(["evaluate", "response", "--prompts", "asked.jsonl", *flags], 0.0)
+
+
+def test_a_run_is_where_it_is_and_a_tuned_one_is_not(asked, capsys):
+    settings = {"train": {"max_steps": 3, "batch_size": 1, "learning_rate": 0.01}, "data": {"val_fraction": 0.5}}
+    tuned = api.finetune(asked, "asked.jsonl", out="tuned", settings=settings)
+    capsys.readouterr()
+    assert measured("--kl-from", "response", "--json") == 0
+    still = json.loads(capsys.readouterr().out)["kl"]
+    assert still["per_token"] == still["per_answer"] == 0
+    assert still["prompts"] == 2
+    apart = tuned.evaluate(prompts="asked.jsonl", kl_from="response", reward=["words"])
+    assert apart["kl"]["per_token"] > 0
+    assert apart["kl"] == tuned.evaluate(prompts="asked.jsonl", kl_from="response")["kl"]
+    assert "reward" in apart
+    assert measured("--kl-from", "tuned") == 0
+    assert "nats per token from tuned" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_one_line(asked, run_on, capsys):
+    run_on("chat")
+    assert measured("--kl-from", "chat") == 2
+    assert "chat and response have different tokenizers" in capsys.readouterr().err
+    assert run(["evaluate", "response", "--kl-from", "response"], 0.0) == 2
+    assert "--prompts" in capsys.readouterr().err
+    assert measured("--kl-from", "nowhere") == 2
