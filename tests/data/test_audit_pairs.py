@@ -57,7 +57,7 @@ def test_each_fault_is_counted_and_said(more, share, value, said):
 def test_prompts_in_both_splits():
     found = report(held_out=[pair("p1", "a", "b"), pair("new", "a", "b")])
     assert found.shared_prompts == 0.5
-    assert "50% of the held-out pairs have a prompt that is learnt from too" in warnings(found)
+    assert "50% of the validation pairs have a prompt that is learnt from too" in warnings(found)
     assert ("prompts", "50.0% of those held out are learnt from too") in list(found.rows())
 
 

@@ -98,7 +98,7 @@ def test_one_command_with_sensible_defaults(base, place, capsys):
     said = capsys.readouterr()
     assert re.search(r"reference +what the base says of 80 pairs, computed once", said.err)
     assert re.search(r"result +0\.\d{4} \(dpo\), the chosen answer ahead in \d+\.\d% of the pairs", said.out)
-    assert "on all 8 held-out pairs" in said.out
+    assert "on all 8 validation pairs" in said.out
     assert re.search(r"base text +\d\.\d+ nats per character before", said.out)
     run = api.load(out)
     data, train = run.config.data, run.config.train
@@ -114,7 +114,7 @@ def test_one_command_with_sensible_defaults(base, place, capsys):
         assert command(line, 0.0) == 0, line
     told = capsys.readouterr().out
     assert re.search(r"best evaluation +0\.\d{4} dpo per pair, step", told)
-    assert re.search(r"result +0\.\d{4} dpo per pair, on all the held-out text", told)
+    assert re.search(r"result +0\.\d{4} dpo per pair, on all the validation text", told)
     assert re.search(r"rewards/accuracies +\d\.\d{4}", told)
     assert "chosen answers: " in told
     page = (Path(out) / "report.html").read_text()

@@ -88,7 +88,7 @@ def test_what_is_said(base, place, tmp_path, capsys) -> None:
     said = capsys.readouterr()
     assert "reward     exact, 0.1*length:1" in said.err
     assert "2 prompts with 2 completions of at most 8 tokens" in said.err
-    assert "on held-out prompts" in said.out
+    assert "on validation prompts" in said.out
     assert "base text" in said.out
     config = read_saved(out / "config.toml")
     assert config.reinforce.reward == ("exact", "0.1*length:1")

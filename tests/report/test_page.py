@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from primegpt.errors import PrimegptError
 from primegpt.report.chart import Series
 from primegpt.report.page import Page, Strong
+from primegpt.report.pictures import PALETTE
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'><b>&amp;"
 VOID = {"meta", "br", "path"}  # `path` closes itself
@@ -82,6 +84,24 @@ def test_only_our_own_script_may_run():
     policy = next(a["content"] for _, a in Reader(html).elements if a.get("http-equiv") == "Content-Security-Policy")
     assert f"script-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
+
+
+def test_a_remark_that_repeats_is_counted():
+    html = Page("t").section("s").notes(["slow", "odd", "slow", "slow"]).html()
+    assert "<li>slow (3 times)</li><li>odd</li>" in html
+
+
+def test_pictures_and_page_have_the_colours_of_the_playground():
+    page = files("primegpt.report").joinpath("page.css").read_text(encoding="utf-8")
+    playground = files("primegpt.serving").joinpath("static", "style.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"--(\w+): (#\w+);", page.partition("@media")[0]))
+    dark = dict(re.findall(r"--(\w+): (#\w+);", page.partition("@media")[2]))
+    shared = {"paper": "paper", "ink": "ink", "soft": "quiet", "line": "hair", "well": "raised"}
+    shared |= {"given": "c1", "surprise": "c2", "second": "c3"}
+    for theirs, ours in shared.items():
+        (pair,) = re.findall(rf"--{theirs}: light-dark\((#\w+), (#\w+)\)", playground)
+        assert pair == (light[ours], dark[ours])
+    assert tuple(light[f"c{number}"] for number in range(1, 9)) == PALETTE
 
 
 def test_columns_of_numbers_stand_to_the_right():

@@ -2,11 +2,14 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from platform import python_version
 
 import pytest
 
+import primegpt
 from primegpt.config import resolve, write_toml
 from primegpt.errors import RunFolderError, UsageError
 from primegpt.jobs.facts import describe, info
@@ -14,6 +17,7 @@ from primegpt.jobs.listing import report
 from primegpt.report.history import History
 from primegpt.run.folder import RunFolder
 from primegpt.run.saving import save_checkpoint
+from primegpt.run.sessions import add_session
 from primegpt.tokenizers import store
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8}
@@ -102,7 +106,7 @@ def test_a_finished_run_is_told_from_end_to_end(make_run):
     assert page.cells["kind"] == ["char"]
     assert page.cells["model.n_embd"] == ["16"]
     assert page.cells["model FLOPs utilisation"][0].startswith("25.0%")
-    assert "lowest at step 20 (1.9000) and has risen to 2.4000" in page.text
+    assert "Best at step 20 of 40: it got worse from there. The validation loss rose from 1.9000 to 2.4000" in page.text
     assert page.scripts == 1
 
 
@@ -233,6 +237,39 @@ def test_events_are_told_in_words(make_run):
     assert "Step 11: extended to 61 steps in all." in page.text
     assert "Step 12: something new" in page.text
     assert page.cells["checkpoints"] == ["40 (last)"]
+
+
+def test_an_uneven_pace_is_told_once(make_run):
+    run = make_run()
+    events = [{"step": step, "max_steps": 100 - step} for step in (0, 3, 18, 29)]
+    save_checkpoint(run.checkpoints_dir, 40, {}, {"train": {"step": 40, "max_steps": 71, "events": events}})
+    page = Words(report(run.path))
+    assert "The pace was not as planned, 3 times between steps 3 and 29; in the end 71 steps in all fitted" in page.text
+    assert page.text.count("not as planned") == 1
+
+
+def test_where_a_run_comes_from(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run()
+    with run.lock():
+        add_session(run, "2.13.0", "primegpt train my.txt")
+        add_session(run, "2.13.0", "primegpt train --resume runs/my-1")
+    page = Words(report(run.path))
+    assert page.cells["command"] == ["primegpt train my.txt\nprimegpt train --resume runs/my-1"]
+    assert page.cells["versions"] == [f"primegpt {primegpt.__version__}, torch 2.13.0, Python {python_version()}"]
+    assert page.cells["begun"][0] == page.cells["last written"][0]
+    assert page.cells["folder"] == ["run"]  # from the working folder, as one would type it
+    assert str(tmp_path) not in page.text
+
+
+def test_no_line_leads_from_the_first_evaluation_to_the_next(make_run):
+    """Between them a loss falls steeply at first: a straight line would tell of a course that was not."""
+    html = report(make_run().path).read_text(encoding="utf-8")
+    facts = [json.loads(unescape(found)) for found in re.findall(r'data-chart="([^"]*)"', html)]
+    (loss,) = (chart for chart in facts if any(line["name"].startswith("validation") for line in chart["series"]))
+    for line in loss["series"][1:]:
+        assert [at for at, _ in line["points"]] == [0, 0, 10, 20, 30, 40]
+        assert line["points"][1][1] is None
 
 
 def test_fine_tuning_tells_what_was_trained_and_what_was_forgotten(make_run):

@@ -63,7 +63,7 @@ def runs(
 ) -> None:
     """List the runs there are, the newest first: what other commands take when no run is named.
 
-    The loss is in nats per token, of the best checkpoint on all the held-out text once a run has finished; before, of
+    The loss is in nats per token, of the best checkpoint on all the validation text once a run has finished; before, of
     its best evaluation.
 
     Parameters
@@ -123,7 +123,7 @@ class Measures:
     hellaswag: str | None = None
     """Answer the questions of this HellaSwag .jsonl file, or of `hellaswag` once it is fetched."""
     adherence: bool = False
-    """Whether answers keep to their prompts, of held-out records or of --prompts; and what it takes from a prompt."""
+    """Whether answers keep to their prompts, of validation records or of --prompts; and what it takes from a prompt."""
     memorization: bool = False
     """How much of what it writes is copied from its training text."""
     harness: str | None = None

@@ -624,7 +624,7 @@ class PlanRecord(Section):
     training_seconds: float = Field(0.0, ge=0.0)
     """Time that training may take, when the budget is one of time."""
     closing_seconds: float = Field(0.0, ge=0.0)
-    """Forecast of what follows it: the best checkpoint on all the held-out text, and what fine-tuning has forgotten."""
+    """Forecast of what follows it: the best checkpoint on all the validation text, and what was forgotten."""
     expected_seconds: float = Field(0.0, ge=0.0)
     """Forecast of all that follows the plan, evaluations and samples included."""
     reread_targets: int = Field(100_000, ge=0, le=MAX_TOKENS)

@@ -78,7 +78,7 @@ class PairReport:
                 )
         if (self.shared_prompts or 0) >= SHARED:
             yield (
-                f"{self.shared_prompts:.0%} of the held-out pairs have a prompt that is learnt from too: the "
+                f"{self.shared_prompts:.0%} of the validation pairs have a prompt that is learnt from too: the "
                 "validation loss will be too good; give each prompt once"
             )
 

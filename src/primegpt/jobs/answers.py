@@ -26,7 +26,7 @@ from primegpt.inference.run import Run
 from primegpt.terminal import Say, to_stderr
 
 PROMPT_SEED = 2  # of the songs that prompts are taken from; runs learn from the songbook of seed 0
-OPENING = 16  # tokens of held-out text that are continued where texts have no prompts
+OPENING = 16  # tokens of validation text that are continued where texts have no prompts
 OF_THE_SONGBOOK = ("genre", "emotion", "theme")  # measures that need to know what a song was written to
 
 Pair = tuple[list[int], list[int]]  # a context, and what truly follows it: ids, without the end of text
@@ -54,7 +54,7 @@ def refuse_without_prompts(run: Run) -> None:
 
 
 def unseen_prompts(run: Run, corpus: Corpus, count: int) -> list[Asked]:
-    """At most `count` prompts: of new songs for a run on the songbook, else of held-out records or places."""
+    """At most `count` prompts: of new songs for a run on the songbook, else of validation records or places."""
     if SONGBOOK in run.config.data.sources:
         return [Asked(*song_pair(run, song), song.prompt, song) for song in songbook(count, seed=PROMPT_SEED)]
     if not corpus.val.has_roles:
@@ -84,7 +84,7 @@ def comparable(run: Run, prompts: Sequence[Asked]) -> list[Asked]:
         few = f"of {len(prompts)} leave half of the model's block of {2 * half} tokens to an answer"
         raise DataError(
             f"adherence compares prompts with each other, and {len(fitting)} {few}",
-            "raise --limit, or measure a run with more held-out records or a larger block",
+            "raise --limit, or measure a run with more validation records or a larger block",
         )
     return fitting
 
@@ -129,7 +129,7 @@ def _without_end(run: Run, ids: list[int]) -> list[int]:
 
 
 def _openings(run: Run, corpus: Corpus, count: int) -> list[Pair]:
-    """Places in held-out text: a few tokens, and how they go on."""
+    """Places in validation text: a few tokens, and how they go on."""
     length, eot = OPENING + run.config.generate.max_new_tokens, run.tokenizer.eot_id
     places = np.unique(np.linspace(0, max(0, len(corpus.val) - length), count).astype(int))
     windows = [corpus.val.slice(int(place), int(place) + length).tolist() for place in places]
@@ -188,7 +188,7 @@ def _adherence_to(prompts: Sequence[Asked], outputs: Sequence[str]) -> dict[str,
 def measure_memorization(
     run: Run, corpus: Corpus, prompts: Sequence[Asked], outputs: Sequence[Completion]
 ) -> dict[str, Any]:
-    """What the run wrote, and as much held-out text, against its training text."""
+    """What the run wrote, and as much validation text, against its training text."""
     ids = [output.ids for output in outputs]
     truth = [asked.truth[: len(output)] for asked, output in zip(prompts, ids, strict=True)]
     written, held_out = (copied_from(texts, corpus.train) for texts in (ids, truth))

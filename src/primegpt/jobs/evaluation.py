@@ -301,7 +301,7 @@ def _records(
 def own_corpus(run: Run, say: Say = to_stderr) -> Corpus:
     """The text that a run was trained on, as shards. Raises MismatchError when it is gone or has changed."""
     if run.config.reinforce.on:
-        what = f"{run.folder.path} has learnt from rewards, and has no held-out text"
+        what = f"{run.folder.path} has learnt from rewards, and has no validation text"
         raise DataError(what, "name one with --text, or prompts with --prompts and --reward")
     newest = run.folder.load_newest(silent, (), resumable=False)
     record = data_record(run.folder, say, newest)

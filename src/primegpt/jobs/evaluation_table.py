@@ -14,7 +14,7 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("bits per byte", f"{text['bits_per_byte']:.4f}"),
         ]
     if pairs := report.get("pairs"):
-        rows.append((pairs["objective"], f"{pairs['loss']:.4f} per pair, {pairs['pairs']:,} held-out pairs"))
+        rows.append((pairs["objective"], f"{pairs['loss']:.4f} per pair, {pairs['pairs']:,} validation pairs"))
         rows += [(name, f"{value:.4f}") for name, value in pairs.items() if "/" in name]
     if answers := report.get("hellaswag"):
         cut = f", {answers['contexts_cut']:,} contexts cut on the left" if answers["contexts_cut"] else ""
@@ -90,12 +90,12 @@ def _memorization_rows(copied: dict[str, Any]) -> list[tuple[str, str]]:
     written, held_out = copied["generated"], copied["held_out"]
     sizes = [key for key in written if key.startswith("share_")]
     rows = [
-        (f"copied {key.removeprefix('share_')}-grams", f"{written[key]:.1%} (held-out text {held_out[key]:.1%})")
+        (f"copied {key.removeprefix('share_')}-grams", f"{written[key]:.1%} (validation text {held_out[key]:.1%})")
         for key in sizes
     ]
     quoted = " ".join(written["longest_text"].split())
     quoted = quoted if len(quoted) < 80 else quoted[:79] + "…"
     return [
         *rows,
-        ("longest copied span", f"{written['longest']} tokens (held-out text {held_out['longest']}): {quoted}"),
+        ("longest copied span", f"{written['longest']} tokens (validation text {held_out['longest']}): {quoted}"),
     ]

@@ -137,6 +137,6 @@ def _what_came_of_it(run: Mapping[str, Any], expected: float | None) -> list[tup
     if run["final_loss"] is not None:
         per_byte = run["final_bits_per_byte"]
         shown = f", {per_byte:.4f} bits per byte" if per_byte is not None else ""
-        rows.append(("result", f"{run['final_loss']:.4f} {unit}{shown}, on all the held-out text"))
+        rows.append(("result", f"{run['final_loss']:.4f} {unit}{shown}, on all the validation text"))
     rows += [("", f"{name} {value:.4f}") for name, value in run["final_figures"].items()]
     return rows + [("warning", remark) for remark in run["remarks"]]

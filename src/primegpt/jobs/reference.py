@@ -136,7 +136,7 @@ def beside_reference(
 
 
 def judged_pairs(run: Run, corpus: Corpus, say: Say) -> dict[str, Any]:
-    """The loss and the rewards of the run's own held-out pairs, as training judges them.
+    """The loss and the rewards of the run's own validation pairs, as training judges them.
 
     What the base says of them is computed anew where the cache has lost it.
     """

@@ -41,6 +41,7 @@ from primegpt.report.tensorboard import mirrored, require_tensorboard
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.folder import RunFolder, new_identity, next_run_path
+from primegpt.run.sessions import add_session
 from primegpt.terminal import Say, silent, to_stderr, to_stdout
 from primegpt.tokenizers import store
 from primegpt.training.progress import Observer, display
@@ -209,6 +210,7 @@ def fit(
             go_on(trainer, checkpoint, budget, say)
             say_rows(plan_rows(session.config, *session.task.sizes, trainer.state), say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
+        add_session(session.folder, str(trainer.conditions["torch"]))
         with told(running=True):
             trainer.fit()
     return finish(session.folder, session.config, trainer.state, say)
@@ -226,8 +228,8 @@ def finish(folder: RunFolder, config: Config, state: TrainState, say: Say) -> Ru
     folder.truncate_metrics(lambda row: "final/val/loss" not in row)
     figures = {f"final/val/{name}": best[f"val/{name}"] for name in ("loss", "reward")}
     folder.append_metrics({"step": state.step, "final/step": run.step, **figures})
-    plot_losses(folder.read_metrics(), folder.loss_png)
-    tell(f"{'result':<10} reward {best['val/reward']:.4f} on held-out prompts, {rows[0]['val/reward']:.4f} before")
+    plot_losses(folder.read_metrics(), folder.loss_png, folder.path.name)
+    tell(f"{'result':<10} reward {best['val/reward']:.4f} on validation prompts, {rows[0]['val/reward']:.4f} before")
     tell(f"{'':<10} the best checkpoint, step {run.step:,}")
     tell(f"{'run':<10} {folder.path}")
     if config.lora.rank:

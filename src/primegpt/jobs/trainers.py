@@ -1,7 +1,7 @@
 """What stands around the loop of a run: the trainer with all that it is given, and the verdict after the last step.
 
 The trainer gets its batches, the fixed sets that it is evaluated on, and what its samples continue. The verdict is that
-of the best checkpoint on all the held-out text, and what fine-tuning has forgotten.
+of the best checkpoint on all the validation text, and what fine-tuning has forgotten.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from primegpt.training.state import TrainState
 from primegpt.training.step import Precision
 from primegpt.training.trainer import EvaluationSet, Trainer
 
-LONGEST_PROMPT = 80  # characters of held-out text that a sample goes on from
+LONGEST_PROMPT = 80  # characters of validation text that a sample goes on from
 
 
 def trainer_for(
@@ -93,7 +93,7 @@ def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config) -> Eval
 
 
 def sample_prompts(config: Config, corpus: Corpus) -> list[str | list[int]]:
-    """What the samples continue: the prompts of the configuration, else beginnings of held-out text."""
+    """What the samples continue: the prompts of the configuration, else beginnings of validation text."""
     tokenizer, own = corpus.tokenizer, config.train.sample_prompts
     if template := template_for(config.data, tokenizer):
         return [template.prompt_ids(tokenizer, prompt) for prompt in own] or [
@@ -151,7 +151,7 @@ def left_out(state: TrainState, config: Config, path: Path) -> Iterator[str]:
 
 
 def evaluated(run: Run, corpus: Corpus) -> LossResult | None:
-    """What training has found of the run's checkpoint, if it asked it for all the held-out text."""
+    """What training has found of the run's checkpoint, if it asked it for all the validation text."""
     asked_for_all = (run.config.data.val_tokens or 0) >= corpus.val_targets
     if not (asked_for_all and objective_for(run.config).is_likelihood):
         return None
@@ -173,7 +173,7 @@ def evaluate_all(run: Run, corpus: Corpus) -> LossResult:
 
 
 def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
-    """Every held-out target once, under the best checkpoint: the figure to quote. Logged, plotted, said."""
+    """Every validation target once, under the best checkpoint: the figure to quote. Logged, plotted, said."""
     result = evaluated(run, corpus) or evaluate_all(run, corpus)
     line = {"step": last_step, "final/step": run.step, "final/val/loss": result.loss}
     objective, told = objective_for(run.config), f"{result.loss:.4f}"
@@ -186,10 +186,11 @@ def judge(run: Run, corpus: Corpus, last_step: int, say: Say) -> LossResult:
         told += f" ({run.config.train.objective}), {ahead}"
     run.folder.truncate_metrics(lambda row: "final/val/loss" not in row)
     run.folder.append_metrics(line)
-    plot_losses(run.folder.read_metrics(), run.folder.loss_png)
-    say(f"{'result':<10} {told}")
     unit = objective.unit or run.unit
-    say(f"{'':<10} the best checkpoint, step {run.step:,}, on all {result.targets:,} held-out {unit}s")
+    counted = f"nats per {unit}" if objective.is_likelihood else f"{run.config.train.objective}, per {unit}"
+    plot_losses(run.folder.read_metrics(), run.folder.loss_png, run.folder.path.name, counted)
+    say(f"{'result':<10} {told}")
+    say(f"{'':<10} the best checkpoint, step {run.step:,}, on all {result.targets:,} validation {unit}s")
     if (fixed := run.config.data.val_tokens or result.targets) < result.targets and not objective.unit:
         say(f"{'':<10} (the evaluations above read a fixed part of them, about {fixed:,})")
     say(f"{'run':<10} {run.folder.path}")

@@ -60,6 +60,7 @@ from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.contents import Changes, changes_since, data_record, require_plan, said_changes
 from primegpt.run.extensions import has_changed, open_extension
 from primegpt.run.folder import RunFolder, WatchedRun, new_identity, next_run_path
+from primegpt.run.sessions import add_session
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
 from primegpt.training.progress import Observer, display, plan_table
@@ -296,6 +297,8 @@ def _fit(
             go_on(trainer, checkpoint, budget, say)
             say_rows(plan_table(config, corpus, trainer.state, trainer.batches), say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
+        if world.rank == 0:
+            add_session(folder, torch.__version__)
         with told(running=True):
             trainer.fit()
     world.leave()
@@ -345,5 +348,5 @@ def say_rows(rows: Iterable[tuple[str, str]], say: Say) -> None:
 
 def fingerprints(corpus: Corpus) -> dict[str, str]:
     """What identifies the text and the tokenizer."""
-    shards = {"the training text": corpus.train.fingerprint, "the held-out text": corpus.val.fingerprint}
+    shards = {"the training text": corpus.train.fingerprint, "the validation text": corpus.val.fingerprint}
     return {**shards, "the tokenizer": corpus.tokenizer.fingerprint}

@@ -256,8 +256,8 @@ def doubts(train: TrainConfig, course: Course, minutes: float | None) -> Iterato
     """What speaks against a plan, each with its remedy; where steps were asked for, they are taken to be meant."""
     if minutes and course.closing_seconds > 60 * minutes / 2:
         yield (
-            f"what is read at the end, held-out text above all, takes about {human_seconds(course.closing_seconds)} of "
-            f"{human_seconds(60 * minutes)}: lower --data.val_fraction, or give more --minutes"
+            f"what is read at the end, validation text above all, takes about {human_seconds(course.closing_seconds)} "
+            f"of {human_seconds(60 * minutes)}: lower --data.val_fraction, or give more --minutes"
         )
     if course.steps < FEW_STEPS and not train.max_steps:
         what = "what fits the time" if minutes else "all that was asked for"

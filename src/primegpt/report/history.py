@@ -4,7 +4,7 @@ Only reads. What cannot be read is named in `remarks`, and the rest is shown all
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from primegpt.run.checkpoint import Checkpoint, list_checkpoints, step_of
 from primegpt.run.contents import config_in_use, data_record
 from primegpt.run.files import figures_of
 from primegpt.run.folder import RunFolder
+from primegpt.run.sessions import sessions
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.state import EarlyStopping
@@ -46,6 +47,8 @@ class History:
     """Whether a process is writing to it."""
     remarks: list[str] = field(default_factory=list)
     """What could not be read, and why."""
+    sessions: list[Mapping[str, str]] = field(default_factory=list)
+    """When, how and where each of its sessions began."""
     edits: list[str] = field(default_factory=list)
     """What config.toml says of generation otherwise than when the newest checkpoint was saved."""
 
@@ -70,6 +73,7 @@ class History:
             checkpoints=list(list_checkpoints(folder.checkpoints_dir)),
             in_use=folder.in_use(),
             remarks=remarks,
+            sessions=sessions(folder),
             edits=edits,
         )
 
@@ -82,6 +86,12 @@ class History:
         """The curve of `key` over `x`; a value that was NaN or infinite is None."""
         rows = [(number(line.get(x)), number(line[key])) for line in self.lines if key in line]
         return [(at, value) for at, value in rows if at is not None]
+
+    def curve(self, key: str, x: str = "step") -> Points:
+        """`points` to draw, with a gap after an evaluation of step 0: a line from there would cut off the curve."""
+        points, steps = self.points(key, x), self.points(key)
+        begins = bool(steps) and steps[0][0] == 0 and len(steps) == len(points)
+        return [*points[:1], *([(points[0][0], None)] if begins else []), *points[1:]]
 
     def last(self, key: str) -> float | None:
         """The last known value of `key`."""
@@ -172,7 +182,7 @@ class History:
             return "imported, not trained here"
         if self.phase != "finished":
             stopped = f"{self.phase} at step {self.step:,} {of}" if self.lines else "not begun"
-            return f"{stopped}; go on with: primegpt train --resume {self.folder.path}"
+            return f"{stopped}; go on with: primegpt train --resume {near(self.folder.path)}"
         if stopping.should_stop and self.step < self.max_steps:
             waited = f"{stopping.waited} evaluation{'s' * (stopping.waited != 1)}"
             return f"stopped early at step {self.step:,} {of}: no better validation loss in {waited}"
@@ -202,6 +212,13 @@ class History:
             "written": self.folder.last_written(),
             "remarks": self.remarks,
         }
+
+
+def near(path: str | Path) -> str:
+    """`path` as one writes it here: from the working folder, if it lies in that. A page is read elsewhere too."""
+    path = Path(path)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
 
 
 def number(value: object) -> float | None:

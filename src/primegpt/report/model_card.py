@@ -28,7 +28,7 @@ CARRIED = "See the licence in this repository, which came with the model that th
 # Settings that are not told: they quote the text, or follow from others.
 UNTOLD = {"model.vocab_size", "train.sample_prompts", "generate.stop_strings", "generate.start_document"}
 DATA_ROWS = ("split", "size", "tokens", "near-duplicates", "repeated text", "split leakage")
-DATA_ROWS += ("fingerprint, training", "fingerprint, held out")
+DATA_ROWS += ("fingerprint, training", "fingerprint, validation")
 PLAN_ROWS = ("step", "optimizer", "machine", "expected", "took", "early stopping")
 
 
@@ -98,7 +98,7 @@ def _result_rows(run: History) -> Rows:
         rows.append(("best evaluation", f"{told['best_loss']:.4f} {told['loss_unit']}, step {told['best_step']:,}"))
     if told["final_loss"] is not None:
         per_byte = f", {told['final_bits_per_byte']:.4f} bits per byte" if told["final_bits_per_byte"] else ""
-        rows.append(("on all the held-out text", f"{told['final_loss']:.4f} {told['loss_unit']}{per_byte}"))
+        rows.append(("on all the validation text", f"{told['final_loss']:.4f} {told['loss_unit']}{per_byte}"))
     return rows or [("measured", "nothing: it was imported, and has not been trained since")]
 
 

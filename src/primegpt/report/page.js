@@ -38,7 +38,7 @@ for (const figure of document.querySelectorAll("[data-chart]")) {
       dots[number].style.bottom = `${100 * height(point[1])}%`;
       const row = make(`c${line.color}`, box), value = document.createElement("b");
       value.textContent = format(point[1]);
-      row.append(value, ` ${line.name}`);
+      row.append(value, ` ${line.name}`, point[0] === at ? "" : ` at ${format(point[0])}`);
     });
     box.style.left = share < 0.5 ? `calc(${100 * share}% + 12px)` : "auto";
     box.style.right = share < 0.5 ? "auto" : `calc(${100 - 100 * share}% + 12px)`;

@@ -11,6 +11,7 @@ running any script but our own, should that ever fail.
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -55,8 +56,9 @@ class Page:
         return self._add("tiles", f'<div class="tiles">{shown}</div>')
 
     def notes(self, lines: Sequence[str], kind: str = "note") -> Self:
-        """A list of remarks; of `kind` "warning", in a colour that is seen."""
-        items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
+        """A list of remarks, counted where one repeats; of `kind` "warning", in a colour that is seen."""
+        told = (f"{line} ({times} times)" if times > 1 else line for line, times in Counter(lines).items())
+        items = "".join(f"<li>{escaped(line)}</li>" for line in told)
         return self._add("notes", f'<ul class="notes {escaped(kind)}">{items}</ul>') if lines else self
 
     def facts(self, rows: Sequence[tuple[str, Any]], fold: str = "") -> Self:
@@ -73,8 +75,8 @@ class Page:
         kinds = [' class="number"' if i and all(map(_is_numeric, column)) else "" for i, column in enumerate(columns)]
         head = "".join(f"<th{kind}>{escaped(name)}</th>" for name, kind in zip(header, kinds, strict=True))
         body = "".join("<tr>" + "".join(map(_cell, row, kinds, range(len(row)))) + "</tr>" for row in rows)
-        table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        return self._add("table", _folded(table, fold))
+        table = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        return self._add("table", _folded(f'<div class="scroll">{table}</div>', fold))
 
     def chart(self, title: str, series: Sequence[Series], **options: Any) -> Self:
         """A line chart, as `chart.chart` draws it; neighbours share a row. Nothing, if there is no point to draw."""

@@ -14,8 +14,9 @@ if TYPE_CHECKING:  # it takes a second to import, and few commands draw
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GREY = "#9aa5b1"
-PALETTE = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#6b6ecf")
+GREY = "#a7a59c"
+# c1 … c8 of page.css, on paper.
+PALETTE = ("#0f6b6b", "#e0590f", "#6d48b0", "#2468b8", "#a87800", "#c03878", "#4d7189", "#6a7a1c")
 
 
 @dataclass(frozen=True)
@@ -87,23 +88,29 @@ def draw_bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]])
     return save(figure, path)
 
 
-def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`; rewards, of such."""
-    figure, (axes,) = figure_of(7, 4, dpi=120)
+def plot_losses(lines: Sequence[dict[str, Any]], path: Path, name: str = "", unit: str = "") -> None:
+    """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`; rewards, of such.
+
+    `name` is that of the run, `unit` what the loss is and is counted by. What was measured before the first step is
+    a dot by itself: a line from there would cut off the true curve.
+    """
     rewarded = any("val/reward" in line for line in lines)
     losses = [
         ("train/loss", "training batches", GREY, 0.8),
-        ("train/eval_loss", "training text, fixed", PALETTE[0], 1.5),
-        ("val/loss", "validation text, fixed", PALETTE[1], 1.5),
+        ("train/eval_loss", "training text, fixed part", PALETTE[0], 1.5),
+        ("val/loss", "validation text, fixed part", PALETTE[1], 1.5),
     ]
-    rewards = [("reward", "completions of steps", GREY, 0.8), ("val/reward", "held-out prompts", PALETTE[1], 1.5)]
+    rewards = [("reward", "completions of steps", GREY, 0.8), ("val/reward", "validation prompts", PALETTE[1], 1.5)]
+    figure, (axes,) = figure_of(7, 4, dpi=120)
+    axes.set_title(f"{'Reward' if rewarded else 'Loss'}{f' of {name}' if name else ''}", fontsize=11, loc="left")
     for key, label, color, width in rewards if rewarded else losses:
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        if points and points[0][0] == 0:
+            axes.plot(*points.pop(0), "o", color=color, markersize=4, label="" if points else label)
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
     axes.set_xlabel("step")
-    nats = ", nats per token" if any("val/perplexity" in line for line in lines) else ""
-    axes.set_ylabel("reward" if rewarded else f"loss{nats}")
+    axes.set_ylabel("reward" if rewarded else unit or "loss")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     save(figure, path)

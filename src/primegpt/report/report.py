@@ -9,28 +9,29 @@ from collections.abc import Iterable, Sequence
 from primegpt.config import Config
 from primegpt.model.size import human_count, human_seconds, parameter_breakdown
 from primegpt.report.chart import Series
-from primegpt.report.history import History, Points
+from primegpt.report.history import History, Points, near
 from primegpt.report.page import Page, Strong
 from primegpt.report.run_facts import (
     Rows,
-    event_in_words,
+    events_in_words,
     model_rows,
     plan_rows,
+    session_rows,
     settings_rows,
     text_rows,
     tokenizer_rows,
 )
+from primegpt.report.verdict import verdict
 
 MOST_SAMPLES = 9
 UNKNOWN = "–"
-ROSE = 1.01  # times the best validation loss: from here on it is worth a remark
 
 
 def report_page(runs: Sequence[History]) -> Page:
     """The page about `runs`, one or more."""
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
-        names = [str(run.folder.path) for run in runs]
+        names = [near(run.folder.path) for run in runs]
     page = Page(" · ".join(names), runs[0].status.capitalize() if len(runs) == 1 else f"{len(runs)} runs side by side")
     _results(page, names, runs)
     _curves(page, names, runs)
@@ -49,7 +50,9 @@ def report_page(runs: Sequence[History]) -> Page:
     page.section("Plan", "What was measured or chosen before the first step, and what came of it.")
     side_by_side(page, names, [plan_rows(run) for run in runs])
     for name, run in zip(names, runs, strict=True):
-        page.notes(_of(name, runs, map(event_in_words, run.events)))
+        page.notes(_of(name, runs, events_in_words(run.events)))
+    page.section("Origin", "When, by which command and with what it was trained.")
+    side_by_side(page, names, [session_rows(run) for run in runs])
     page.section("Configuration")
     if len(runs) == 1:
         defaults = dict(settings_rows(Config()))
@@ -103,10 +106,10 @@ def _results(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
                 ["The tokenizers differ, so a loss per token says little here: compare bits per byte."], "warning"
             )
         if not comparable:
-            page.notes(["The held-out texts are not the same, so neither is the task: compare with care."], "warning")
+            page.notes(["The validation texts are not the same, so neither is the task: compare with care."], "warning")
     for name, run in zip(names, runs, strict=True):
         page.notes(_of(name, runs, [*run.remarks, *run.edits]), "warning")
-        page.notes(_of(name, runs, _overfitting(run) + _forgetting(run)))
+        page.notes(_of(name, runs, verdict(run) + _forgetting(run)))
 
 
 def _several(values: Iterable[object]) -> bool:
@@ -129,21 +132,9 @@ def _best_in_bold(columns: list[Rows], judged: Sequence[str]) -> list[Rows]:
 
 
 def _judged(run: History, measure: str) -> float | None:
-    """A measure on all the held-out text, once that is known; before, at the best evaluation."""
+    """A measure on all the validation text, once that is known; before, at the best evaluation."""
     final = run.last(f"final/val/{measure}")
     return run.at_best(f"val/{measure}") if final is None else final
-
-
-def _overfitting(run: History) -> list[str]:
-    """That it has begun to learn its text by heart, in words."""
-    best, last = run.early_stopping.best_loss, run.last("val/loss")
-    if run.rewarded or best is None or last is None or last < ROSE * best:
-        return []
-    return [
-        f"The validation loss was lowest at step {run.early_stopping.best_step:,} ({best:.4f}) and has risen to "
-        f"{last:.4f} since, a sign of learning by heart: more text, a smaller model or dropout would help. "
-        f"Commands use the checkpoint of the lowest loss."
-    ]
 
 
 def _forgetting(run: History) -> list[str]:
@@ -152,7 +143,7 @@ def _forgetting(run: History) -> list[str]:
     if before is None or after is None:
         return []
     return [
-        f"Fine-tuned: the loss on the base's own held-out text went from {before:.4f} to {after:.4f} nats per token."
+        f"Fine-tuned: the loss on the base's own validation text went from {before:.4f} to {after:.4f} nats per token."
     ]
 
 
@@ -160,15 +151,15 @@ def _tiles(run: History) -> list[tuple[str, str, str]]:
     tiles = []
     if run.rewarded and (reward := _judged(run, "reward")) is not None:
         before = _fixed(next((value for _, value in run.points("val/reward")), None), 4)
-        tiles.append(("reward", f"{reward:.4f}", f"on held-out prompts, {before} at the beginning"))
+        tiles.append(("reward", f"{reward:.4f}", f"on validation prompts, {before} at the beginning"))
     elif (loss := _judged(run, "loss")) is not None:
-        where = "on all the held-out text" if run.last("final/val/loss") is not None else "at the best evaluation"
+        where = "on all the validation text" if run.last("final/val/loss") is not None else "at the best evaluation"
         tiles.append(("validation loss", f"{loss:.4f}", f"{run.loss_unit}, {where}"))
         if run.is_likelihood:
             perplexity = _fixed(_judged(run, "perplexity"), 2)
             tiles.append(("bits per byte", _fixed(_judged(run, "bits_per_byte"), 4), f"perplexity {perplexity}"))
     if (accuracy := _judged(run, "rewards/accuracies")) is not None:
-        tiles.append(("pairs in order", f"{accuracy:.1%}", "held-out ones whose chosen answer has the higher reward"))
+        tiles.append(("pairs in order", f"{accuracy:.1%}", "of the validation text, by the reward"))
     if run.lines:
         best = run.early_stopping.best_step
         remark = f"best at {best:,}" if best is not None else ""
@@ -223,7 +214,7 @@ def _curves(page: Page, names: Sequence[str], runs: Sequence[History]) -> None:
     def each(key: str, x: str = "step", dots: bool = False) -> list[Series]:
         """A line for each run."""
         return [
-            Series(name if len(runs) > 1 else "", run.points(key, x), color, dots=dots)
+            Series(name if len(runs) > 1 else "", run.curve(key, x), color, dots=dots)
             for color, (name, run) in enumerate(zip(names, runs, strict=True), 1)
         ]
 
@@ -254,13 +245,13 @@ def _own_loss(page: Page, run: History, y: str) -> None:
     """Training and validation loss of one run, with what guessing would cost and where it was best."""
     if run.rewarded:
         own = Series("completions of the steps", run.points("reward"), 1, faint=True)
-        judged = Series("held-out prompts", run.points("val/reward"), 2, dots=True)
+        judged = Series("validation prompts", run.curve("val/reward"), 2, dots=True)
         page.chart("Reward", [own, judged], y="reward", wide=True)
         return
     lines = [
         Series("training batches", run.points("train/loss"), 1, faint=True),
-        Series("training text, fixed part", run.points("train/eval_loss"), 1, dots=True),
-        Series("held-out text, fixed part", run.points("val/loss"), 2, dots=True),
+        Series("training text, fixed part", run.curve("train/eval_loss"), 1, dots=True),
+        Series("validation text, fixed part", run.curve("val/loss"), 2, dots=True),
     ]
     choices = 2 if run.config.train.objective == "dpo" else run.config.model.vocab_size  # of a pair, or of ids
     guessing = math.log(max(2, choices))
@@ -274,7 +265,7 @@ def _own_loss(page: Page, run: History, y: str) -> None:
 
 def _figure(run: History, name: str) -> list[Series]:
     """What an objective has measured, in training and on what is held out."""
-    held_out = Series("held-out text, fixed part", run.points(f"val/{name}"), 2, dots=True)
+    held_out = Series("validation text, fixed part", run.curve(f"val/{name}"), 2, dots=True)
     return [Series("training batches" if held_out.points else "", run.points(name), 1), held_out]
 
 

@@ -1,5 +1,7 @@
 """The facts of a run as rows for a table: model, text, tokenizer, plan, settings. A row without a name goes on."""
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from primegpt.config import Config
@@ -12,7 +14,7 @@ from primegpt.model.size import (
     lora_parameter_count,
     parameter_breakdown,
 )
-from primegpt.report.history import History, number
+from primegpt.report.history import History, near, number
 
 Rows = list[tuple[str, str]]
 
@@ -51,10 +53,10 @@ def text_rows(run: History) -> Rows:
     train, held_out = number(data.get("train_bytes")), number(data.get("val_bytes"))
     if train is not None and held_out is not None:
         rows.insert(0, ("split", f"{human_bytes(train)} to train on, {human_bytes(held_out)} held out"))
-    sources = [("sources", ", ".join(run.config.data.sources))] if run.config.data.sources else []
+    sources = [("sources", ", ".join(map(near, run.config.data.sources)))] if run.config.data.sources else []
     prints = [
         (f"fingerprint, {part}", str(data.get(f"{key}_fingerprint"))[:16])
-        for part, key in (("training", "train"), ("held out", "val"))
+        for part, key in (("training", "train"), ("validation", "val"))
         if data.get(f"{key}_fingerprint")
     ]
     return sources + rows + prints
@@ -104,7 +106,49 @@ def plan_rows(run: History) -> Rows:
     return rows
 
 
-def event_in_words(event: dict[str, Any]) -> str:
+def session_rows(run: History) -> Rows:
+    """When, by which command, with which versions and on what machine it was trained; what repeats is told once."""
+    rows: Rows = []
+    if run.sessions:
+        first = run.sessions[0]
+        rows.append(("begun", _date(first["started"])))
+        rows += [("command" * (not n), session["command"]) for n, session in enumerate(run.sessions)]
+        versions = (f"primegpt {s['primegpt']}, torch {s['torch']}, Python {s['python']}" for s in run.sessions)
+        rows += [("versions" * (not n), version) for n, version in enumerate(dict.fromkeys(versions))]
+        machines = dict.fromkeys(session["machine"] for session in run.sessions)
+        rows += [("processor" * (not n), machine) for n, machine in enumerate(machines)]
+    if written := run.folder.last_written():
+        rows.append(("last written", _date(datetime.fromtimestamp(written).astimezone().isoformat())))
+    return [*rows, ("folder", near(run.folder.path))]
+
+
+def _date(moment: str) -> str:
+    """2026-11-30T12:31:05+01:00 → 30 November 2026, 12:31."""
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return f"{at.day} {at:%B %Y, %H:%M}"
+
+
+def events_in_words(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The events of the plan, a line each; how often the pace was not as planned is counted, not listed."""
+    paces = [event for event in events if _is_pace(event)]
+    told = [event_in_words(event) for event in events if not (_is_pace(event) and len(paces) > 1)]
+    if len(paces) > 1:
+        first, last = paces[0], paces[-1]
+        told.append(
+            f"The pace was not as planned, {len(paces)} times between steps {first['step']:,} and {last['step']:,}; "
+            f"in the end {last['max_steps']:,} steps in all fitted the time there was."
+        )
+    return told
+
+
+def _is_pace(event: Mapping[str, Any]) -> bool:
+    return bool(event.get("step")) and "max_steps" in event and "training_seconds" not in event
+
+
+def event_in_words(event: Mapping[str, Any]) -> str:
     """An event of the plan, in words."""
     step = event.get("step", 0)
     if "batch_size" in event:
@@ -117,7 +161,7 @@ def event_in_words(event: dict[str, Any]) -> str:
         return f"Step {step:,}: extended to {event['max_steps']:,} steps in all{time}."
     if "max_steps" in event and not step:
         return f"Step 0: {event['max_steps']:,} steps were planned."
-    if "max_steps" in event:
+    if _is_pace(event):
         return f"Step {step:,}: the pace was not as planned; {event['max_steps']:,} steps in all fit the time there is."
     return f"Step {step:,}: " + ", ".join(f"{key} {value}" for key, value in event.items() if key != "step")
 

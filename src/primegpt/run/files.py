@@ -120,6 +120,10 @@ class RunFiles:
         return self.path / "prompts.jsonl"
 
     @property
+    def sessions_path(self) -> Path:
+        return self.path / "sessions.jsonl"
+
+    @property
     def extension_path(self) -> Path:
         """The file with parts of one's own that it was trained with, as it was then."""
         return self.path / "extension.py"

@@ -39,7 +39,8 @@ Pointer = Literal["best", "last"]
 CONTENTS = (
     *("checkpoints/step-*", "checkpoints/.trash-step-*", "checkpoints/.tmp-*", "best", "last", MANIFEST),
     "metrics.jsonl",
-    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "prompts.jsonl", "extension.py", "base"),
+    *("samples/step-*.txt", "loss.png", "report.html", "data.json", "sessions.jsonl"),
+    *("prompts.jsonl", "extension.py", "base"),
     *("adapter/*", "tokenizer/*", "carried/*", ".tmp-*"),
     "tensorboard/events.out.tfevents.*",
     "config.toml",

@@ -191,7 +191,7 @@ def _shares(config: Config, batches: Batches, steps: int) -> list[tuple[str, str
 def remarks_at_the_end(state: TrainState, *, rewarded: bool = False) -> Iterator[str]:
     """Why a run ends before its last step, where it does, and that `best` is the model before the first step."""
     stopping = state.early_stopping
-    measure, never = ("reward of held-out prompts", "rose above") if rewarded else ("validation loss", "fell below")
+    measure, never = ("reward of validation prompts", "rose above") if rewarded else ("validation loss", "fell below")
     if stopping.should_stop and state.step < state.max_steps and stopping.best_loss is not None:
         best = -stopping.best_loss if rewarded else stopping.best_loss
         yield (
@@ -260,7 +260,7 @@ class PlainDisplay:
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
         told = f"step {line['step']:,}: validation loss {line['val/loss']:.4f}"
         if "val/reward" in line:
-            told = f"step {line['step']:,}: reward {line['val/reward']:.4f} on held-out prompts"
+            told = f"step {line['step']:,}: reward {line['val/reward']:.4f} on validation prompts"
         else:
             self.val_loss = line["val/loss"]
         if "val/perplexity" in line:
