@@ -254,6 +254,40 @@ def test_another_choice_branches_and_the_first_text_stays(visit, picture):
     assert page.locator("#look-sheet").text_content() == first
 
 
+def test_look_begins_with_the_greatest_surprise_and_has_the_rules_beside_it(visit):
+    page = visit()
+    write(page)
+    page.click("#tab-look")
+    page.locator("#alternatives:not([inert]) .came").wait_for()
+    heat = "all => all.map(e => Number(e.style.getPropertyValue('--heat')))"
+    chosen = page.locator('#look-sheet [aria-selected="true"]')
+    assert chosen.evaluate_all(heat) == [max(page.locator("#look-sheet .by-model").evaluate_all(heat))]
+    rank = page.locator("#alternatives .came td").first.text_content()
+    note = page.locator("#place-note").text_content()
+    assert int(rank.replace(",", "")) > 16  # of a model that has learnt so little
+    assert f"the {rank}" in note
+    assert page.locator("#alternatives .gap").count() == 1
+    likely = page.locator('#look-sheet .by-model[aria-label*=", 9"], #look-sheet .by-model[aria-label*=", 8"]').first
+    likely.click()
+    page.locator("#alternatives tr:nth-child(1).came").wait_for()
+    bar = page.locator("#alternatives .came .meter").evaluate("e => getComputedStyle(e).backgroundImage")
+    assert "gradient" in bar  # of the token that came too
+    shares = page.locator("#alternatives td:last-child").all_text_contents()
+    paths = asked(page)
+    slide(page, "set-temperature", 0.2)
+    assert page.locator("#alternatives td:last-child").all_text_contents() != shares
+    assert paths == []
+    assert (
+        page.locator("#look-sheet .by-prompt").first.evaluate("e => getComputedStyle(e).textDecorationStyle")
+        == "dotted"
+    )
+    said = page.locator("#look-status").text_content()
+    page.click("#tab-write")
+    assert page.locator("#set-temperature").input_value() == "0.2"  # the same control
+    assert "nats" in said
+    assert "nats" in page.locator("#bars-note").text_content()
+
+
 def test_inside_shows_heads_layers_and_neighbours(visit, picture):
     page = visit()
     write(page)

@@ -68,6 +68,7 @@ function view(name) {
     $(`tab-${other}`).setAttribute("aria-selected", other === name);
     $(`tab-${other}`).tabIndex = other === name ? 0 : -1;
   }
+  $(`rules-${name}`)?.append($("rules")); // one set of controls, in the view that is shown
   history.replaceState(null, "", `#${name}`);
   emit("view");
 }

@@ -1,6 +1,6 @@
 // The likeliest next tokens as bars: wide and pale what the model says, narrow and dark what is drawn from.
 
-import { count, h, percent } from "./dom.js";
+import { among, count, h, percent } from "./dom.js";
 import { entropy, softmax } from "./rules.js";
 
 const ROWS = 14;
@@ -26,8 +26,10 @@ export class Bars {
       row.setAttribute("aria-label", `${vocabulary.said(id)}: ${chance}, the model’s own ${percent(own[id])}. Add it.`);
     });
     const left = found.kept.reduce((sum, one) => sum + one, 0);
-    const bits = Math.max(0, entropy(found.probabilities)).toFixed(1);
-    this.note.textContent = `Drawn from ${count(left)} of ${count(found.order.length)} tokens: ${bits} bits of choice.`;
+    const nats = Math.max(0, entropy(found.probabilities));
+    this.note.textContent =
+      `Drawn from ${count(left)} of ${count(found.order.length)} tokens: ${nats.toFixed(2)} nats of choice, ` +
+      `as if among ${among(Math.exp(nats))}.`;
   }
 
   build(top, vocabulary) {

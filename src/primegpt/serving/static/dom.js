@@ -53,4 +53,7 @@ export const percent = (p) => {
   return `${value >= 99.95 ? 100 : value.toFixed(value >= 10 ? 1 : 2)} %`;
 };
 
+// As many equally likely ones as an entropy or a surprise amounts to.
+export const among = (n) => (n < 100 ? n.toFixed(1) : count(Math.round(n)));
+
 export const count = (n) => n.toLocaleString("en");

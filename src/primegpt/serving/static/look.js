@@ -2,13 +2,14 @@
 
 import { askOnce, floats } from "./api.js";
 import { drawBranches } from "./branches.js";
-import { $, count, h, percent } from "./dom.js";
+import { $, among, count, h, percent } from "./dom.js";
 import { distribution } from "./rules.js";
 import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
 import { continueText } from "./write.js";
 
 const ROWS = 16;
+const SURPRISES = 6;
 const sheet = new Sheet($("look-sheet"), choose);
 let place = null; // the logits before the chosen token
 
@@ -22,9 +23,10 @@ function show() {
   const path = state.tree.path();
   sheet.show(path, state.vocabulary);
   drawBranches($("branches"), go);
-  tint();
+  $("surprises").replaceChildren();
   if (!path.includes(state.tree.chosen)) state.tree.chosen = null;
-  choose(state.tree.chosen ?? path.find(isWord) ?? null);
+  choose(state.tree.chosen);
+  tint();
 }
 
 const tint = latest(async (current) => {
@@ -40,9 +42,26 @@ const tint = latest(async (current) => {
   $("look-status").textContent =
     `On average ${mean.toFixed(2)} nats of surprise a token, as if choosing among ${among(Math.exp(mean))}; ` +
     `${first} of ${known.length} were the likeliest.`;
+  const surprising = mostSurprising(path);
+  $("surprises").replaceChildren(...surprising.map(surprise));
+  if (!state.tree.chosen) choose(surprising[0]);
 });
 
-const isWord = (node) => node.by === "model" && /\S/.test(state.vocabulary.texts[node.id]);
+// The least likely first: of what was written, or of a prompt that stands alone.
+function mostSurprising(path) {
+  const known = path.filter((node) => node.logprob != null);
+  const written = known.filter((node) => node.by !== "prompt");
+  const found = written.length ? written : known;
+  return found.sort((a, b) => a.logprob - b.logprob).slice(0, SURPRISES);
+}
+
+function surprise(node) {
+  const chance = percent(Math.exp(node.logprob));
+  const label = `${state.vocabulary.said(node.id)}, ${chance}`;
+  const show = h("button", { type: "button", "aria-label": label, onclick: () => choose(node) });
+  show.append(state.vocabulary.label(node.id), h("small", {}, chance));
+  return h("li", {}, show);
+}
 
 function choose(node) {
   state.tree.chosen = node;
@@ -73,18 +92,19 @@ function table() {
   const { node, ids, logits } = place;
   const found = distribution(logits, state.settings, model().banned, ids);
   const top = found.order.slice(0, ROWS);
-  if (!top.includes(node.id)) top.splice(-1, 1, node.id);
   const rank = found.order.indexOf(node.id) + 1;
+  if (rank > ROWS) top.splice(-2, 2, null, node.id); // with a gap before it
   $("place-title").textContent = `In the place of “${state.vocabulary.label(node.id)}”`;
   $("place-note").textContent =
     `It was the ${ordinal(rank)} likeliest of ${count(found.order.length)}. Choose another to branch from here.`;
-  const head = ["token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
-  const rows = top.map((id) => row(id, found, node));
+  const head = ["rank", "token", "logit", "÷ T", "softmax", "drawn"].map((name) => h("th", { scope: "col" }, name));
+  const gap = () => h("tr", { class: "gap" }, h("td", { colspan: head.length }, `… ${count(rank - ROWS + 1)} more`));
+  const rows = top.map((id, at) => (id === null ? gap() : row(id, id === node.id ? rank : at + 1, found, node)));
   $("alternatives").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
   $("alternatives").inert = false;
 }
 
-function row(id, found, node) {
+function row(id, rank, found, node) {
   const kept = found.kept[id] === 1;
   const label = state.vocabulary.label(id);
   const came = id === node.id;
@@ -101,6 +121,7 @@ function row(id, found, node) {
   return h(
     "tr",
     { class: `${kept ? "" : "gone"} ${came ? "came" : ""}` },
+    h("td", {}, count(rank)),
     h("td", {}, button),
     h("td", {}, number(found.logits[id], 2)),
     h("td", {}, state.settings.temperature === 0 ? "–" : number(found.scaled[id], 2)),
@@ -124,8 +145,6 @@ function go(node) {
   state.tree.chosen = node;
   emit("text");
 }
-
-const among = (n) => (n < 100 ? n.toFixed(1) : count(Math.round(n)));
 
 const ordinal = (n) => {
   const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");

@@ -52,4 +52,5 @@ function only(length, id) {
   return kept;
 }
 
-export const entropy = (probabilities) => -probabilities.reduce((sum, p) => (p > 0 ? sum + p * Math.log2(p) : sum), 0);
+// In nats, as all that is said of losses and surprise.
+export const entropy = (probabilities) => -probabilities.reduce((sum, p) => (p > 0 ? sum + p * Math.log(p) : sum), 0);
