@@ -365,7 +365,12 @@ FINE = AuditReport(
         ({"duplicate_share": 0.2, "near_duplicate_share": 0.2}, "(20% exactly); drop copied documents with --data.dup"),
         ({"near_duplicate_share": 0.2}, "(0% exactly); drop copied documents with --data.duplicates near"),
         ({"html_share": 0.02}, "2.0% of the characters are HTML; --data.html text"),
-        ({"truncated_share": 0.2, "fitting_context": 448}, "448 tokens hold 90%; raise --model.block_size"),
+        (
+            {"truncated_share": 0.04, "cut_tokens": 12_345, "cut_share": 0.03, "fitting_context": 448},
+            "4% of the records are longer than the context: 12,345 tokens to be learnt are cut off, 3% of all, and 448 "
+            "would cut 2% at most; raise --model.block_size",
+        ),
+        ({"truncated_share": 0.5, "cut_tokens": 12_345, "cut_share": 0.01}, None),
         ({"supervised_share": 0.01}, "1.0% of the tokens are learnt from"),
         ({"bytes": 900_000, "complete": False, "tokens": 10**8}, None),
         ({"n_parameters": 10**8}, "use a model of at most 20M parameters"),

@@ -128,7 +128,7 @@ def test_what_is_too_long_is_cut_alike_for_both_answers():
     tokenizer, tally = tokenizer_of("response"), Tally()
     document = Document("", "", {"prompt": "p", "chosen": "c" * 5, "rejected": "r" * 70})
     layout_for(PAIRS, tokenizer).rows(document, 0, tokenizer, 50, tally)
-    assert (tally.examples, tally.truncated, tally.fitting_context(1.0)) == (1, 1, 128)
+    assert (tally.examples, tally.truncated, tally.fitting_context()) == (1, 1, 128)
     parts = [tokenized(part, tokenizer) for part in layout_for(PAIRS, tokenizer).parts(document, 0)]
     assert row_length(parts) == 3 + 71
 

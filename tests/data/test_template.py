@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from primegpt.config import DataConfig
-from primegpt.data.layout import Part, Tally
+from primegpt.data.layout import Part, Tally, fitting_context
 from primegpt.data.preparing.shards import CONTEXT, PROMPT, SUPERVISED
 from primegpt.data.reading.sources import Document
 from primegpt.data.template import ChatTemplate, ResponseTemplate, SongTemplate, layout_for, template_for, vocabulary
@@ -308,10 +308,17 @@ def test_the_context_that_most_records_fit_into_is_counted():
     for length in [10] * 8 + [62] * 1 + [63] * 1 + [500] * 10:  # with <prompt>, p, <response>, </response>: 4 more
         template.rows(record(prompt="p", response="r" * length), 0, tokenizer, 100, tally)
     assert tally.lengths == {"64": 8, "128": 2, "512": 10}
-    assert [tally.fitting_context(share) for share in (0.4, 0.41, 0.5, 0.51, 1.0)] == [64, 128, 128, 512, 512]
-    assert Tally.from_json(tally.as_json()).fitting_context(0.9) == 512
-    assert tally.truncated == 10
-    assert Tally().fitting_context(0.9) is None
+    assert tally.fitting_context() == Tally.from_json(tally.as_json()).fitting_context() == 512
+    assert (tally.truncated, tally.cut, tally.cut_supervised) == (10, 4040, 4040)  # all but 97 of 501 tokens each
+    assert tally.cut_share == pytest.approx(4040 / (8 * 11 + 63 + 64 + 10 * 501))
+    assert Tally().fitting_context() is None
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=50))
+def test_a_fitting_context_is_the_smallest_that_cuts_hardly_anything(lengths):
+    """A row of a context of T holds T + 1 tokens, the last one a target only."""
+    lost = {T: sum(max(0, length - T - 1) for length in lengths) / sum(lengths) for T in range(64, 3072, 64)}
+    assert fitting_context(lengths) == min(T for T, share in lost.items() if share <= 0.02)
 
 
 # ---- records as others write them

@@ -19,6 +19,7 @@ import numpy as np
 from primegpt.data.audit_counts import Integers, TextCounts, held_out_places
 from primegpt.data.audit_pairs import PairReport, pairs_in, report_of
 from primegpt.data.cleaning.spans import LONG
+from primegpt.data.layout import CUT
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import REJECTED, Shards
 from primegpt.data.reading.formats import Document
@@ -31,7 +32,7 @@ SMALL = 1e6  # bytes
 TOKENS_PER_PARAMETER = 0.5
 COPIED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
 EXAMPLES_FROM = 0.05
-UNKNOWN, HTML, TRUNCATED, SUPERVISED = 0.001, 0.01, 0.1, 0.05
+UNKNOWN, HTML, SUPERVISED = 0.001, 0.01, 0.05
 SCRIPT, ONE_SIDED = 0.02, 20  # of the letters on one side, and how many times as many as on the other
 
 
@@ -76,8 +77,12 @@ class AuditReport:
     """Examples that were cut to fit."""
     supervised_share: float | None = None
     """Tokens that the loss is taken of."""
+    cut_tokens: int = 0
+    """Tokens to be learnt that did not fit ..."""
+    cut_share: float | None = None
+    """... and their share of all that were to be learnt."""
     fitting_context: int | None = None
-    """Tokens of a context that 90% of the examples fit into."""
+    """Tokens of a context that cuts off few of them (`CUT`)."""
     dropped: str = "keep"
     """Which duplicates have been dropped already, as in data.duplicates."""
     copied_share: float = 0.0
@@ -148,7 +153,8 @@ class AuditReport:
             rows.append(("<UNK>", f"{self.unknown_share:.3%} of the characters"))
         rows.append(("HTML", f"{self.html_share:.2%} of the characters"))
         if self.truncated_share is not None:
-            rows.append(("truncated", f"{self.truncated_share:.1%} of the examples"))
+            tokens = "" if self.cut_share is None else f", which lose {self.cut_share:.1%} of the tokens to be learnt"
+            rows.append(("truncated", f"{self.truncated_share:.1%} of the examples{tokens}"))
         if self.supervised_share is not None:
             rows.append(("supervised", f"{self.supervised_share:.1%} of the tokens"))
         return [*rows, *(self.pairs.rows() if self.pairs else ())]
@@ -228,7 +234,9 @@ def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int, *, d
         report = replace(
             report,
             truncated_share=tally.truncated / tally.examples,
-            fitting_context=tally.fitting_context(1 - TRUNCATED),
+            cut_tokens=tally.cut_supervised,
+            cut_share=tally.cut_share,
+            fitting_context=tally.fitting_context(),
             supervised_share=tally.supervised_share,
         )
     if corpus.tokenizer.unk_id is None:
@@ -303,11 +311,12 @@ def _unfit(report: AuditReport) -> Iterator[str]:
         )
     if report.html_share >= HTML:
         yield f"{report.html_share:.1%} of the characters are HTML; --data.html text turns it into text"
-    if (report.truncated_share or 0) >= TRUNCATED:
-        fitting = f", and {report.fitting_context:,} tokens hold {1 - TRUNCATED:.0%}" if report.fitting_context else ""
+    if (report.cut_share or 0) > CUT:
+        fitting = f", and {report.fitting_context:,} would cut {CUT:.0%} at most" if report.fitting_context else ""
         yield (
-            f"{report.truncated_share:.0%} of the records are longer than the context and were cut{fitting}; "
-            f"raise --model.block_size (and --train.sequence_length where it is set)"
+            f"{report.truncated_share or 0:.0%} of the records are longer than the context: {report.cut_tokens:,} "
+            f"tokens to be learnt are cut off, {report.cut_share:.0%} of all{fitting}; raise --model.block_size (and "
+            "--train.sequence_length where it is set)"
         )
     if report.supervised_share is not None and report.supervised_share < SUPERVISED:
         yield (f"only {report.supervised_share:.1%} of the tokens are learnt from; check the template's fields")

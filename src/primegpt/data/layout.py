@@ -5,6 +5,7 @@ What the parts of each kind of record are, template.py says.
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from primegpt.data.reading.messages import NOTHING, Turn, list_of
 from primegpt.data.reading.records import Document, missing_field
 from primegpt.errors import DataError, quoted
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
+
+CUT = 0.02  # of the tokens of records: what a context may cut off that is chosen for them
 
 
 class Part(NamedTuple):
@@ -40,7 +43,9 @@ class Example:
     ids: npt.NDArray[np.unsignedinteger]
     roles: npt.NDArray[np.uint8]
     cut: int = 0
-    """Tokens that did not fit."""
+    """Tokens that did not fit ..."""
+    cut_supervised: int = 0
+    """... and how many of them were to be learnt."""
 
 
 @dataclass
@@ -53,7 +58,9 @@ class Tally:
     truncated: int = 0
     """Examples that lost tokens."""
     cut: int = 0
-    """Tokens that they lost."""
+    """Tokens that they lost ..."""
+    cut_supervised: int = 0
+    """... and how many of them were to be learnt."""
     headers: Counter[str] = field(default_factory=Counter)
     """Section headers that became a structure id, by its name."""
     unknown_headers: Counter[str] = field(default_factory=Counter)
@@ -67,18 +74,20 @@ class Tally:
         self.supervised += int((example.roles == SUPERVISED).sum())
         self.truncated += example.cut > 0
         self.cut += example.cut
+        self.cut_supervised += example.cut_supervised
         self.lengths[str(context_for(len(example.ids) + example.cut))] += 1
 
     def merge(self, other: "Tally") -> None:
         """Add what was seen elsewhere."""
-        for name in ("examples", "tokens", "supervised", "truncated", "cut"):
+        for name in ("examples", "tokens", "supervised", "truncated", "cut", "cut_supervised"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("headers", "unknown_headers", "lengths"):
             getattr(self, name).update(getattr(other, name))
 
     def as_json(self) -> dict[str, object]:
-        seen = vars(self).items()
-        return {name: dict(value.most_common()) if isinstance(value, Counter) else value for name, value in seen}
+        """Plain values by name; `cut_supervised` where there is some: fingerprints are made of this."""
+        seen = {name: value for name, value in vars(self).items() if value or name != "cut_supervised"}
+        return {n: dict(value.most_common()) if isinstance(value, Counter) else value for n, value in seen.items()}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, object]) -> "Tally":
@@ -91,15 +100,30 @@ class Tally:
     def supervised_share(self) -> float:
         return self.supervised / self.tokens if self.tokens else 0.0
 
-    def fitting_context(self, share: float) -> int | None:
-        """The smallest multiple of 64 that `share` of the examples fit into; None if that was not counted."""
-        lengths = sorted(int(length) for length in self.lengths.elements())
-        return lengths[math.ceil(share * len(lengths)) - 1] if lengths else None
+    @property
+    def cut_share(self) -> float:
+        """Of the tokens that were to be learnt, those that did not fit."""
+        return self.cut_supervised / max(1, self.supervised + self.cut_supervised)
+
+    def fitting_context(self) -> int | None:
+        """The context that `fitting_context` chooses for the examples; None if their lengths were not counted."""
+        return fitting_context([int(context) + 1 for context in self.lengths.elements()]) if self.lengths else None
 
 
 def context_for(length: int) -> int:
     """The context that a record of so many tokens fits into, rounded up: its last token is only a target."""
     return 64 * math.ceil(max(1, length - 1) / 64)
+
+
+def fitting_context(lengths: Sequence[int]) -> int:
+    """The smallest multiple of 64 that cuts at most `CUT` of all tokens off records of such `lengths`."""
+    tokens = np.array(lengths)
+
+    def kept(blocks: int) -> int:
+        return int(np.minimum(tokens, 64 * blocks + 1).sum())
+
+    most = context_for(max(lengths)) // 64
+    return 64 * bisect_left(range(1, most), (1 - CUT) * tokens.sum(), key=kept) + 64
 
 
 class Layout(ABC):
@@ -307,7 +331,7 @@ def fitted(parts: Sequence[Tokenized], limit: int) -> Example:
     """The parts in a line, cut to `limit` tokens. Raises ValueError if no supervised token would be left."""
     ids = np.concatenate([ids for ids, _ in parts])
     roles = np.concatenate([np.full(len(ids), part.role, np.uint8) for ids, part in parts])
-    whole = len(ids)
+    whole, supervised = len(ids), int((roles == SUPERVISED).sum())
     if whole > limit:
         head = int(np.argmax(roles == SUPERVISED))  # tokens before the first answer
         surplus = head - max(limit // 2, limit - (whole - head))
@@ -317,6 +341,7 @@ def fitted(parts: Sequence[Tokenized], limit: int) -> Example:
             kept[np.flatnonzero(ordinary)[-surplus:]] = False
             ids, roles = ids[kept], roles[kept]
         ids, roles = ids[:limit], roles[:limit]
-    if not (roles == SUPERVISED).any():
+    left = int((roles == SUPERVISED).sum())
+    if not left:
         raise ValueError(f"nothing of the answer fits into {limit} tokens")
-    return Example(ids, roles, whole - len(ids))
+    return Example(ids, roles, whole - len(ids), supervised - left)

@@ -72,7 +72,7 @@ class Pairs(Layout):
         prompt = whole.ids[: int(np.argmax(whole.roles == SUPERVISED))]
         pieces = {CONTEXT: prompt, SUPERVISED: chosen[: limit - len(prompt)], REJECTED: rejected[: limit - len(prompt)]}
         roles = np.repeat(np.array(list(pieces), np.uint8), [len(ids) for ids in pieces.values()])
-        return [Example(np.concatenate(list(pieces.values())), roles, whole.cut)]
+        return [Example(np.concatenate(list(pieces.values())), roles, whole.cut, whole.cut_supervised)]
 
     def left_out(self, document: Document) -> Iterator[str]:
         used = {*ANSWERS, *self.config.prompt_field, self.config.genre_field, self.config.emotion_field}

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from primegpt.config import Config
-from primegpt.data.layout import context_for
+from primegpt.data.layout import fitting_context
 
 DEFAULT_MINUTES = 3.0
 RECORD = 256  # the context of records with an answer, at least
-FITTING = 0.98  # share of them that the context is chosen for ...
-LONGEST = {"cpu": 1024, "cuda": 4096}  # ... up to this, above which attention takes more of the time than the rest
+LONGEST = {"cpu": 2048, "cuda": 4096}  # that a context of records becomes by itself
 
 
 class Network(NamedTuple):
@@ -71,14 +70,14 @@ def zero_config(
 
 
 def context_and_rows(lengths: Sequence[int], tokens: int, least: int, device: str) -> tuple[int, int]:
-    """The context that records of such `lengths` need, no shorter than `least`, and the rows of a batch.
+    """The context that records of such `lengths` need (`fitting_context`), no shorter than `least`, and the rows of a
+    batch.
 
     Rows are as long as their records, and there are so many that the batch holds about `tokens`.
     """
     if not lengths:
         return least, max(1, tokens // least)
-    fitting = sorted(lengths)[math.ceil(FITTING * len(lengths)) - 1]
-    context = min(max(least, context_for(fitting)), max(least, LONGEST.get(device, LONGEST["cpu"])))
+    context = max(least, min(fitting_context(lengths), LONGEST.get(device, LONGEST["cpu"])))
     typical = sum(min(length, context) for length in lengths) // len(lengths)
     return context, max(1, tokens // max(least, typical))
 
