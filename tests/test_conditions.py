@@ -47,6 +47,7 @@ SETTINGS = {
     "train.beta": (0.2, {"train": {"objective": "ipo"}}),
     "train.label_smoothing": (0.1, {"train": {"objective": "dpo"}}),
     "train.simpo_gamma": (0.1, {"train": {"objective": "simpo"}}),
+    "train.sft_weight": (0.1, {"train": {"objective": "dpo"}}),
     "train.muon_learning_rate": (0.1, {"train": {"optimizer": "muon"}}),
     "train.head_learning_rate": (0.1, {"model": {"tie_embeddings": False}}),
     "train.min_lr": (1e-5, {"train": {"schedule": "linear"}}),

@@ -377,4 +377,4 @@ def test_a_preview_shows_both_answers(base, place):
 
 def test_defaults_are_those_of_trl():
     train = resolve({"train": {"objective": "dpo"}}).train
-    assert (train.beta, train.label_smoothing, train.simpo_gamma) == (0.1, 0.0, 0.5)
+    assert (train.beta, train.label_smoothing, train.simpo_gamma, train.sft_weight) == (0.1, 0.0, 0.5, 0.0)

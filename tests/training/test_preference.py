@@ -17,7 +17,8 @@ from primegpt.training.preference import ACCURACY, DPO, IPO, OBJECTIVES, SimPO, 
 from primegpt.training.step import Precision, compute_gradients
 
 FP32 = Precision("fp32", "cpu")
-KINDS = [("dpo", 0.0), ("dpo", 0.2), ("ipo", 0.0), ("simpo", 0.0), ("simpo", 0.2)]
+KINDS = [("dpo", 0.0, 0.0), ("dpo", 0.2, 0.0), ("dpo", 0.0, 0.5), ("ipo", 0.0, 0.0), ("simpo", 0.0, 0.0)]
+KINDS += [("simpo", 0.2, 0.1)]
 BETA, GAMMA = 0.3, 0.7
 
 
@@ -39,11 +40,12 @@ def pairs(n: int = 6, seed: int = 0, filler: int = 0) -> Batch:
     return as_pairs(Batch(chosen, targets[0], None, None, 0), rejected, targets[1], reference)
 
 
-def objective(kind: str, smoothing: float = 0.0):
-    return OBJECTIVES[kind](TrainConfig(objective=kind, beta=BETA, label_smoothing=smoothing, simpo_gamma=GAMMA))
+def objective(kind: str, smoothing: float = 0.0, sft: float = 0.0):
+    settings = {"beta": BETA, "label_smoothing": smoothing, "simpo_gamma": GAMMA, "sft_weight": sft}
+    return OBJECTIVES[kind](TrainConfig(objective=kind, **settings))
 
 
-def by_definition(model: GPT, batch: Batch, kind: str, smoothing: float) -> tuple[Tensor, dict[str, float]]:
+def by_definition(model: GPT, batch: Batch, kind: str, smoothing: float, sft: float) -> tuple[Tensor, dict[str, float]]:
     """The mean loss over the pairs, and the mean figures, one pair and one token at a time in fp64."""
     losses, rewards, shown = [], [], []
     answers = [(batch.ids, batch.targets), (batch.extras["rejected_ids"], batch.extras["rejected_targets"])]
@@ -57,6 +59,7 @@ def by_definition(model: GPT, batch: Batch, kind: str, smoothing: float) -> tupl
             sizes.append(len(asked))
         if not sizes[0]:
             continue
+        usual = -sft * logps[0] / sizes[0]  # of fine-tuning on the chosen answer
         ratios = [logp - known for logp, known in zip(logps, reference[pair], strict=True)]
         if kind == "simpo":
             logps = [logp / size for logp, size in zip(logps, sizes, strict=True)]
@@ -68,6 +71,7 @@ def by_definition(model: GPT, batch: Batch, kind: str, smoothing: float) -> tupl
         else:
             right = 1 / (1 + torch.exp(-margin))
             losses.append(-(1 - smoothing) * torch.log(right) - smoothing * torch.log(1 - right))
+        losses[-1] = losses[-1] + usual
         rewards.append([(BETA * (logps if kind == "simpo" else ratios)[answer]).item() for answer in range(2)])
         shown.append([logp.item() for logp in logps])
     n = len(losses)
@@ -83,9 +87,9 @@ def by_definition(model: GPT, batch: Batch, kind: str, smoothing: float) -> tupl
     return torch.stack(losses).mean(), figures
 
 
-@pytest.mark.parametrize(("kind", "smoothing"), KINDS)
+@pytest.mark.parametrize(("kind", "smoothing", "sft"), KINDS)
 @pytest.mark.parametrize("lora", [False, True])
-def test_losses_figures_and_every_gradient_are_those_of_the_formula(random_model, kind, smoothing, lora):
+def test_losses_figures_and_every_gradient_are_those_of_the_formula(random_model, kind, smoothing, sft, lora):
     models = [random_model(), random_model()]
     for model in models if lora else ():
         add_lora(model, LoRAConfig(rank=3), seed=1)
@@ -93,9 +97,9 @@ def test_losses_figures_and_every_gradient_are_those_of_the_formula(random_model
             torch.nn.init.normal_(layer.lora_b, std=0.05, generator=torch.Generator().manual_seed(2))
     ours, theirs = models
     batch = pairs(filler=1)
-    expected, figures = by_definition(theirs, batch, kind, smoothing)
+    expected, figures = by_definition(theirs, batch, kind, smoothing, sft)
     expected.backward()
-    loss, count, found = compute_gradients(ours, [batch], FP32, 0, 0, objective=objective(kind, smoothing))
+    loss, count, found = compute_gradients(ours, [batch], FP32, 0, 0, objective=objective(kind, smoothing, sft))
     assert count == 5
     assert loss / count == pytest.approx(expected.item(), rel=1e-5)
     assert means(found) == pytest.approx(figures, rel=1e-5, abs=1e-5)

@@ -65,6 +65,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.beta": _is("train.objective", *PREFERENCES),
     "train.label_smoothing": _is("train.objective", "dpo", "simpo"),
     "train.simpo_gamma": _is("train.objective", "simpo"),
+    "train.sft_weight": _is("train.objective", *PREFERENCES),
     "train.muon_learning_rate": _is("train.optimizer", "muon"),
     "train.head_learning_rate": Condition(
         lambda config: not config.model.tie_embeddings and not config.lora.rank,

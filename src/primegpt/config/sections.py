@@ -422,6 +422,8 @@ class TrainConfig(Section):
     """dpo, simpo: the probability that a pair's answers are the wrong way round."""
     simpo_gamma: float = Field(0.5, ge=0.0, le=MAX_FACTOR)
     """simpo: by how much the reward of the chosen answer should be the larger one."""
+    sft_weight: float = Field(0.0, ge=0.0, le=MAX_FACTOR)
+    """dpo, ipo, simpo: weight of the chosen answer's own loss per token, so that it stays likely."""
     optimizer: Literal["adamw", "muon"] | Own = "adamw"
     """adamw for everything, or muon for the matrices inside blocks and adamw for the rest."""
     learning_rate: float = Field(6e-4, ge=MIN_RATE, le=MAX_RATE)

@@ -28,7 +28,9 @@ FREE = {
     "plan": set[str](),
 }
 # Whose state, and whose best loss, are in the checkpoint.
-FIXED_IN_TRAINING = {f"train.{name}" for name in ("optimizer", "objective", "beta", "label_smoothing", "simpo_gamma")}
+FIXED_IN_TRAINING = {
+    f"train.{name}" for name in ("optimizer", "objective", "beta", "label_smoothing", "simpo_gamma", "sft_weight")
+}
 CHOSEN_BY_PLAN = {  # before step 1, and not again
     *("train.attention", "train.max_steps", "train.sequence_length", "train.keep_checkpoints", "data.val_tokens"),
     *(f"train.{event}_interval" for event in ("eval", "sample", "checkpoint", "log")),

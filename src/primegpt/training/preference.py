@@ -6,7 +6,9 @@
     SimPO   r = β / |y| log π(y|x)                      -log σ(h - γ)            Meng et al. 2024, arXiv:2405.14734
 
 π is the model that learns, π₀ the one it began as, whose log-probabilities reference.py keeps. Smoothing ε takes each
-pair to be the wrong way round with that probability. The figures have TRL's names, and are what TRL's trainers log.
+pair to be the wrong way round with that probability. As both answers may become unlikely while h grows, `sft_weight`
+times -log π(y₊|x) / |y₊| may be added (Pang et al. 2024, arXiv:2404.19733). The figures have TRL's names, and are what
+TRL's trainers log.
 """
 
 from abc import ABC, abstractmethod
@@ -51,6 +53,7 @@ class Preference(ABC):
 
     def __init__(self, train: TrainConfig) -> None:
         self.beta, self.smoothing, self.gamma = train.beta, train.label_smoothing, train.simpo_gamma
+        self.sft_weight = train.sft_weight
 
     @abstractmethod
     def reward(self, answers: Answers) -> Tensor:
@@ -70,7 +73,9 @@ class Preference(ABC):
     def __call__(self, model: GPT, batch: Batch) -> tuple[Tensor, int, Figures]:
         pairs = is_asked(batch)
         chosen, rejected = (answers.of(pairs) for answers in answers_of(model, batch))
-        count, loss = int(pairs.sum()), self.loss(chosen, rejected).sum()
+        count, losses = int(pairs.sum()), self.loss(chosen, rejected)
+        if self.sft_weight:
+            losses = losses - self.sft_weight * chosen.logps / chosen.tokens
         with torch.no_grad():
             plus, minus = self.reward(chosen), self.reward(rejected)
             figures = {
@@ -81,7 +86,7 @@ class Preference(ABC):
                 "logps/chosen": self.logps(chosen),
                 "logps/rejected": self.logps(rejected),
             }
-        return loss, count, {name: (values.sum().detach(), count) for name, values in figures.items()}
+        return losses.sum(), count, {name: (values.sum().detach(), count) for name, values in figures.items()}
 
     def surprise(self, margin: Tensor) -> Tensor:
         """-log σ(margin), or with smoothing the mean of that and its opposite; (B,)."""
