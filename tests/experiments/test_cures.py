@@ -1,4 +1,4 @@
-"""The cures experiment: what is done to the model that ignores its prompts."""
+"""The cures experiments: what is done to the model that ignores its prompts, and to one that knows few answers."""
 
 import math
 
@@ -11,16 +11,20 @@ from primegpt.experiments.stages import plan_work
 from primegpt.terminal import silent
 
 
-def test_every_cure_begins_with_the_same_model():
-    work = plan_work(read_experiment(find_file("cures"), quick=True))
+@pytest.mark.parametrize(("name", "tuned"), [("cures", 7), ("cures-tasks", 4)])
+def test_every_cure_begins_with_the_same_model(name, tuned):
+    work = plan_work(read_experiment(find_file(name), quick=True))
     (base,) = (job for job in work.jobs.values() if job.do == "train")
-    tuned = [job for job in work.jobs.values() if job.trains and job is not base]
+    after = [job for job in work.jobs.values() if job.trains and job is not base]
     assert [outcome.run for outcome in work.outcomes if outcome.arm == "as it is"] == [base]
-    assert len(tuned) == len(work.outcomes) - 1 == 7
-    assert all(base.key in job.needs for job in tuned)
+    assert len(after) == len(work.outcomes) - 1 == tuned
+    assert all(base.key in job.needs for job in after)
     sampled = [job for job in work.jobs.values() if job.do == "data sample"]
     assert all(base.key in job.needs for job in sampled)
     assert len(sampled) == 2
+    for outcome in work.outcomes:
+        judged, _ = outcome.measures["kl.per_token"]
+        assert base.key in judged.needs
 
 
 @pytest.mark.reliability
@@ -33,3 +37,17 @@ def test_every_cure_is_measured(small_experiment, tmp_path, monkeypatch):
     for name, of_arms in found.results["values"].items():
         for of_seeds in of_arms.values():
             assert all(value is None or math.isfinite(value) for value in of_seeds.values()), name
+    distance = found.results["values"]["kl.per_token"]
+    assert distance["as it is"] == {1337: 0.0}
+    assert all(of_seeds[1337] > 0 for arm, of_seeds in distance.items() if arm != "as it is")
+
+
+@pytest.mark.reliability
+def test_every_cure_of_wrong_answers_is_measured(small_experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path / "cache"))
+    arms = ["as it is", "more right answers", "GRPO"]  # the others need an answer that is right
+    found = api.experiment(small_experiment("cures-tasks", tmp_path, arms), tmp_path / "out", say=silent)
+    values = found.results["values"]
+    assert values["reward.mean"] == {arm: {1337: 0.0} for arm in arms}
+    assert values["kl.per_token"]["as it is"] == {1337: 0.0}
+    assert values["kl.per_token"]["more right answers"][1337] > 0

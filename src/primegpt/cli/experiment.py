@@ -22,8 +22,9 @@ def experiment(
     ----------
     file
         A .toml file: a question, arms, seeds, a budget, and what is measured; or the name of one that comes with
-        primegpt: alignment (why prompts are ignored), cures (what makes them followed), duplication (what copies are
-        worth), scaling (what a larger network would reach), rates, qk-norm, tricks.
+        primegpt: alignment (why prompts are ignored), cures (what makes them followed), cures-tasks (what makes
+        answers right), duplication (what copies are worth), scaling (what a larger network would reach), rates,
+        qk-norm, tricks.
     quick
         As the file's table [quick] says; with one seed where it has none.
     out
