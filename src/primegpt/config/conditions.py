@@ -74,6 +74,10 @@ CONDITIONS: dict[str, Condition] = {
     "train.min_lr": Condition(
         lambda config: config.train.schedule != "constant", 'train.schedule = "cosine" or "linear" or "wsd"'
     ),
+    "train.average": Condition(
+        lambda config: not config.lora.rank and not config.reinforce.on,
+        "training all weights, on text (no adapters, no rewards)",
+    ),
     **dict.fromkeys(("lora.alpha", "lora.dropout", "lora.targets"), _ADAPTERS),
     **{f"reinforce.{name}": _REWARDS for name in ReinforceConfig.model_fields if name != "reward"},
     "reinforce.use_bias_correction_kl": Condition(lambda config: config.reinforce.beta > 0, "reinforce.beta above 0"),

@@ -462,6 +462,8 @@ class TrainConfig(Section):
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
     tensorboard: bool = False
     """Write the lines of metrics.jsonl for TensorBoard too, into the run's folder tensorboard (the extra [track])."""
+    average: float = Field(0.0, ge=0.0, le=0.5)
+    """Judge, sample and keep a running mean of the weights, this share of the steps old; 0: the weights themselves."""
     patience: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Stop after this many evaluations without a better validation loss."""
     seed: int = Field(1337, ge=0, le=MAX_SEED)
@@ -626,7 +628,7 @@ class PlanRecord(Section):
     training_seconds: float = Field(0.0, ge=0.0)
     """Time that training may take, when the budget is one of time."""
     closing_seconds: float = Field(0.0, ge=0.0)
-    """Forecast of what follows it: the best checkpoint on all the validation text, and what was forgotten."""
+    """Forecast of what follows it: the best checkpoint on all the held-out text, and what fine-tuning has forgotten."""
     expected_seconds: float = Field(0.0, ge=0.0)
     """Forecast of all that follows the plan, evaluations and samples included."""
     reread_targets: int = Field(100_000, ge=0, le=MAX_TOKENS)

@@ -84,7 +84,7 @@ def training_memory(config: Config) -> Memory:
     model, train = config.model, config.train
     tokens = train.batch_size * config.forward_rows * config.sequence_length
     gradients = 4 * learning_parameter_count(config)
-    weights = 4 * (parameter_count(model) + lora_parameter_count(config))
+    weights = (8 if train.average else 4) * (parameter_count(model) + lora_parameter_count(config))
     optimizer = optimizer_bytes(config)
     copies = 2 * matmul_parameters(model) if _value_bytes(config) == 2 else 0
     rows = rows_of_logits(tokens, model.padded_vocab_size)

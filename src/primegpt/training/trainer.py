@@ -18,13 +18,14 @@ from primegpt.errors import DiskError, NonFiniteError, OutOfMemory, PrimegptErro
 from primegpt.evaluation.perplexity import EvaluationSet, Figures, LossResult, add_figures, evaluate_loss
 from primegpt.model.gpt import GPT
 from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
-from primegpt.parallel.world import ALONE, World, like, local
+from primegpt.parallel.world import ALONE, World, local
 from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, step_name
 from primegpt.run.folder import RunFolder
 from primegpt.run.saving import last_good
 from primegpt.signals import Interrupted, Interrupts
 from primegpt.terminal import printable
 from primegpt.training.assemble import as_written
+from primegpt.training.average import Average
 from primegpt.training.checkpoints import Checkpoints
 from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
@@ -63,6 +64,7 @@ class Trainer:
         self.folder, self.precision, self.observer, self.world = folder, precision, observer, world
         self.fingerprints, self.data, self.conditions = fingerprints or {}, data or {}, conditions or {}
         self.optimizers = Optimizers(model, config.train, precision.dtype)
+        self.average = Average(model, config.train.average)
         self.speed = speed or Speed(0.0, 0.0)
         assert config.train.max_steps, "the plan resolves max_steps"
         early_stopping = EarlyStopping(config.train.patience)
@@ -133,6 +135,7 @@ class Trainer:
         else:  # the loss counts something else
             tokens = int(self.world.sum(sum(batch.supervised for batch in micro_batches)))
         state.step += 1
+        self.average.update(state.step)
         state.tokens += tokens
         state.loss_sum += loss
         state.loss_tokens += count
@@ -206,6 +209,7 @@ class Trainer:
         tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
         if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
             tensors["adapter"] = adapters
+        tensors |= self.average.tensors()
         if isinstance(source := self.batches.source, Remembering) and (kept := source.state()):
             tensors["rollouts"] = kept
         # One value that is not finite shows in the sum, which takes a thirteenth of the time of asking each of them.
@@ -248,7 +252,7 @@ class Trainer:
         self.observer.on_evaluation(self.state, line, best)
 
     def loss_on(self, fixed: EvaluationSet) -> LossResult:
-        with as_written(self.config.train):
+        with as_written(self.config.train), self.average.in_use():
             mine = evaluate_loss(
                 self.model,
                 self.world.share(fixed.batches),
@@ -264,7 +268,7 @@ class Trainer:
         """Texts that the model writes at this step, kept in samples/; a signal stops it at any token."""
         text = ""
         if self.world.rank == 0 or self.world.in_step:
-            with self.model.register_forward_pre_hook(lambda *_: self.poll_in_step()):
+            with self.average.in_use(), self.model.register_forward_pre_hook(lambda *_: self.poll_in_step()):
                 text = self.sample_text(self.model)
         with self.world.together():
             if text and self.world.rank == 0:
@@ -312,8 +316,7 @@ class Trainer:
         if "adapter" in checkpoint.tensors:
             load_adapters(self.model, checkpoint.tensors["adapter"])
         else:
-            own = self.model.weights()
-            self.model.load_weights({n: like(w, own.get(n, w)) for n, w in checkpoint.tensors["model"].items()})
+            self.average.load(checkpoint.tensors)
         self.optimizers.load_state(checkpoint.tensors["optimizer"])
         if isinstance(source := self.batches.source, Remembering) and "rollouts" in checkpoint.tensors:
             source.load_state(checkpoint.tensors["rollouts"])
