@@ -204,6 +204,117 @@ def test_what_is_typed_is_answered_before_it_is_sent(visit):
     assert "a happy pop song about the" in page.locator("#write-sheet").text_content()
 
 
+def test_nothing_that_was_written_is_lost(visit, picture):
+    page = visit()
+    sheet, examples = page.locator("#write-sheet"), page.locator("#examples button")
+    picture(page, "first")
+    set_number(page, "max_new_tokens", 400)
+    prompt = examples.nth(1).evaluate("e => e.firstChild.textContent")
+    examples.nth(1).click()
+    page.locator("#write.stop").wait_for()
+    page.locator("#write:not(.stop)").wait_for()
+    assert page.input_value("#prompt") == prompt
+    assert examples.first.is_hidden()
+    assert sheet.evaluate("e => e.scrollHeight > e.clientHeight && e.scrollTop === 0")  # its beginning is in view
+    first = sheet.text_content()
+    page.fill("#prompt", PROMPT)
+    page.locator("#write-sheet.stale").wait_for()  # the bars are of another text than the sheet
+    assert "as it is typed" in page.locator("#bars-note").text_content()
+    set_number(page, "max_new_tokens", 20)
+    page.click("#write")
+    page.locator("#write-sheet:not(.stale) .by-model").nth(15).wait_for(state="attached")
+    page.locator("#write:not(.stop)").wait_for()
+    second = sheet.text_content()
+    assert PROMPT in second
+    page.click("#tab-look")
+    page.locator("#alternatives:not([inert]) .came").wait_for()
+    page.locator("#alternatives tr:not(.came):not(.gap) button").first.click()  # a branch, and back
+    page.locator("#branches li li").nth(1).wait_for()
+    page.locator("#write:not(.stop)").wait_for(state="attached")
+    third = page.locator("#look-sheet").text_content()
+    page.click("#undo")
+    assert page.locator("#look-sheet").text_content() == second != third
+    page.reload()
+    page.locator("#look-sheet .token").first.wait_for()
+    assert page.locator("#look-sheet").text_content() == second
+    assert page.locator("#branches li li").count() == 2  # the branch is there too
+    page.click("#tab-write")
+    assert page.input_value("#prompt") == PROMPT
+    page.locator("#earlier button").nth(1).click()
+    assert sheet.text_content() == first
+    assert page.input_value("#prompt") == prompt
+    picture(page, "earlier")
+    page.keyboard.press("Control+z")
+    assert sheet.text_content() == second
+    page.select_option("#run", "1")
+    page.locator("#facts", has_text=page.locator("#run option").nth(1).text_content()).wait_for()
+    assert sheet.locator(".token").count() == 0  # of another vocabulary
+    page.select_option("#run", "0")
+    page.locator("#write-sheet .token").first.wait_for()
+    assert sheet.text_content() == second
+
+
+def test_a_text_leaves_the_page_and_a_link_brings_it_back(visit):
+    allowed = {"permissions": ["clipboard-read", "clipboard-write"]}
+    page = visit(**allowed)
+    slide(page, "set-temperature", 1.25)
+    page.select_option("#genre", "rock")
+    write(page, seed=77, tokens=30)
+    text = page.locator("#write-sheet").text_content()
+    page.click("#copy")
+    page.locator("#status", has_text="copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied
+    assert copied in text
+    with page.expect_download() as download:
+        page.click("#save")
+    assert Path(download.value.path()).read_text(encoding="utf-8") == copied
+    assert download.value.suggested_filename.endswith(".txt")
+    page.click("#link")
+    page.locator("#status", has_text="link").wait_for()
+    _, _, beginning = page.evaluate("navigator.clipboard.readText()").partition("#")
+    other = visit(at=f"#{beginning}")
+    other.wait_for_function("document.getElementById('prompt').value !== ''")
+    assert other.input_value("#prompt") == PROMPT
+    assert other.input_value("#set-seed") == "77"
+    assert other.input_value("#genre") == "rock"
+    assert other.input_value("#set-temperature") == "1.25"
+    assert other.url.endswith("#write")
+    other.click("#write")
+    other.locator("#write.stop").wait_for()
+    other.locator("#write:not(.stop)").wait_for()
+    assert other.locator("#write-sheet").text_content() == text
+
+
+def test_the_bars_follow_a_text_as_it_comes_on_one_scale(visit, monkeypatch):
+    step = Decoder.next_ids
+
+    def slow_step(*given, **more):
+        time.sleep(0.05)
+        return step(*given, **more)
+
+    monkeypatch.setattr(Decoder, "next_ids", slow_step)
+    page = visit()
+    page.fill("#prompt", PROMPT)
+    page.click("#write")
+    page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
+    seen = set()
+    for _ in range(40):
+        seen.add(page.locator("#bars").text_content())
+        page.wait_for_timeout(200)
+        if len(seen) > 3:
+            break
+    assert page.locator("#write.stop").is_visible()
+    assert len(seen) > 3
+    page.keyboard.press("Escape")
+    page.locator("#write:not(.stop)").wait_for()
+    page.wait_for_load_state("networkidle")
+    for row in page.locator("#bars .bar").all():
+        share = row.locator(".number").text_content().removeprefix("< ").removesuffix(" %")
+        width = row.locator(".drawn").evaluate("e => parseFloat(e.style.width)")
+        assert not share or abs(width - float(share)) < 0.06
+
+
 def test_the_bars_follow_the_settings_without_a_question_to_the_server(visit, picture):
     page = visit()
     write(page, tokens=63)

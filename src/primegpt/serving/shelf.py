@@ -9,6 +9,7 @@ from primegpt.errors import UsageError
 from primegpt.inference.run import Run
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.run.folder import RunFolder
+from primegpt.serving.examples import examples
 from primegpt.serving.schema import SETTINGS
 from primegpt.terminal import to_stderr
 
@@ -72,6 +73,7 @@ class Shelf:
             "template": layout,
             "genres": [plain_label(name, "genre") for name in kinds.get("genre", ())],
             "emotions": [plain_label(name, "emotion") for name in kinds.get("emotion", ())],
+            "examples": examples(opened),
             "special": tokenizer.special_tokens,
             "banned": decoder.banned.tolist(),
             "stops": sorted(decoder.stop_ids),

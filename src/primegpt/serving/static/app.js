@@ -4,7 +4,9 @@ import { get } from "./api.js";
 import { $, arrows, count, h } from "./dom.js";
 import { startInside } from "./inside.js";
 import { startLook } from "./look.js";
+import { startKept } from "./kept.js";
 import { buildSettings } from "./settings.js";
+import { linked } from "./share.js";
 import { emit, on, open, state } from "./state.js";
 import { startTraining } from "./training.js";
 import { startWrite } from "./write.js";
@@ -21,7 +23,7 @@ async function start() {
     () => VIEWS.map((name) => $(`tab-${name}`)),
     (at) => view(VIEWS[at]),
   );
-  addEventListener("hashchange", () => view(location.hash.slice(1)));
+  addEventListener("hashchange", follow);
   on("steps", checkpoints);
   on("look", (node) => {
     state.tree.chosen = node;
@@ -33,13 +35,24 @@ async function start() {
   $("run").addEventListener("change", () => choose(Number($("run").value)));
   $("step").addEventListener("change", () => choose(state.run, Number($("step").value)));
   buildSettings($("settings"), state.runs[0].generate);
+  startKept();
   startWrite();
   startLook();
   startInside();
   startTraining();
-  await choose(0);
-  const wanted = location.hash.slice(1);
-  view(VIEWS.includes(wanted) ? wanted : "write"); // a token leaves the address here
+  if (!linked().text) await choose(0);
+  await follow();
+}
+
+// The address names a view; of a link, a text's beginning too. A token leaves the address here.
+async function follow() {
+  const { view: wanted, text } = linked();
+  if (text) {
+    const run = Math.max(0, state.runs.findIndex(({ name }) => name === text.run));
+    await choose(run, state.runs[run].steps.includes(text.step) ? text.step : undefined);
+    emit("linked", text);
+  }
+  view(VIEWS.includes(wanted) ? wanted : state.view);
 }
 
 async function choose(run, step = state.runs[run].step) {
@@ -68,7 +81,7 @@ function view(name) {
     $(`tab-${other}`).setAttribute("aria-selected", other === name);
     $(`tab-${other}`).tabIndex = other === name ? 0 : -1;
   }
-  $(`rules-${name}`)?.append($("rules")); // one set of controls, in the view that is shown
+  for (const part of ["rules", "actions"]) $(`${part}-${name}`)?.append($(part)); // one of each, in the view that is shown
   history.replaceState(null, "", `#${name}`);
   emit("view");
 }

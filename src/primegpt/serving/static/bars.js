@@ -7,20 +7,19 @@ const ROWS = 14;
 
 export class Bars {
   constructor(list, note, pick) {
-    Object.assign(this, { list, note, pick, key: "" });
+    Object.assign(this, { list, note, pick, key: "", of: "" });
   }
 
   show(found, raw, vocabulary) {
     const own = softmax(Float64Array.from(raw));
     const top = found.order.slice(0, ROWS).filter((id) => found.logits[id] > -Infinity);
-    const widest = Math.max(...top.map((id) => Math.max(found.probabilities[id], own[id])));
     if (this.key !== top.join()) this.build(top, vocabulary);
     top.forEach((id, at) => {
       const { row, drawn, pale, number } = this.rows[at];
       const kept = found.kept[id] === 1;
       row.classList.toggle("cut", !kept);
-      drawn.style.width = `${(100 * found.probabilities[id]) / widest}%`;
-      pale.style.width = `${(100 * own[id]) / widest}%`;
+      drawn.style.width = `${100 * found.probabilities[id]}%`; // of the whole track, so that bars can be compared
+      pale.style.width = `${100 * own[id]}%`;
       number.textContent = kept ? percent(found.probabilities[id]) : "";
       const chance = kept ? percent(found.probabilities[id]) : "cut";
       row.setAttribute("aria-label", `${vocabulary.said(id)}: ${chance}, the model’s own ${percent(own[id])}. Add it.`);
@@ -28,7 +27,7 @@ export class Bars {
     const left = found.kept.reduce((sum, one) => sum + one, 0);
     const nats = Math.max(0, entropy(found.probabilities));
     this.note.textContent =
-      `Drawn from ${count(left)} of ${count(found.order.length)} tokens: ${nats.toFixed(2)} nats of choice, ` +
+      `${this.of}Drawn from ${count(left)} of ${count(found.order.length)} tokens: ${nats.toFixed(2)} nats of choice, ` +
       `as if among ${among(Math.exp(nats))}.`;
   }
 

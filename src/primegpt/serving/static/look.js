@@ -3,6 +3,7 @@
 import { askOnce, floats } from "./api.js";
 import { drawBranches } from "./branches.js";
 import { $, among, count, h, percent } from "./dom.js";
+import { remember } from "./kept.js";
 import { distribution } from "./rules.js";
 import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
@@ -132,6 +133,7 @@ function row(id, rank, found, node) {
 
 function branch(node, id) {
   if (id === node.id) return;
+  remember();
   const chosen = state.tree.add(node.parent, id, "hand");
   const known = chosen.children.length > 0;
   state.tree.go(chosen);
@@ -141,6 +143,7 @@ function branch(node, id) {
 }
 
 function go(node) {
+  remember();
   state.tree.go(node);
   state.tree.chosen = node;
   emit("text");

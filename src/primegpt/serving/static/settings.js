@@ -94,6 +94,17 @@ function stops() {
   return h("div", { class: "setting" }, h("label", { for: "set-stops" }, "Stop at"), field);
 }
 
+// Those of another text: within what the controls can say, the rest stays as it is.
+export function setSettings(values) {
+  const bounds = [...ranges, ...further, { name: "max_new_tokens", min: 1, max: 8192 }, { name: "seed", min: 0, max: 2 ** 31 }];
+  const settings = { ...state.settings, stop_strings: values.stop_strings ?? [] };
+  for (const { name, min = 0, max = 1e6 } of bounds) {
+    if (values[name] >= min && values[name] <= max) settings[name] = values[name];
+  }
+  buildSettings($("settings"), settings);
+  emit("settings");
+}
+
 // The next text is another one; each seed gives its own again.
 export function moveSeed() {
   state.settings.seed++;

@@ -71,6 +71,12 @@ export class Sheet {
     this.spans.forEach((span, at) => span.style.setProperty("--heat", (values[at] ?? 0).toFixed(3)));
   }
 
+  // The place of a token, at the top; of none, the beginning.
+  begin(node = null) {
+    const span = this.spans[this.nodes.indexOf(node)];
+    this.element.scrollTop = span ? span.offsetTop - this.element.offsetTop - 8 : 0;
+  }
+
   reveal(span) {
     const top = span.offsetTop - this.element.offsetTop;
     const [low, high] = [

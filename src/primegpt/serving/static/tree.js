@@ -5,6 +5,31 @@ export class Tree {
     this.root = { id: null, parent: null, children: [], depth: 0 };
     this.leaf = this.root;
     this.chosen = null; // the token that is looked at
+    this.about = null; // of a text that is written: { id, run, fingerprint, prompt, settings, when }
+  }
+
+  // As plain values: [number of the parent, id, by, logprob] of each node, parents first; 0 is the root.
+  pack() {
+    const numbers = new Map([[this.root, 0]]);
+    const nodes = [];
+    const rest = [this.root];
+    while (rest.length) {
+      for (const child of rest.pop().children) {
+        nodes.push([numbers.get(child.parent), child.id, child.by, child.logprob]);
+        numbers.set(child, nodes.length);
+        rest.push(child);
+      }
+    }
+    return { about: this.about, nodes, leaf: numbers.get(this.leaf) };
+  }
+
+  static unpack({ about, nodes, leaf }) {
+    const tree = new Tree();
+    const made = [tree.root];
+    for (const [parent, id, by, logprob] of nodes) made.push(tree.add(made[parent], id, by, logprob));
+    tree.about = about;
+    tree.go(made[leaf], made[leaf]);
+    return tree;
   }
 
   // The child of `node` with this id, made if there is none; `by` is "prompt", "model" or "hand".
@@ -34,9 +59,9 @@ export class Tree {
     return node;
   }
 
-  go(node) {
+  go(node, leaf = this.end(node)) {
     for (let at = node; at !== this.root; at = at.parent) at.parent.last = at;
-    this.leaf = this.end(node);
+    this.leaf = leaf;
   }
 
   // Runs of tokens without a choice, each with the runs that follow it.
