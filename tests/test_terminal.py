@@ -10,11 +10,40 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from primegpt.errors import LONGEST, UsageError
-from primegpt.terminal import as_json, never_fail_to_print, printable, printable_pieces
+from primegpt.terminal import as_json, never_fail_to_print, printable, printable_pieces, sparkline, wrapped
 
 ANY = st.text(st.characters(exclude_categories=[]))  # surrogates too
 PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])  # beside other programs
 BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def test_lines_end_between_words_however_the_text_comes():
+    text = "The river is wide,\nand  nobody knows an extraordinarily-long-word\n\nto cross it. "
+    for size in (1, 2, 7, 100):
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        shown = "".join(wrapped(pieces, 12))
+        lines = shown.split("\n")
+        assert all(len(line.rstrip()) <= 12 or " " not in line.strip() for line in lines)
+        assert shown.split() == text.split()
+        assert "\n\n" in shown  # the writer's own lines stay
+    assert "".join(wrapped(["tall trees"], 12, column=4)) == "tall\ntrees"
+    assert "".join(wrapped(["  two  spaces "], 80)) == "  two  spaces "
+
+
+@given(st.lists(st.text(st.sampled_from("ab \n"), max_size=9)), st.integers(1, 9))
+def test_wrapping_changes_nothing_but_white_space(pieces, width):
+    text, shown = "".join(pieces), "".join(wrapped(pieces, width))
+    assert shown.split() == text.split()
+    assert "".join(wrapped([text], width)) == shown  # however it comes
+    assert "".join(wrapped(pieces, 10_000)) == text
+
+
+def test_a_course_is_drawn_from_its_lowest_to_its_highest():
+    assert sparkline([1, 2, 3, 4, 5, 6, 7, 8], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([8.0, 4.0, 2.0, 1.0], 9) == "█▄▂▁"  # no more bars than values
+    assert sparkline([3, 1, 3, 1, 2, 2], 3) == "▁▁▁"  # means of stretches
+    assert sparkline([float("nan"), 1.0, float("inf"), 2.0], 5) == "▁█"
+    assert sparkline([], 5) == ""
 
 
 def is_an_order(character: str) -> bool:

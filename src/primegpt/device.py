@@ -25,6 +25,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def other_load() -> float:
+    """How many cores other programs would use at this moment, roughly; 0.0 where there are cores for all, or unknown.
+
+    The system's mean over the last minute, of which this process has its part by then.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return 0.0
+    return max(0.0, os.getloadavg()[0] - available_cores())
+
+
 def choose_device(wanted: str) -> str:
     """`wanted`, or for "auto" the best device present. Raises ConfigError when it is not there."""
     import torch

@@ -10,7 +10,9 @@ import codecs
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from statistics import fmean
 from typing import Any
 
 # Signs of our own, for logs of Windows and old terminals.
@@ -39,6 +41,48 @@ def printable_pieces(pieces: Iterable[str]) -> Iterator[str]:
         held = "\r" if text.endswith("\r") else ""
         yield printable(text.removesuffix(held) if held else text)
     yield printable(held)
+
+
+def wrapped(pieces: Iterable[str], width: int, column: int = 0) -> Iterator[str]:
+    """A text that comes piece by piece, with its lines ended between words before they are wider than `width`.
+
+    It begins at `column`. A word is held until it is whole; one that is wider than a line stays as it is.
+    """
+    held, spaces = "", ""  # of the word that comes, and what stands before it
+    for char in chain.from_iterable(pieces):
+        if not char.isspace():
+            held += char
+            continue
+        if held:
+            text, column = _placed(spaces, held, column, width)
+            yield text
+            held = spaces = ""
+        spaces += char
+        if char == "\n":
+            yield spaces
+            spaces, column = "", 0
+    yield _placed(spaces, held, column, width)[0]
+
+
+def _placed(spaces: str, word: str, column: int, width: int) -> tuple[str, int]:
+    """A word with the spaces before it, or on a line of its own, and the column after it."""
+    if column and word and column + len(spaces) + len(word) > width:
+        return "\n" + word, len(word)
+    return spaces + word, column + len(spaces) + len(word)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The course of `values` as a row of bars: the mean of each stretch, from the lowest to the highest of them."""
+    known = [value for value in values if math.isfinite(value)]
+    width = min(width, len(known))
+    ends = [round(place * len(known) / width) for place in range(width + 1)] if width else []
+    means = [fmean(known[start:end]) for start, end in pairwise(ends)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)
 
 
 def to_stderr(text: str) -> None:

@@ -171,7 +171,7 @@ def test_a_damaged_line_of_metrics_costs_only_itself(make_run, damage):
         file.write(damage)
     told = History.read(run.path)
     if damage.endswith(b"\n"):
-        assert told.remarks == [f"1 line of {run.metrics_path} cannot be read and are left out"]
+        assert told.remarks == [f"left out, since damaged: 1 line of {run.metrics_path}"]
     else:  # the last one, which a kill may have torn
         assert report(run.path).read_text(encoding="utf-8") == whole
     assert told.lines == before

@@ -304,7 +304,7 @@ def test_a_line_that_is_no_longer_one_is_counted(tmp_path: Path, line: bytes) ->
     run = make_run(tmp_path)
     run.metrics_path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n{"step')
     assert [row["step"] for row in run.read_metrics()] == [0, 2]
-    assert run.damages() == [f"1 line of {run.metrics_path} cannot be read and are left out"]
+    assert run.damages() == [f"left out, since damaged: 1 line of {run.metrics_path}"]
 
 
 def test_what_lies_outside_the_checkpoints_is_known_by_its_hash(tmp_path: Path) -> None:

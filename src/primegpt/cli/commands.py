@@ -1,12 +1,13 @@
 """The commands as an application: their names, and what is said of a wrong command line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, Argument, CycloptsError, Parameter, UnknownOptionError
 from pydantic import ValidationError
 
 from primegpt import __version__
+from primegpt.cli.help import Sections
 from primegpt.config import explain
 from primegpt.errors import UsageError
 
@@ -16,6 +17,7 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
     help="Train your own GPT from scratch on your own text.",
+    help_formatter=Sections(),
 )
 app.command("primegpt.cli.train:demo", name="demo")
 app.command("primegpt.cli.train:train", name="train")
@@ -54,6 +56,38 @@ def execute(arguments: Sequence[str], started: float) -> int:
     return result if isinstance(result, int) else 0
 
 
+# What others call our settings, as far as no likeness of letters leads from one to the other.
+SYNONYMS = {
+    "lr": "learning-rate",
+    **dict.fromkeys(("bs", "batch"), "batch-size"),
+    **dict.fromkeys(("ctx", "context", "context-length", "ctx-len", "max-length"), "block-size"),
+    **dict.fromkeys(("seq-len", "seq-length"), "sequence-length"),
+    **dict.fromkeys(("steps", "iters", "max-iters", "iterations"), "max-steps"),
+    **dict.fromkeys(("layers", "num-layers", "depth"), "n-layer"),
+    **dict.fromkeys(("heads", "num-heads"), "n-head"),
+    **dict.fromkeys(("dim", "hidden", "hidden-size", "d-model", "width"), "n-embd"),
+    **dict.fromkeys(("wd", "decay"), "weight-decay"),
+    **dict.fromkeys(("warmup", "warmup-iters"), "warmup-steps"),
+    **dict.fromkeys(("grad-accum", "accumulation"), "gradient-accumulation-steps"),
+    **dict.fromkeys(("num-epochs", "num-train-epochs"), "epochs"),
+    **dict.fromkeys(("temp", "t"), "temperature"),
+    **dict.fromkeys(("max-tokens", "length", "n-tokens"), "max-new-tokens"),
+    **dict.fromkeys(("n", "samples"), "num-samples"),
+    **dict.fromkeys(("output", "output-dir", "out-dir", "o"), "out"),
+    **dict.fromkeys(("vocab",), "vocab-size"),
+    **dict.fromkeys(("dtype", "amp"), "precision"),
+}
+
+
+def meant_by(flag: str, known: Iterable[Argument] | None) -> str:
+    """The flag of those `known` that somebody means who writes `flag`: its name elsewhere, or without the section."""
+    name = flag.lstrip("-").replace("_", "-").lower()
+    wanted = SYNONYMS.get(name, name)
+    flags = [argument.names[0] for argument in known or () if argument.names]
+    found = [flag for flag in flags if flag.removeprefix("--").rpartition(".")[2] == wanted]
+    return min(found, key=lambda flag: not flag.startswith("--tokenizer"), default="")  # which the model's size follows
+
+
 def usage_error(error: CycloptsError, arguments: Sequence[str]) -> UsageError:
     """Cyclopts' complaint about `arguments` as one line; a value that pydantic refuses is named by its key."""
     cause: BaseException | None = error
@@ -65,5 +99,8 @@ def usage_error(error: CycloptsError, arguments: Sequence[str]) -> UsageError:
     name = arguments[0] if arguments[0] in app else "COMMAND"
     remedy = f"see `primegpt {name} --help`"
     if isinstance(error, UnknownOptionError):
+        flag = (error.token.keyword or error.token.value).partition("=")[0]
+        if meant := meant_by(flag, error.argument_collection):
+            text = f"unknown option: {flag[:60]}. Did you mean {meant}?"
         remedy += "; a text that begins with - comes last, after --"
     return UsageError(text[0].lower() + text[1:], remedy)

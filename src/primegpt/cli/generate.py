@@ -153,11 +153,11 @@ def answer(conversation: "Chat", line: str) -> None:
     pieces = conversation.answer(line)
     try:
         answered = conversation.run.template or conversation.run.converses
-        if not more and not (answered and sys.stdin.isatty()):
-            show(
-                conversation.run.introduction(line, chat=True), end=""
-            )  # a question that was typed stands there already
-        show_pieces(pieces)
+        introduction = conversation.run.introduction(line, chat=True)
+        if more or (answered and sys.stdin.isatty()):
+            introduction = ""  # a question that was typed stands there already
+        show(introduction, end="")
+        show_pieces(pieces, column=len(introduction.rpartition("\n")[2]))
     except KeyboardInterrupt:
         show()
         to_stderr("stopped")

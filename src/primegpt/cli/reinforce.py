@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from primegpt.cli.main import unheeded_output
-from primegpt.cli.shared import Epochs, Minutes, Overwrite, ReinforceSettings, Rewards, given_settings, show
+from primegpt.cli.shared import Epochs, Minutes, Overwrite, ReinforceSettings, Rewards, given_settings, show_next
 from primegpt.errors import UsageError
 from primegpt.run.folder import RunFolder
 
@@ -74,4 +74,4 @@ def reinforce(
             settings=given,
             started=started,
         )
-    show(f"next       primegpt generate {run.folder.path}")
+    show_next(run.folder.path)

@@ -1,5 +1,7 @@
 """What commands share: the configuration as flags, parameters of several, and printing so that no terminal obeys it."""
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +20,7 @@ from primegpt.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from primegpt.terminal import as_json, printable, printable_pieces
+from primegpt.terminal import as_json, printable, printable_pieces, wrapped
 
 # Parameters of several commands.
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON.")]
@@ -113,9 +115,15 @@ def show(text: object = "", end: str = "\n") -> None:
     print(printable(str(text)), end=end, flush=True)
 
 
-def show_pieces(pieces: Iterable[str]) -> None:
-    """A text that is being written, and the end of its line."""
-    for piece in printable_pieces(pieces):
+def show_pieces(pieces: Iterable[str], column: int | None = None) -> None:
+    """A text that is being written, and the end of its line.
+
+    From `column` on, where that is given, a terminal gets it in lines that end between words.
+    """
+    shown = printable_pieces(pieces)
+    if column is not None and sys.stdout.isatty():
+        shown = wrapped(shown, shutil.get_terminal_size().columns, column)
+    for piece in shown:
         print(piece, end="", flush=True)
     print(flush=True)
 
@@ -124,6 +132,15 @@ def show_rows(rows: Iterable[tuple[str, object]], width: int) -> None:
     """A table of names, in a column of `width`, and values; a value of several lines stays in its column."""
     for name, value in rows:
         show(f"{name:<{width}} " + str(value).replace("\n", "\n" + " " * (width + 1)))
+
+
+def show_next(run: Path) -> None:
+    """What one does with a run that has been trained."""
+    commands = (f"generate {run}", f"play {run}", f"report {run}")
+    width = max(map(len, commands)) + 2
+    ends = ("", "write with it in the browser, and look inside", "its curves and samples as a page")
+    for name, command, end in zip(("next", "", ""), commands, ends, strict=True):
+        show(f"{name:<10} primegpt {command:<{width}}{end}".rstrip())
 
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:

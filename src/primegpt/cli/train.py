@@ -7,7 +7,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from primegpt.cli.main import unheeded_output
-from primegpt.cli.shared import Epochs, FinetuneSettings, Minutes, Overwrite, Settings, Tokens, given_settings, show
+from primegpt.cli.shared import (
+    Epochs,
+    FinetuneSettings,
+    Minutes,
+    Overwrite,
+    Settings,
+    Tokens,
+    given_settings,
+    show_next,
+)
 from primegpt.errors import UsageError
 from primegpt.run.folder import RunFolder
 
@@ -55,7 +64,7 @@ def train(
         RunFolder(out).refuse_unless_free(overwrite)
     with unheeded_output():
         run = api.train(*sources, out=out, overwrite=overwrite, settings=given, started=started)
-    show(f"next       primegpt generate {run.folder.path}")
+    show_next(run.folder.path)
 
 
 def is_first_rank() -> bool:
@@ -115,7 +124,7 @@ def finetune(
             settings=given,
             started=started,
         )
-    show(f"next       primegpt generate {run.folder.path}")
+    show_next(run.folder.path)
 
 
 def demo(out: Path | None = None, minutes: float = 2.0, started: Started = 0.0) -> None:

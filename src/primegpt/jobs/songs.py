@@ -40,6 +40,8 @@ def demo(
         f"""
 What to type next:
   primegpt generate {run.folder.path} "a happy pop song about the train"
+  primegpt play {run.folder.path}         write in the browser, and look inside the model
+  primegpt report {run.folder.path}       its curves and samples as a page
   primegpt train my.txt --minutes 2             your own text
   cat {run.folder.samples_dir}/*      the same prompts, from noise to song"""
     )

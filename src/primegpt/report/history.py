@@ -186,7 +186,7 @@ class History:
         if stopping.should_stop and self.step < self.max_steps:
             waited = f"{stopping.waited} evaluation{'s' * (stopping.waited != 1)}"
             return f"stopped early at step {self.step:,} {of}: no better validation loss in {waited}"
-        return f"finished after {self.step:,} steps"
+        return f"finished after {self.step:,} step{'s' * (self.step != 1)}"
 
     def summary(self) -> dict[str, Any]:
         """What came of it, as plain values; None for what is not known. Losses in nats per token, times in seconds."""

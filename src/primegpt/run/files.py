@@ -226,7 +226,7 @@ class RunFiles:
         if self.identity and lines.read and not list_checkpoints(self.checkpoints_dir):
             found.append(f"{self.checkpoints_dir} holds no checkpoint, though {self.metrics_path} tells of training")
         if lost := lines.lost:
-            found.append(f"{lost} line{'s' * (lost > 1)} of {self.metrics_path} cannot be read and are left out")
+            found.append(f"left out, since damaged: {lost} line{'s' * (lost > 1)} of {self.metrics_path}")
         return found + self.damages_of("*")
 
     def damages_of(self, names: str) -> list[str]:

@@ -12,10 +12,11 @@ from primegpt.config import Config, PlanRecord
 from primegpt.data.batching.batches import Batches
 from primegpt.data.batching.feed import Mixture, training_batches
 from primegpt.data.preparing.corpus import Corpus
+from primegpt.device import available_cores, other_load
 from primegpt.evaluation.perplexity import LossResult, means
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
 from primegpt.run.files import figures_of
-from primegpt.terminal import Say, printable, to_stderr
+from primegpt.terminal import Say, printable, sparkline, to_stderr
 from primegpt.training.state import TrainState
 
 
@@ -218,12 +219,19 @@ class Observer(Protocol):
     def on_message(self, text: str) -> None: ...
 
 
+WATCH_AFTER = 60  # seconds, over which the system takes the mean of its load
+ROOMY = 100  # columns of a terminal
+SPARK = 24  # bars of the course of the loss, at most
+COLORS = {r"\(best\)$": "green", r"^warning.*": "yellow", r"^(── sample at step [\d,]+ )?─+$": "dim"}
+
+
 class PlainDisplay:
     """A line at each evaluation, and one every `interval` seconds; for logs, pipes and notebooks."""
 
     def __init__(self, say: Say = to_stderr, interval: float = 10.0) -> None:
         self.say, self.interval = say, interval
-        self.printed_at = time.monotonic()
+        self.printed_at = self.began_at = time.monotonic()
+        self.watches = True  # for other programs
         self.last: dict[str, Any] = {}
         self.val_loss: float | None = None
 
@@ -238,12 +246,26 @@ class PlainDisplay:
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
+        self.watch()
         if line and time.monotonic() - self.printed_at > self.interval:
             self.printed_at = time.monotonic()
             self.print(self.describe(state))
 
+    def watch(self) -> None:
+        """Say once, when a minute has passed, that other programs slow the run down, if they do."""
+        if self.watches and time.monotonic() - self.began_at > WATCH_AFTER:
+            self.watches = False
+            if (load := other_load()) > 0.5:
+                self.print(
+                    f"warning: other programs compute here too (they want {load:.1f} more cores than the "
+                    f"{available_cores()} there are), so that steps take longer than they need"
+                )
+
     def describe(self, state: TrainState) -> str:
         """step 120/1000  loss 2.413  val 2.380  21,300 tok/s  1 min 5 s left"""
+        return "  ".join(self.parts(state))
+
+    def parts(self, state: TrainState) -> list[str]:
         parts = [f"step {state.step:,}/{state.max_steps:,}"]
         if self.last:
             parts.append(f"loss {self.last['train/loss']:.3f}")
@@ -255,7 +277,7 @@ class PlainDisplay:
         if state.step:
             left = state.seconds / state.step * max(0, state.max_steps - state.step)
             parts.append(f"{human_seconds(left)} left")
-        return "  ".join(parts)
+        return parts
 
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
         told = f"step {line['step']:,}: validation loss {line['val/loss']:.4f}"
@@ -285,14 +307,19 @@ def shown_figures(figures: Mapping[str, float]) -> list[str]:
 
 
 class LiveDisplay(PlainDisplay):
-    """A progress bar that stays at the bottom, with the same lines scrolling above it."""
+    """A progress bar that stays at the bottom, with the same lines scrolling above it.
+
+    Green is a best evaluation, yellow a warning, pale what only frames; the course of the loss is a row of bars.
+    """
 
     def __enter__(self) -> "LiveDisplay":
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         console = Console(stderr=True, highlight=False)
-        self.bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console)
+        self.width = 24 if console.width >= ROOMY else 8
+        self.losses: list[float] = []
+        self.bar = Progress(BarColumn(self.width), TextColumn("{task.description}", markup=False), console=console)
         self.task = self.bar.add_task("starting", total=None)
         self.bar.start()
         return self
@@ -301,11 +328,37 @@ class LiveDisplay(PlainDisplay):
         self.bar.stop()
 
     def print(self, text: str) -> None:
-        self.bar.console.print(printable(text), markup=False, emoji=False, soft_wrap=True)
+        from rich.text import Text
+
+        shown = Text(printable(text))
+        for pattern, style in COLORS.items():
+            shown.highlight_regex(pattern, style)
+        self.bar.console.print(shown, soft_wrap=True)
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
+        if line and "train/loss" in line:
+            self.losses.append(line["train/loss"])
+        self.watch()
+        self.update(state)
+
+    def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
+        super().on_evaluation(state, line, best)
+        self.update(state)  # so that the last line is of the last evaluation
+
+    def update(self, state: TrainState) -> None:
         self.bar.update(self.task, completed=state.step, total=state.max_steps, description=self.describe(state))
+
+    def describe(self, state: TrainState) -> str:
+        """What there is room for, and the course of the loss where there is more."""
+        console, parts = self.bar.console, self.parts(state)
+        room = console.width - self.width - 1
+        while len(parts) > 2 and len("  ".join(parts)) > room:
+            parts.pop(-2)  # how long it will take stays
+        spare = min(SPARK, room - len("  ".join(parts)) - 2)
+        if spare >= 8 and "utf" in console.encoding and len(parts) > 1:
+            parts.insert(2, sparkline(self.losses, spare))
+        return "  ".join(parts)
 
 
 def display(say: Say) -> PlainDisplay:
