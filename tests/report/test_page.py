@@ -15,7 +15,7 @@ from primegpt.report.page import Page, Strong
 from primegpt.report.pictures import PALETTE
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'><b>&amp;"
-VOID = {"meta", "br", "path"}  # `path` closes itself
+VOID = {"meta", "br", "path", "wbr"}  # `path` closes itself
 
 
 class Reader(HTMLParser):
@@ -84,6 +84,12 @@ def test_only_our_own_script_may_run():
     policy = next(a["content"] for _, a in Reader(html).elements if a.get("http-equiv") == "Content-Security-Policy")
     assert f"script-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
+
+
+def test_a_long_name_breaks_after_its_words():
+    reader = Reader(Page("t").section("s").facts([("train.max_steps", "12.5_0")]).html())
+    assert reader.count("wbr") == 2  # of the name alone: a value stays whole
+    assert "train.max_steps" in reader.words
 
 
 def test_a_remark_that_repeats_is_counted():

@@ -44,9 +44,12 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _adherence_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = []
+    scores = [("adherence", _SCORES)]
     for name, result in measured["generated"].items():
-        rows.append((f"adherence, {name}", f"{_lift(result)}\nreal {_lift(measured['real'][name])}"))
+        scores += [(f"adherence, {name}", _scores(result)), ("  real answers", _scores(measured["real"][name]))]
+    columns = zip(*(row for _, row in scores), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    rows = [(name, "  ".join(map(str.rjust, row, widths)).rstrip()) for name, row in scores]
     if measured["left_out"]:
         names = ", ".join(measured["left_out"])
         rows.append(("", f"left out: {names}, which can be judged of the songbook's songs alone"))
@@ -75,15 +78,18 @@ def _with_interval(found: dict[str, Any]) -> str:
     return f"{found['mean']:.4f}" + (f" [{low:.4f}, {high:.4f}]" if low is not None else "")
 
 
-def _lift(result: dict[str, Any]) -> str:
+_SCORES = ("own prompt", "others'", "lift", "95% interval")
+
+
+def _scores(result: dict[str, Any]) -> tuple[str, ...]:
+    """An answer's score under its own prompt and under the others', in the columns of `_SCORES`."""
     if result["own"] is None:
-        return "no prompt asks for anything"
+        return ("none asks", "", "", "")
     if result["lift"] is None:
-        return f"{result['own']:.1%}"
+        return (f"{result['own']:.1%}", "", "", "")
     low, high = result["interval"]
-    return (
-        f"{result['own']:.1%}, shuffled {result['shuffled']:.1%}, lift {result['lift']:+.3f} [{low:+.3f}, {high:+.3f}]"
-    )
+    interval = f"{low:+.3f} … {high:+.3f}"
+    return (f"{result['own']:.1%}", f"{result['shuffled']:.1%}", f"{result['lift']:+.3f}", interval)
 
 
 def _memorization_rows(copied: dict[str, Any]) -> list[tuple[str, str]]:

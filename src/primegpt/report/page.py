@@ -63,7 +63,7 @@ class Page:
 
     def facts(self, rows: Sequence[tuple[str, Any]], fold: str = "") -> Self:
         """Names and values, a row each."""
-        body = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in rows)
+        body = "".join(f"<tr><th>{_breakable(name)}</th><td>{escaped(value)}</td></tr>" for name, value in rows)
         return self._add("facts", _folded(f'<div class="scroll"><table class="facts">{body}</table></div>', fold))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], fold: str = "") -> Self:
@@ -138,6 +138,11 @@ def _cell(value: object, kind: str, column: int) -> str:
     if column == 0:
         return f"<th>{text}</th>"
     return f"<td{kind}><strong>{text}</strong></td>" if isinstance(value, Strong) else f"<td{kind}>{text}</td>"
+
+
+def _breakable(name: str) -> str:
+    """A name such as train.gradient_accumulation_steps, to be broken after its words where a line is too short."""
+    return escaped(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _folded(html: str, summary: str) -> str:
