@@ -11,6 +11,7 @@ import torch
 from primegpt import api
 from primegpt.cli.main import run as command
 from primegpt.config import read_saved
+from primegpt.data.batching.batches import Batches
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, RunFolderError, UsageError
 from primegpt.run.checkpoint import load_checkpoint
 from primegpt.training.progress import TIMING_KEYS, PlainDisplay
@@ -233,6 +234,12 @@ def test_what_cannot_work_is_refused_in_a_line(base, place, tmp_path) -> None:
     refused(ConfigError, "block_size = 64, but .* has 48", base, prompts, settings=with_(model={"block_size": 64}))
     refused(ConfigError, "nobody knows how long", base, prompts, settings=with_(train={"tokens": 100}))
     refused(ConfigError, "compile has no effect", base, prompts, settings=with_(train={"compile": True}))
+    for section, name, value in [
+        ("train", "sample_prompts", ["say"]), ("data", "text_field", "prompt"), ("data", "pack", True),
+        ("data", "max_length", 9), ("data", "duplicates", "exact"),
+    ]:  # fmt: skip
+        told = f"{section}.{name} has no effect on what learns from rewards"
+        refused(ConfigError, told, base, prompts, settings=with_(**{section: {name: value}}))
     refused(ConfigError, "no room", base, prompts, settings=with_(reinforce={"max_new_tokens": 48}))
     refused(
         DataError, "prompts_per_step", base, prompts, settings=with_(reinforce=REINFORCE | {"prompts_per_step": 99})
@@ -244,6 +251,29 @@ def test_what_cannot_work_is_refused_in_a_line(base, place, tmp_path) -> None:
         api.finetune(base, prompts, out=tmp_path / "t", settings={"reinforce": {"reward": ("words",)}})
     with pytest.raises(ConfigError, match=r"reinforce.beta = 0.1 has no effect"):
         api.finetune(base, place / "answers.jsonl", out=tmp_path / "t", settings={"reinforce": {"beta": 0.1}})
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_anything_is_written(base, place, monkeypatch) -> None:
+    monkeypatch.setattr("primegpt.planning.rollout_plan.memory_of", lambda device: 1e5)
+    refused(ConfigError, r"16 completions needs about .* by forecast", base, place / "prompts.jsonl")
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(base, place, tmp_path, monkeypatch) -> None:
+    """Whether the forecast says so, or memory runs out where completions are written."""
+    seen, sizes = Batches.micro_batches, []
+
+    def failing(batches: Batches, step: int) -> Any:
+        sizes.append(batches.batch_size)
+        if batches.batch_size > 4:
+            raise MemoryError
+        return seen(batches, step)
+
+    monkeypatch.setattr("primegpt.planning.rollout_plan.rollout_memory", lambda c, _: 1e12 * (c.train.batch_size > 8))
+    monkeypatch.setattr("primegpt.planning.rollout_plan.memory_of", lambda device: 1e12 - 1)
+    monkeypatch.setattr(Batches, "micro_batches", failing)
+    run = rewarded(base, place, tmp_path / "run", train={"max_steps": 1, "batch_size": 16})
+    assert sizes[:2] == [8, 4]
+    assert run.config.train.batch_size == 4
 
 
 def test_a_run_goes_on_only_with_its_own_prompts_and_reward(base, place, tmp_path) -> None:
@@ -315,7 +345,7 @@ def test_a_divergence_that_was_not_asked_for_is_not_taken_up_midway(base, place,
 
 
 def test_a_smaller_micro_batch_of_the_plan_is_that_of_old_probabilities_too(base, place, tmp_path, monkeypatch) -> None:
-    def less_memory(config: Any, model: Any, batches: Any, objective: Any) -> Any:
+    def less_memory(config: Any, model: Any, batches: Any, objective: Any, longest: int) -> Any:
         batches.micro_batches(0)
         return batches.with_batch_size(2), 0.01
 

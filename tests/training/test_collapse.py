@@ -8,11 +8,11 @@ FINE = {"frac_reward_zero_std": 0.2, "completions/clipped_ratio": 0.1, "completi
 def warnings(**later: float) -> list[str]:
     said: list[str] = []
     hear = Collapse(said.append)
-    for _ in range(LOOKED_AT):
-        hear(FINE)
+    for step in range(LOOKED_AT):
+        hear(step, FINE)
     assert not said
-    for _ in range(3 * LOOKED_AT):
-        hear(FINE | {name.replace("__", "/"): value for name, value in later.items()})
+    for step in range(LOOKED_AT, 4 * LOOKED_AT):
+        hear(step, FINE | {name.replace("__", "/"): value for name, value in later.items()})
     return said
 
 
@@ -33,7 +33,31 @@ def test_each_sign_is_told_once() -> None:
 def test_the_distance_from_the_beginning_is_told() -> None:
     said: list[str] = []
     hear = Collapse(said.append)
-    for _ in range(LOOKED_AT):
-        hear(FINE | {"kl": 1.5})
+    for step in range(LOOKED_AT):
+        hear(step, FINE | {"kl": 1.5})
     assert len(said) == 1
     assert "1.50 nats" in said[0]
+
+
+def test_where_a_run_goes_on_its_beginning_is_known() -> None:
+    said: list[str] = []
+    first = Collapse()
+    for step in range(LOOKED_AT + 2):
+        first(step, FINE)
+    resumed = Collapse(said.append)
+    resumed.load_state(first.state())
+    assert resumed.heard == first.heard
+    assert resumed.first == first.first
+    for step in range(LOOKED_AT + 1, 3 * LOOKED_AT):  # one is written again
+        resumed(step, FINE | {"completions/mean_length": 90.0})
+    assert len(said) == 1
+    assert "20 at the beginning" in said[0]
+    assert [step for step, _ in resumed.heard] == list(range(2 * LOOKED_AT, 3 * LOOKED_AT))
+    again = Collapse(said.append)
+    again.load_state(resumed.state())
+    again(3 * LOOKED_AT, FINE | {"completions/mean_length": 90.0})
+    assert len(said) == 1  # it was told
+
+
+def test_nothing_heard_is_no_state() -> None:
+    assert Collapse().state() == {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from primegpt.config import ReinforceConfig, resolve
 from primegpt.data.batching.batches import IGNORED, Batch, Batches
 from primegpt.model.gpt import GPT
-from primegpt.training.policy_gradient import Policy, PolicyGradient, advantages
+from primegpt.training.policy_gradient import Policy, PolicyGradient, advantages, worth_learning
 from primegpt.training.rollouts import Author, Prompt, Rollouts
 from primegpt.training.step import Precision, compute_gradients
 
@@ -240,3 +240,41 @@ def test_the_mean_estimated_gradient_is_that_of_the_expected_reward(random_model
         errors @ torch.linalg.solve(covariance, errors) < 32.4
     )  # Hotelling's T² of 12 means over 100 steps: 99% are below
     assert (directions[0] @ exact.double()) > 10 * covariance[0, 0].sqrt()  # or the interval would hold anything
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_what_is_worth_as_much_as_its_group_is_not_computed_and_changes_nothing(random_model, loss_type: str) -> None:
+    batch, model = rows(torch.Generator().manual_seed(0)), random_model("qwen3").train()
+    batch.extras["advantages"][:] = torch.tensor([0.0, 0.0, 0.7, 0.0, -0.4, 0.0])
+    del batch.extras["old_logprobs"]
+    objective, found = PolicyGradient(ReinforceConfig(loss_type=loss_type), Policy(1.0, NOTHING), LONGEST), []
+
+    def gradient(everything: bool) -> Tensor:
+        model.zero_grad()
+        if everything:
+            loss, _ = objective.token_losses(objective.policy.log_probabilities(model, batch), batch)
+            loss, count = objective.reduced(loss, batch.targets != IGNORED), objective.count(batch)
+        else:
+            loss, count, _ = objective(model, batch)
+        found.append((loss.item(), count))
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    whole, part = gradient(True), gradient(False)
+    assert (whole - part).abs().max() < 1e-6 * whole.abs().max()
+    assert found[0] == pytest.approx(found[1])
+    assert (worth_learning(batch).targets != IGNORED).any(dim=1).tolist() == [False, False, True, False, False, False]
+
+
+def test_of_a_step_without_spread_all_gradients_are_zero_and_there(random_model) -> None:
+    batch, model = rows(torch.Generator().manual_seed(0)), random_model().train()
+    batch.extras["advantages"][:] = 0.0
+    loss, _, _ = PolicyGradient(ReinforceConfig(), Policy(1.0, NOTHING), LONGEST)(model, batch)
+    loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_rewards_of_a_group_that_are_alike_are_above_by_exactly_nothing() -> None:
+    above, _ = advantages(torch.tensor([0.1] * 7 + [0.3] * 6 + [0.2], dtype=torch.float64), 7, "group")
+    assert not above[:7].any()
+    assert above[7:].all()

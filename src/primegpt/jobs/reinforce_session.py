@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from primegpt.config import Config
 from primegpt.data.batching.batches import Batches, evenly_spread
@@ -21,7 +21,7 @@ from primegpt.model.gpt import GPT
 from primegpt.model.lora import without_adapters
 from primegpt.model.size import flops_per_token
 from primegpt.planning.plan import conditions
-from primegpt.planning.rollout_plan import planned
+from primegpt.planning.rollout_plan import REREAD, planned
 from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
@@ -34,6 +34,7 @@ from primegpt.training.step import Precision
 from primegpt.training.trainer import Trainer
 
 SHOWN = 2  # held-out prompts that samples answer
+SHORT = {"fp32": 128, "bf16": 256}  # tokens of completions up to which explicit attention is the faster, on a CPU
 
 
 def records_of(prompts: Sequence[Prompted]) -> bytes:
@@ -87,6 +88,11 @@ class Task:
         """Prompts to learn from, and held out."""
         return len(self.learnt), len(self.held_out)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.ids) for prompt in (*self.learnt, *self.held_out))
+
     def fingerprints(self) -> dict[str, str]:
         """What a run has to have been trained with to go on."""
         return {
@@ -102,19 +108,31 @@ class Task:
         return {**prints, "tokenizer_fingerprint": self.tokenizer.fingerprint, "folder": "", **counts}
 
 
+def attention_for(config: Config) -> Literal["explicit", "sdpa"]:
+    """The faster attention, as measured (docs/experiments.md): in bf16 the fused one takes up to ten times as long."""
+    longest, train = config.reinforce.max_new_tokens or 0, config.train
+    return "explicit" if train.device == "cpu" and longest <= SHORT.get(train.precision, 0) else "sdpa"
+
+
 class Session:
     """What the trainer is given. The model starts as that of `base`, or without weights where a checkpoint has them."""
 
     def __init__(self, folder: RunFolder, config: Config, base: Run, task: Task, *, resumed: bool = False) -> None:
         if config.train.attention == "auto":  # rows of all lengths: not worth a measurement
-            config = config.with_values(train={"attention": "sdpa"})
+            config = config.with_values(train={"attention": attention_for(config)})
         self.folder, self.config, self.task = folder, config, task
         train, reinforce = config.train, config.reinforce
         self.precision = Precision(train.precision, train.device)
         self.model = assemble(config, None if resumed and not config.lora.rank else base.model.weights())
         self.author = Author(self.model, task.tokenizer, task.reward, config)
+        self.signs = Collapse()
         self.rollouts = Rollouts(
-            self.author, task.learnt, config, reference=self.reference(base), autocast=self.precision.autocast
+            self.author,
+            task.learnt,
+            config,
+            reference=self.reference(base),
+            autocast=self.precision.autocast,
+            heard=self.signs,
         )
         self.batches = Batches(self.rollouts, train.batch_size, reinforce.rows_per_step)
         self.objective = PolicyGradient(reinforce, self.author.writer.policy, self.author.longest)
@@ -131,10 +149,20 @@ class Session:
         frozen = base.model.requires_grad_(False).to(self.config.train.device)
         return partial(nullcontext, frozen.use_attention(kernel))
 
-    def plan(self, elapsed: float) -> None:
-        """Resolve what is open; `elapsed` seconds of a time budget are gone."""
-        parts = self.model, self.batches, self.objective
-        self.config, self.batches = planned(self.config, *parts, len(self.judged), elapsed)
+    def plan(self, elapsed: float, rereading: int) -> None:
+        """Resolve what is open; `elapsed` seconds of a time budget are gone, and `rereading` targets are read later."""
+        if not self.config.data.base_text:
+            rereading = min(rereading, REREAD)
+        self.config, self.batches = planned(
+            self.config,
+            self.model,
+            self.batches,
+            self.objective,
+            val_prompts=len(self.judged),
+            longest=self.task.longest,
+            rereading=rereading,
+            elapsed=elapsed,
+        )
         self.rollouts.divide(self.batches.batch_size)
 
     def sample(self, _: GPT) -> str:
@@ -163,5 +191,5 @@ class Session:
             speed=Speed(flops_per_token(config.model, config.sequence_length), config.plan.peak_flops),
         )
         self.author.poll = trainer.poll
-        self.rollouts.heard = Collapse(observer.on_message)
+        self.signs.say = observer.on_message
         return trainer

@@ -21,6 +21,9 @@ from primegpt.model.size import lora_parameter_count, parameter_count
 
 LONGEST = 256  # tokens of a completion, unless more are asked for
 MICRO_BATCH = 32  # rows
+CLEANING = (
+    "max_bytes", "duplicates", "similarity", "min_length", "max_length", "html", "whitespace", "non_ascii",
+)  # fmt: skip
 IDLE = {
     "train.tokens": "nobody knows how long completions will be: give --train.max_steps, --minutes or --epochs",
     "train.gradient_accumulation_steps": "a step has reinforce.prompts_per_step * reinforce.num_generations rows",
@@ -28,8 +31,11 @@ IDLE = {
     "train.objective": "set reinforce.loss_type",
     "train.compile": "completions have another length at every step",
     "data.val_tokens": "set reinforce.val_prompts",
+    "train.sample_prompts": "samples answer prompts that are held out",
     "data.weights": "prompts are drawn from all sources alike",
-    **dict.fromkeys(("data.prompt_dropout", "data.mask_prompt"), "answers are not learnt from"),
+    "data.text_field": "set data.prompt_field",
+    **dict.fromkeys(("data.prompt_dropout", "data.mask_prompt", "data.pack"), "answers are not learnt from"),
+    **dict.fromkeys((f"data.{name}" for name in CLEANING), "prompts are taken as they are: clean them before"),
 }
 
 

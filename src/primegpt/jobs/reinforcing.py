@@ -23,7 +23,7 @@ from primegpt.errors import DataError, quoted
 from primegpt.evaluation.rewards import Reward, parse
 from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, load
-from primegpt.jobs.bases import Base, open_base, refuse_itself, require_base_text
+from primegpt.jobs.bases import Base, open_base, refuse_itself, require_base_text, reread_targets
 from primegpt.jobs.configuring import with_extension, with_minutes
 from primegpt.jobs.interop import write_peft_adapter
 from primegpt.jobs.prompts import Prompted, read_prompts
@@ -35,7 +35,7 @@ from primegpt.model.gpt import GPT
 from primegpt.parallel.distributed import join
 from primegpt.parallel.world import ALONE
 from primegpt.planning.plan import prepare_device, refuse_threads
-from primegpt.planning.rollout_plan import plan_rows
+from primegpt.planning.rollout_plan import plan_rows, refuse_what_cannot_fit
 from primegpt.report.pictures import plot_losses
 from primegpt.report.tensorboard import mirrored, require_tensorboard
 from primegpt.run import atomic
@@ -101,12 +101,14 @@ def begin(
             require_tensorboard()
         config = prepare_device(config)
         task, records = asked(path, config, base, say)
+        refuse_what_cannot_fit(config, task.longest)
         folder = RunFolder.create(path, overwrite)
         stack.enter_context(folder.lock())
         config, opened = write_base(folder, config, base)
         atomic.write_bytes_atomic(folder.prompts_path, records)
         session = Session(folder, config, opened, task)
-        session.plan(time.monotonic() - started)
+        del opened  # of which a session keeps what it needs
+        session.plan(time.monotonic() - started, reread_targets(base, config))
         atomic.write_json_atomic(folder.data_path, task.facts())
         atomic.write_text_atomic(folder.config_path, write_toml(session.config))  # last: until then it is no run
         stack.enter_context(mirrored(folder, config.train.tensorboard))
@@ -192,6 +194,7 @@ def resume(
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)
         session = Session(folder, config, base, task, resumed=checkpoint is not None)
+        del base  # of which a session keeps what it needs
         return fit(session, observer=observer, say=say, checkpoint=checkpoint, budget=budget)
 
 

@@ -1,17 +1,21 @@
 """Keys and values of the tokens already seen, allocated once, so that decoding computes each token once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from primegpt.config import ModelConfig
 
-Past = tuple[Tensor, Tensor]  # keys and values of a layer, (B, K, S, D) each
+Seen = tuple[Tensor, Tensor]  # keys and values of a layer, (B, K, S, D) each
+Past = Seen | Callable[[Tensor, Tensor], Seen]
+"""Of what came before in a layer: room in a cache, or what gives all that is seen, for new keys and values."""
 
 
-def remember(past: Past, k: Tensor, v: Tensor, slots: tuple[Tensor, Tensor] | None) -> Past:
+def remember(past: Past, k: Tensor, v: Tensor, slots: tuple[Tensor, Tensor] | None) -> Seen:
     """Write new keys and values (B, K, T, D) into `past`, at `slots` of `KVCache.slots(T)`."""
+    if callable(past):
+        return past(k, v)
     for store, new in zip(past, (k, v), strict=True):
         if slots is None:
             store[:, :, -new.size(2) :] = new

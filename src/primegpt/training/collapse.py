@@ -1,8 +1,13 @@
 """Signs that a model learns to be rewarded rather than to be good, or that it learns nothing: each is told once."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import mean
+
+import torch
+from torch import Tensor
+
+Figures = Mapping[str, float]
 
 LOOKED_AT = 10  # rollouts in a row
 NO_SPREAD = 0.9  # of the groups, whose completions all have one reward
@@ -12,24 +17,47 @@ FAR = 0.5  # nats a token from the model that it began with
 
 
 class Collapse:
-    """Hears the mean figures of each rollout; a warning to `say` for each sign, once."""
+    """Hears the mean figures of the rollout of each step; a warning to `say` for each sign, once.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    What it has heard is part of a checkpoint: where a run goes on, the beginning is still that of the run.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda warning: None) -> None:
         self.say = say
-        self.heard: deque[Mapping[str, float]] = deque(maxlen=LOOKED_AT)
-        self.first: dict[str, float] = {}
+        self.heard: deque[tuple[int, Figures]] = deque(maxlen=LOOKED_AT)
+        self.first: Figures = {}
         self.told = set[str]()
 
-    def __call__(self, figures: Mapping[str, float]) -> None:
-        self.heard.append(figures)
+    def __call__(self, step: int, figures: Figures) -> None:
+        while self.heard and self.heard[-1][0] >= step:  # written again, after an interruption
+            self.heard.pop()
+        self.heard.append((step, figures))
         if len(self.heard) < LOOKED_AT:
             return
-        now = {name: mean(each[name] for each in self.heard) for name in figures}
+        now = {name: mean(each[name] for _, each in self.heard) for name in figures}
         self.first = self.first or now
         for sign, warning in self.signs(now):
             if sign not in self.told:
                 self.told.add(sign)
                 self.say(f"warning: {warning}")
+
+    def state(self) -> dict[str, Tensor]:
+        if not self.heard:
+            return {}
+        told = {f"told.{sign}": torch.ones(1) for sign in self.told}
+        heard = {f"heard.{name}": as_tensor(each[name] for _, each in self.heard) for name in self.heard[-1][1]}
+        first = {f"first.{name}": as_tensor([value]) for name, value in self.first.items()}
+        return {"steps": torch.tensor([step for step, _ in self.heard]), **heard, **first, **told}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        def named(kind: str) -> dict[str, list[float]]:
+            return {name.removeprefix(kind): value.tolist() for name, value in state.items() if name.startswith(kind)}
+
+        heard = named("heard.")
+        rows = [dict(zip(heard, values, strict=True)) for values in zip(*heard.values(), strict=True)]
+        self.heard.extend(zip(state["steps"].tolist(), rows, strict=True))
+        self.first = {name: value for name, (value,) in named("first.").items()}
+        self.told = set(named("told."))
 
     def signs(self, now: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """What is wrong with the mean figures of the last rollouts, and what to do about it."""
@@ -55,3 +83,7 @@ class Collapse:
                 f"the model is {now['kl']:.2f} nats a token away from the one it began with: raise reinforce.beta, or "
                 "lower train.learning_rate",
             )
+
+
+def as_tensor(values: Iterable[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)

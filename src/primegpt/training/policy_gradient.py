@@ -14,12 +14,15 @@ is the mean
     dapo      over the tokens of all completions                     Yu et al. 2025, arXiv:2503.14476
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from primegpt.config import ReinforceConfig
 from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.evaluation.perplexity import Figures
+from primegpt.model.continuations import log_probabilities
 from primegpt.model.gpt import GPT
 
 LEAST_SPREAD = 1e-4  # added to the spread of rewards
@@ -34,23 +37,26 @@ class Policy:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The logits (N, V) that probabilities are the softmax of, from the model's; fp32."""
-        return logits.float().index_fill(-1, self.banned, float("-inf")) / self.temperature
+        logits = logits.float()
+        if len(self.banned):
+            logits = logits.index_fill(-1, self.banned, float("-inf"))
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def log_probabilities(self, model: GPT, batch: Batch) -> Tensor:
         """log p of each target, (B, T), 0 where it is ignored."""
-        found = model(batch.ids, targets=batch.targets, logprobs=True, rule=self)
-        assert isinstance(found, Tensor)
-        return found
+        return log_probabilities(model, batch.ids, batch.targets, self)
 
 
 def advantages(rewards: Tensor, group: int, scale: str) -> tuple[Tensor, Tensor]:
     """How far each of `rewards` (N,) is above the mean of its group, in units of `scale`; and the groups' spread, (N,).
 
-    Completions of one prompt stand next to each other, `group` of them.
+    Completions of one prompt stand next to each other, `group` of them. Where all have one reward, they are above by
+    exactly 0, which rounding alone would not give.
     """
     groups = rewards.view(-1, group)
     spread = groups.std(dim=1).repeat_interleave(group)
-    above = (groups - groups.mean(dim=1, keepdim=True)).flatten()
+    alike = (groups == groups[:, :1]).all(dim=1, keepdim=True)
+    above = (groups - groups.mean(dim=1, keepdim=True)).masked_fill(alike, 0.0).flatten()
     if scale == "none":
         return above, spread
     return above / ((spread if scale == "group" else rewards.std()) + LEAST_SPREAD), spread
@@ -75,9 +81,10 @@ class PolicyGradient:
         told = figures_of(batch)
         if not model.training:
             return -batch.extras["reward"].sum(), len(batch.ids), told
-        logprobs = self.policy.log_probabilities(model, batch)  # (B, T)
-        loss, measured = self.token_losses(logprobs, batch)
-        return self.reduced(loss, batch.targets != IGNORED), self.count(batch), told | measured
+        learnt = batch if self.config.beta else worth_learning(batch)
+        logprobs = self.policy.log_probabilities(model, learnt)  # (B, T)
+        loss, measured = self.token_losses(logprobs, learnt)
+        return self.reduced(loss, learnt.targets != IGNORED), self.count(batch), told | measured
 
     def token_losses(self, logprobs: Tensor, batch: Batch) -> tuple[Tensor, Figures]:
         """The loss of each token, (B, T), and what is measured of it; where nothing is asked, it means nothing."""
@@ -111,6 +118,18 @@ class PolicyGradient:
         if self.config.loss_type == "grpo":
             return (loss.sum(dim=1) / asked.sum(dim=1).clamp(min=1)).sum()
         return loss.sum() / (self.longest if self.config.loss_type == "dr_grpo" else 1)
+
+
+def worth_learning(batch: Batch) -> Batch:
+    """Without the targets of completions that are no better or worse than their group's mean: they have no gradient.
+
+    Some of them stay, so that few numbers of rows are computed (each has kernels of its own), and never none.
+    """
+    idle, some = batch.extras["advantages"] == 0, max(1, len(batch.ids) // 4)
+    kept = int((~idle).sum())
+    spare = -(-max(1, kept) // some) * some - kept
+    idle[idle.nonzero().squeeze(1)[:spare]] = False
+    return replace(batch, targets=batch.targets.masked_fill(idle[:, None], IGNORED))
 
 
 def figures_of(batch: Batch) -> Figures:

@@ -22,12 +22,12 @@ from primegpt.errors import DataError
 from primegpt.evaluation.rewards import Reward
 from primegpt.inference.context import Row
 from primegpt.inference.decoder import Decoder
+from primegpt.inference.logits import draw
 from primegpt.model.gpt import GPT
 from primegpt.seeds import derive_seed
 from primegpt.tokenizers.base import Tokenizer
+from primegpt.training.collapse import Collapse
 from primegpt.training.policy_gradient import Policy, advantages
-
-LENGTHS = 8  # that rows have between a power of two and the next: for each there is, kernels are kept
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ class Writer(Decoder):
         self.policy = Policy(temperature, self.banned)
 
     def pick(self, logits: Tensor, rows: Sequence[Row], settings: GenerateConfig) -> Tensor:
-        ids = super().pick(logits, rows, settings)
-        drawn = self.policy(logits).log_softmax(dim=-1).gather(-1, ids.to(logits.device).unsqueeze(-1))  # (B, 1)
-        for row, value in zip(rows, drawn.squeeze(-1).tolist(), strict=True):
+        """As the decoder picks by `sampling`, with the probabilities at hand."""
+        logprobs = self.policy(logits).log_softmax(dim=-1)  # (B, V)
+        ids = draw(logprobs.exp(), torch.tensor([row.random.random() for row in rows], dtype=torch.float64))
+        drawn = logprobs.gather(-1, ids.to(logprobs.device).unsqueeze(-1)).squeeze(-1)  # (B,)
+        for row, value in zip(rows, drawn.tolist(), strict=True):
             row.logprobs.append(value)
         return ids
 
@@ -179,11 +181,11 @@ class Rollouts:
         *,
         reference: Callable[[], AbstractContextManager[GPT]] | None = None,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-        heard: Callable[[Mapping[str, float]], None] = lambda figures: None,
+        heard: Collapse | None = None,
     ) -> None:
         self.author, self.prompts, self.config, self.autocast = author, prompts, config.reinforce, autocast
         self.seed, self.batch_size = config.train.seed, config.train.batch_size
-        self.reference, self.heard = reference, heard
+        self.reference, self.heard = reference, heard or Collapse()
         refuse_too_few(prompts, self.config)
         self.rows = self.config.rows_per_step
         self.per_epoch = len(prompts) // self.config.prompts_per_step
@@ -225,7 +227,7 @@ class Rollouts:
             with self.reference() as reference:
                 extras["ref_logprobs"] = self.log_probabilities(policy, reference, batch)
             figures["kl"] = divergence(extras["ref_logprobs"], extras["sampling_logprobs"], batch.targets != IGNORED)
-        self.heard(figures)
+        self.heard(step, figures)
         return replace(batch, extras=extras)
 
     def judged(self, written: Sequence[Written]) -> Batch:
@@ -254,17 +256,26 @@ class Rollouts:
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """What the next steps learn from and could not write again, as their weights are other ones."""
+        """What was heard of rollouts, and what the next steps learn from and could not write again, as their weights
+        are other ones."""
+        heard = {f"heard.{name}": value for name, value in self.heard.state().items()}
         if self.kept is None or self.config.num_iterations == 1:
-            return {}
+            return heard
         step, batch = self.kept
         named = {f"extras.{name}": value for name, value in batch.extras.items()}
-        return {"step": torch.tensor([step]), "ids": batch.ids, "targets": batch.targets, **named}
+        return {"step": torch.tensor([step]), "ids": batch.ids, "targets": batch.targets, **named, **heard}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        extras = {name.removeprefix("extras."): t.clone() for name, t in state.items() if name.startswith("extras.")}
-        batch = Batch(state["ids"].clone(), state["targets"].clone(), None, None, 0, extras)
-        self.kept = int(state["step"]), batch
+        if heard := under("heard.", state):  # of runs of an earlier version there is none
+            self.heard.load_state(heard)
+        if "ids" in state:
+            batch = Batch(state["ids"].clone(), state["targets"].clone(), None, None, 0, under("extras.", state))
+            self.kept = int(state["step"]), batch
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a state has under names that begin so, without that."""
+    return {name.removeprefix(prefix): t.clone() for name, t in state.items() if name.startswith(prefix)}
 
 
 class HeldOut(Sequence[Batch]):
@@ -317,8 +328,6 @@ def rows_of(batch: Batch, first: int, count: int, example: int) -> Batch:
     """`count` rows of a batch from `first` on, no wider than they need be; a copy."""
     rows = slice(first, first + count)
     columns = (batch.targets[rows] != IGNORED).any(dim=0).nonzero()
-    widest = int(columns[-1]) + 1 if len(columns) else 1
-    apart = max(LENGTHS, 2 ** (widest.bit_length() - 1) // LENGTHS)
-    T = min(batch.ids.size(1), -(-widest // apart) * apart)
+    T = int(columns[-1]) + 1 if len(columns) else 1
     extras = {name: value[rows, :T] if value.dim() > 1 else value[rows] for name, value in batch.extras.items()}
     return Batch(batch.ids[rows, :T].clone(), batch.targets[rows, :T].clone(), None, None, example, extras)
