@@ -22,10 +22,15 @@ from typing import Any, TypeVar
 from primegpt.config import Config, ModelConfig, TrainConfig, built_in_choices
 from primegpt.errors import PrimegptError, UsageError, is_out_of_memory, nearest, quoted
 
-__all__ = ["attention", "find", "load", "measure", "mlp", "norm", "objective", "optimizer", "schedule"]
+__all__ = ["attention", "find", "load", "measure", "mlp", "norm", "objective", "optimizer", "reward", "schedule"]
 
 MODEL_KINDS, TRAIN_KINDS = built_in_choices(ModelConfig), built_in_choices(TrainConfig)
-KINDS: dict[str, tuple[str, ...]] = {**MODEL_KINDS, **TRAIN_KINDS, "measure": ()}  # and what is built in of each
+KINDS: dict[str, tuple[str, ...]] = {
+    **MODEL_KINDS,
+    **TRAIN_KINDS,
+    "measure": (),
+    "reward": (),
+}  # and what is built in of each
 MAX_BYTES = 2**22
 MEND = "it is code of your own: mend it there"
 
@@ -121,6 +126,11 @@ def objective(name: str) -> Callable[[T], T]:
 def measure(name: str) -> Callable[[T], T]:
     """A figure of a finished run, for experiments: `f(run)`, a number."""
     return _register("measure", name)
+
+
+def reward(name: str) -> Callable[[T], T]:
+    """What a completion is worth, to `reinforce`: `f(prompt, completion, record)`, a number; a process of its own."""
+    return _register("reward", name)
 
 
 # ---- Loading

@@ -280,13 +280,46 @@ def test_a_run_goes_on_only_with_its_own_prompts_and_reward(base, place, tmp_pat
     (tmp_path / "own.py").write_text("def score(p, c, r):\n    return float(len(c))\n", encoding="utf-8")
     run = rewarded(base, place, tmp_path / "run", f"{tmp_path / 'own.py'}:score", train={"max_steps": 2})
     (tmp_path / "own.py").write_text("def score(p, c, r):\n    return -float(len(c))\n", encoding="utf-8")
-    with pytest.raises(MismatchError, match="reward"):
-        api.resume(run.folder.path, settings={"train": {"max_steps": 3}}, quiet=True)
+    said: list[str] = []
+    api.resume(run.folder.path, settings={"train": {"max_steps": 3}}, say=said.append)
+    assert any("own.py is not what it was: the run goes on with its own copy, rewards/1.py" in line for line in said)
     (tmp_path / "own.py").unlink()
-    with pytest.raises(UsageError, match="No such file"):
-        api.resume(run.folder.path, settings={"train": {"max_steps": 3}}, quiet=True)
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    assert api.resume(moved, settings={"train": {"max_steps": 4}}, quiet=True).metrics[-1]["step"] == 4
+
+    (moved / "rewards" / "1.py").write_text("def score(p, c, r):\n    return 1.0\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"rewards.1.py is code .* you have not trained with it"):
+        api.resume(moved, settings={"train": {"max_steps": 5}}, quiet=True)
+    assert command(["trust", str(moved)], 0.0) == 0
+    with pytest.raises(MismatchError, match="reward"):
+        api.resume(moved, settings={"train": {"max_steps": 5}}, quiet=True)
     with pytest.raises(RunFolderError, match="already holds a run"):
-        rewarded(base, place, tmp_path / "run")
+        rewarded(base, place, moved)
+
+
+OWN = """
+from primegpt import extend
+
+@extend.reward("brief")
+def brief(prompt, completion, record):
+    return -len(completion) / 10
+"""
+
+
+def test_a_reward_may_be_of_an_extension(base, place, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
+    settings = SETTINGS | {"extension": str(tmp_path / "mine.py"), "train": STEPS | {"max_steps": 2}}
+    prompts, out = place / "prompts.jsonl", tmp_path / "run"
+    refused(
+        UsageError, "no reward 'brif'.*did you mean 'brief'", base, prompts, reward=["brief", "brif"], settings=settings
+    )
+    run = api.reinforce(base, prompts, reward=["0.5*brief"], out=out, settings=settings, quiet=True)
+    asked = [line for line in run.metrics if "completions/mean_length" in line and "reward" in line]
+    assert all(-1 <= line["reward"] <= 0 for line in asked)
+    (tmp_path / "mine.py").unlink()
+    assert api.resume(out, settings={"train": {"max_steps": 3}}, quiet=True).metrics[-1]["step"] == 3
+    (tmp_path / "mine.py").write_text(OWN.replace('"brief"', '"exact"'), encoding="utf-8")
+    refused(UsageError, "reward 'exact' is built in", base, prompts, reward=["exact", "words"], settings=settings)
 
 
 def test_a_budget_of_time_is_planned_for_and_kept(base, place, tmp_path) -> None:

@@ -183,24 +183,30 @@ def import_model(
 
 
 def trust(run: Path) -> None:
-    """Let the extension of a run from elsewhere run: its extension.py, with your rights. Read it before.
+    """Let code in a run from elsewhere run, with your rights: its extension.py, its rewards. Read it before.
 
     Parameters
     ----------
     run
         The run folder.
     """
+    from hashlib import sha256
+
     from primegpt.inference.run import load_config
+    from primegpt.jobs.own_rewards import files_of
     from primegpt.run.extensions import extension_in, trust
     from primegpt.run.folder import RunFolder
 
     folder = RunFolder.open(run)
     config = load_config(folder)
-    if not config.model.extension:
+    hashes = {path: sha256(path.read_bytes()).hexdigest() for _, path, _ in files_of(folder, config)}
+    if config.model.extension:
+        hashes[folder.extension_path] = extension_in(folder, config)[1]
+    if not hashes:
         raise UsageError(f"{folder.path} has no extension", "nothing of it runs when it is opened")
-    _, sha256 = extension_in(folder, config)
-    trust(sha256, folder.extension_path)
-    show(f"{folder.extension_path} may run from now on (SHA-256 {sha256[:16]}…)")
+    for path, found in hashes.items():
+        trust(found, path)
+        show(f"{path} may run from now on (SHA-256 {found[:16]}…)")
 
 
 def export(

@@ -58,12 +58,19 @@ def listen(asked: "queue.Queue[dict[str, Any]]") -> None:
 
 
 def loaded(told: Mapping[str, Any]) -> Score:
-    """The function that is asked for. Raises what the file raises, and LookupError where it has no such function."""
+    """The function that is asked for. Raises what the file raises, and LookupError where it has no such function.
+
+    One that an extension registers is found by primegpt, which only then is imported.
+    """
     if "pattern" in told:
         pattern = re.compile(told["pattern"])
         return lambda _, completion, __: float(pattern.search(completion) is not None)
     path = Path(told["path"])
     sys.path[:0] = [str(path.resolve().parent), *told["modules"]]
+    if "registered" in told:
+        from primegpt import extend
+
+        return extend.load_source(told["source"].encode(), path).find("reward", told["registered"])
     module = ModuleType("primegpt_reward")
     module.__file__ = told["path"]
     sys.modules[module.__name__] = module  # dataclasses look a class's module up

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from primegpt.data.reading.records import Document
@@ -125,6 +126,7 @@ KNOWN = {
     "length": Known(_length, "length", _read_target),
     "exact": Known(_exact, "answer", _read_answer),
 }
+NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 FORMS = (*KNOWN, "length:WORDS", "regex:PATTERN", "FILE.py:function")
 
 
@@ -236,16 +238,19 @@ class Reward:
                 part.code.start()
 
 
-def parse(specs: str | Sequence[str], *, seconds: float = SECONDS) -> Reward:
+def parse(
+    specs: str | Sequence[str], *, seconds: float = SECONDS, own: Mapping[str, Mapping[str, str]] = NOTHING
+) -> Reward:
     """The reward that `specs` name: the sum of NAME, NAME:ARGUMENT or FILE.py:function, each perhaps after "WEIGHT*".
 
-    A function of the user's, and a pattern, may take `seconds` for a completion. Raises UsageError for what is no
+    A function of the user's, and a pattern, may take `seconds` for a completion. `own` are rewards of theirs by name,
+    with what a process is told of each. Raises UsageError for what is no
     reward; whether a file can be run is found by `Reward.check`, or when it is first asked.
     """
     specs = [specs] if isinstance(specs, str) else specs
     if not specs:
         raise UsageError("no reward was given", f"name one: {listed(FORMS, str)}")
-    parts = [_part(spec, seconds) for spec in specs]
+    parts = [_part(*divided(spec), seconds, own) for spec in specs]
     names = [part.name for part in parts]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"the reward {quoted(twice)} is named twice", "give it one weight: 2*NAME")
@@ -253,11 +258,16 @@ def parse(specs: str | Sequence[str], *, seconds: float = SECONDS) -> Reward:
     return Reward(tuple(parts), hashlib.sha256("\0".join(said).encode()).hexdigest())
 
 
-def _part(spec: str, seconds: float) -> Part:
+def divided(spec: str) -> tuple[float, str]:
+    """The weight and the name of a reward that was asked for. Raises UsageError for a weight that is none."""
     weighted = _WEIGHT.fullmatch(spec)
     weight, name = (float(weighted[1]), weighted[2]) if weighted else (1.0, spec)
     if not math.isfinite(weight) or not weight:
         raise UsageError(f"the reward {quoted(spec)} has the weight {weight:g}", "leave it out, or give it another")
+    return weight, name
+
+
+def _part(weight: float, name: str, seconds: float, own: Mapping[str, Mapping[str, str]]) -> Part:
     kind, _, argument = name.partition(":")
     if kind == "regex" and argument:
         return Part(name, weight, code=Code(name, pattern_of(name, argument), seconds))
@@ -265,9 +275,11 @@ def _part(spec: str, seconds: float) -> Part:
         return Part(name, weight, Known(_length_of(name, argument)))
     if name in KNOWN:
         return Part(name, weight, KNOWN[name])
+    if name in own:
+        return Part(name, weight, code=Code(name, own[name], seconds))
     if ".py:" in name:
         return Part(name, weight, code=Code(name, read_function(name), seconds))
-    raise UsageError(f"there is no reward {quoted(name)}", nearest(name, FORMS))
+    raise UsageError(f"there is no reward {quoted(name)}", nearest(name, (*FORMS, *own)))
 
 
 def _length_of(name: str, argument: str) -> Callable[[str, str, Any], float]:

@@ -24,6 +24,7 @@ from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.reading.sources import source_bytes
 from primegpt.device import choose_device
 from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
+from primegpt.jobs.own_rewards import in_use
 from primegpt.model.own import numbers
 from primegpt.planning.recipe import tuned, zero_config
 from primegpt.run.extensions import trust
@@ -120,7 +121,7 @@ def with_extension(config: Config, say: Say) -> Config:
         raise ConfigError("model.extension is filled in from a file, and none is named", "say extension = 'FILE.py'")
     else:
         return config
-    if not config.own:
+    if not config.own and not in_use(config, extension):
         say(f"{'warning':<10} nothing of {config.extension} is in use, which has {extension}")
         return config.with_values(model={"extension": "", "extension_parameters": {}})
     extend.require_names(config, extension)

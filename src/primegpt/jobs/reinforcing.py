@@ -20,12 +20,13 @@ from primegpt.config import (
 )
 from primegpt.data.reading.sources import is_read_once
 from primegpt.errors import DataError, quoted
-from primegpt.evaluation.rewards import Reward, parse
+from primegpt.evaluation.rewards import Reward
 from primegpt.extend import loaded, told
 from primegpt.inference.run import Run, load
 from primegpt.jobs.bases import Base, open_base, refuse_itself, require_base_text, reread_targets
 from primegpt.jobs.configuring import with_extension, with_minutes
 from primegpt.jobs.interop import write_peft_adapter
+from primegpt.jobs.own_rewards import keep, kept, reward_of
 from primegpt.jobs.prompts import Prompted, read_prompts
 from primegpt.jobs.reinforce_session import Session, Task, records_of
 from primegpt.jobs.reinforce_settings import configure, refuse_what_is_idle
@@ -106,6 +107,7 @@ def begin(
         stack.enter_context(folder.lock())
         config, opened = write_base(folder, config, base)
         atomic.write_bytes_atomic(folder.prompts_path, records)
+        keep(folder, task.reward, say)
         session = Session(folder, config, opened, task)
         del opened  # of which a session keeps what it needs
         session.plan(time.monotonic() - started, reread_targets(base, config))
@@ -152,7 +154,7 @@ def tried(config: Config, prompts: Sequence[Prompted]) -> Reward:
 
     Every record has to have the fields that it reads.
     """
-    reward = parse(config.reinforce.reward)
+    reward = reward_of(config)
     reward.check(each.document for each in prompts)
     reward([""], [""], [prompts[0].record], [prompts[0].place])
     return reward
@@ -189,7 +191,8 @@ def resume(
         checkpoint, config, changes = taken_up(folder, ALONE, say)
         config = prepare_device(config)
         base = load(folder.base(config.plan.base).path, device=config.train.device, say=silent)
-        task = Task.of(folder.prompts_path, base, config, parse(config.reinforce.reward), silent)
+        reward = reward_of(config, kept(folder, config, say))
+        task = Task.of(folder.prompts_path, base, config, reward, silent)
         stack.enter_context(mirrored(folder, config.train.tensorboard))
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)

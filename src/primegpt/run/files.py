@@ -119,6 +119,10 @@ class RunFiles:
         """Of a run that learns from rewards: the records of its prompts."""
         return self.path / "prompts.jsonl"
 
+    def reward_path(self, number: int) -> Path:
+        """Likewise: the file that the reward of that number, from 1, is a function of, as it was then."""
+        return self.path / "rewards" / f"{number}.py"
+
     @property
     def sessions_path(self) -> Path:
         return self.path / "sessions.jsonl"
