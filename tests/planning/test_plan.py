@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -284,6 +285,12 @@ def test_held_out_text_that_was_evaluated_whole_is_not_read_again(timed, planned
     oracle = evaluate_all(run, corpus)
     assert final["final/val/loss"] == pytest.approx(oracle.loss, rel=1e-6)
     assert final["final/val/bits_per_byte"] == pytest.approx(oracle.bits_per_byte, rel=1e-6)
+
+
+def test_what_is_no_likelihood_is_judged_at_the_end_however_much_was_evaluated(timed, planned, monkeypatch):
+    monkeypatch.setattr(planning, "objective_for", lambda config: SimpleNamespace(is_likelihood=False))
+    config, corpus = planned(max_steps=100, data={"val_tokens": 10**6})
+    assert config.plan.closing_seconds == pytest.approx(planning.CLOSING_SECONDS + corpus.val_targets * 1e-4)
 
 
 def test_a_time_budget_pays_for_what_was_asked_for(timed, planned):

@@ -28,6 +28,7 @@ from primegpt.parallel.world import ALONE, World
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
+from primegpt.training.objective import objective_for
 from primegpt.training.pace import EVALUATION_SECONDS, EVALUATIONS, intervals
 from primegpt.training.state import INTERVALS
 from primegpt.training.step import Precision
@@ -154,7 +155,9 @@ def plotted(
     in_fp32 = times.position * (bf16_speedup() if rereading and train.precision == "bf16" else 1.0)
     if left and not config.data.base_text:
         rereading = min(rereading, max(1, int(REREAD_SHARE * left / 2 / in_fp32)))
-    judged = corpus.val_targets if val_tokens < corpus.val_targets else 0  # else an evaluation has told it
+    # As `jobs.trainers.evaluated` has it: what an evaluation has found is not asked for again.
+    told = val_tokens >= corpus.val_targets and objective_for(config).is_likelihood
+    judged = 0 if told else corpus.val_targets
     closing = CLOSING_SECONDS + judged * per_target + 2 * rereading * in_fp32
     if counted:
         often = intervals(given, counted)

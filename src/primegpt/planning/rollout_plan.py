@@ -13,7 +13,7 @@ from primegpt.errors import ConfigError, OutOfMemory, is_out_of_memory
 from primegpt.model.gpt import GPT
 from primegpt.model.memory import inference_memory, training_memory
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
-from primegpt.planning.plan import CLOSING_SECONDS, affordable_steps, steps_for_counted_budget
+from primegpt.planning.plan import CLOSING_SECONDS, REREAD_SHARE, affordable_steps, steps_for_counted_budget
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.training.objective import Objective
 from primegpt.training.pace import intervals
@@ -44,12 +44,16 @@ def planned(
     """
     started, train, reinforce = time.monotonic(), config.train, config.reinforce
     batches, step = first_step(config, model, batches, objective, longest)
-    closing = CLOSING_SECONDS + (2 * rereading * seconds_per_target(model) if rereading else 0.0)
     minutes = train.minutes or (None if train.max_steps or train.epochs else DEFAULT_MINUTES)
+    reading = seconds_per_target(model) if rereading else 0.0
+    left = 60 * minutes - elapsed - (time.monotonic() - started) if minutes else 0.0
+    if minutes and rereading and not config.data.base_text:
+        rereading = min(rereading, max(1, int(REREAD_SHARE * left / 2 / reading)))
+    closing = CLOSING_SECONDS + 2 * rereading * reading
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     evaluation = step * val_prompts / reinforce.rows_per_step
     costs = {"eval_interval": evaluation, "sample_interval": evaluation / max(1, val_prompts)}
-    training = max(1.0, 60 * minutes - elapsed - (time.monotonic() - started) - closing) if minutes else 0.0
+    training = max(1.0, left - closing) if minutes else 0.0
     steps = steps_for_counted_budget(train, batches) or affordable_steps(training, step, given, costs)
     often = intervals(given, steps, training, costs)
     between = sum(cost * (steps / often[name] + 1) for name, cost in costs.items())
@@ -70,7 +74,7 @@ def planned(
         "training_seconds": training,
         "closing_seconds": closing,
         "expected_seconds": (training or steps * step + between) + closing,
-        "reread_targets": REREAD,
+        "reread_targets": max(1, rereading),
         "expected_memory_mb": rollout_memory(config.with_values(train=division(batches)), longest) / 1e6,
         "chosen": [name for name, interval in given.items() if interval is None],
     }
