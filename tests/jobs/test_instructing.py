@@ -116,6 +116,18 @@ def test_distinctive_words_are_those_that_others_lack_and_nouns_come_first():
     assert "run" not in {theme.word for theme in best[:3]}
 
 
+def test_a_noun_is_named_with_what_describes_it_in_the_text():
+    text = "[verse]\nI keep the anchor all night long\noh, rusty anchor, hold me down\nthe anchor is strong and true"
+    frequencies = Frequencies()
+    for each in (text, "[verse]\nI keep the night\nthe song is strong", "[verse]\nhold me all night long"):
+        frequencies.add(each)
+    prompts = [instruction_for(text, frequencies, {}, stream_for(0, n)).prompt for n in range(40)]
+    assert (
+        sum("a rusty anchor" in prompt for prompt in prompts) > 10 < sum("the anchor" in prompt for prompt in prompts)
+    )
+    assert not any("the rusty" in prompt for prompt in prompts)
+
+
 def test_texts_without_headers_become_responses_and_have_their_length():
     Path("texts").mkdir()
     for n, word in enumerate(["lantern", "harbour", "winter"]):

@@ -27,6 +27,7 @@ CANDIDATES = 3  # words that tell a text best from the others, of which some are
 FORMED = 0.25  # how often each thing that there is to say of a text's form is said
 ATTEMPTS = 20  # wordings, before what is asked for is left out
 RHYMING = 0.25  # share of rhyming pairs of lines from which on a song is said to rhyme
+DESCRIBED = 0.7  # how often a noun is named with the word that stands before it in the text, where one does
 NOUN = 3.0  # how much sooner a word is named that is always a noun
 LIKELY = 0.3  # share of the places of a word where it is seen to be a noun, from which on it is said with an article
 BEFORE_NOUNS = "a an the my your his her our their this that every no some"
@@ -67,9 +68,9 @@ class Frequencies:
     def add(self, text: str) -> None:
         self.texts += 1
         content = list(_content(text))
-        self.holding.update({folded for folded, _, _ in content})
-        self.places.update(folded for folded, _, _ in content)
-        self.as_noun.update(folded for folded, _, is_noun in content if is_noun)
+        self.holding.update({each.folded for each in content})
+        self.places.update(each.folded for each in content)
+        self.as_noun.update(each.folded for each in content if each.is_noun)
 
     def nounness(self, folded: str) -> float:
         """The share of the places of a word where it is seen to be a noun."""
@@ -103,7 +104,7 @@ def instruction_for(text: str, frequencies: Frequencies, labels: Mapping[str, st
         themes = _drawn(candidates, draw) if attempt < ATTEMPTS else ()
         forms = (OF_SONGS if is_song(text) else OF_TEXTS) if themes else WITHOUT_THEMES
         what = with_article(_what(text, labels))
-        said = _listed([theme.said for theme in themes])
+        said = _listed([_named(theme, draw) for theme in themes])
         prompt = pick(draw, forms).format(what=what, themes=said) + "".join(_form(text, draw))
         if not quotes(prompt, lines):
             return Instruction(prompt, tuple(theme.word for theme in themes))
@@ -131,6 +132,8 @@ class Theme(NamedTuple):
     word: str
     said: str
     score: float
+    described: tuple[str, ...] = ()
+    """With the words that stand before it in the text: "wide river"."""
 
 
 def distinctive(text: str, frequencies: Frequencies) -> list[Theme]:
@@ -138,21 +141,38 @@ def distinctive(text: str, frequencies: Frequencies) -> list[Theme]:
 
     Each line counts once, however often it is sung; nouns come sooner, since they are what a text is about.
     """
-    counts, forms = Counter[str](), dict[str, Counter[str]]()
-    for folded, word, _ in _content(text):
+    counts, forms, described = Counter[str](), dict[str, Counter[str]](), dict[str, list[str]]()
+    for folded, word, _, before in _content(text):
         counts[folded] += 1
         forms.setdefault(folded, Counter())[word] += 1
+        described.setdefault(folded, []).extend([f"{before} {word}"] if before else [])
     nouns = {folded: frequencies.nounness(folded) for folded in counts}
     scores = {
         folded: count * frequencies.rarity(folded) * (1 + NOUN * nouns[folded]) for folded, count in counts.items()
     }
     best = sorted(scores, key=lambda folded: (-scores[folded], folded))[:CANDIDATES]
     named = [(folded, min(forms[folded], key=lambda word: (-forms[folded][word], word))) for folded in best]
-    return [Theme(word, f"the {word}" if nouns[folded] >= LIKELY else word, scores[folded]) for folded, word in named]
+    return [
+        Theme(word, f"the {word}", scores[folded], tuple(described[folded]))
+        if nouns[folded] >= LIKELY
+        else Theme(word, word, scores[folded])
+        for folded, word in named
+    ]
 
 
-def _content(text: str) -> Iterator[tuple[str, str, bool]]:
-    """The words of a text that say something: folded, as they stand there, and whether they are seen to be nouns.
+class _Word(NamedTuple):
+    """A word of a text that says something."""
+
+    folded: str
+    word: str
+    is_noun: bool
+    """Whether it is seen to be one."""
+    before: str
+    """Such a word right before it, or "": what describes it, if it is a noun."""
+
+
+def _content(text: str) -> Iterator[_Word]:
+    """The words of a text that say something.
 
     One or two such words after an article, or the like, and before another kind of word end in a noun: "the bright
     tree by". Of more ("the street looks free") nothing is known.
@@ -164,7 +184,7 @@ def _content(text: str) -> Iterator[tuple[str, str, bool]]:
                 run.append(word)
                 continue
             for place, said in enumerate(run, 1):
-                yield fold(said), said, after and place == len(run) <= 2
+                yield _Word(fold(said), said, after and place == len(run) <= 2, run[place - 2] if place > 1 else "")
             run, after = [], word in DETERMINERS
 
 
@@ -187,6 +207,12 @@ def _drawn(candidates: Sequence[Theme], draw: Draw) -> tuple[Theme, ...]:
         left.remove(theme)
         drawn.append(theme)
     return tuple(drawn)
+
+
+def _named(theme: Theme, draw: Draw) -> str:
+    if theme.described and draw() < DESCRIBED:
+        return with_article(pick(draw, theme.described))
+    return theme.said
 
 
 def _listed(themes: Sequence[str]) -> str:
