@@ -45,9 +45,9 @@ def test_every_cure_is_measured(small_experiment, tmp_path, monkeypatch):
 @pytest.mark.reliability
 def test_every_cure_of_wrong_answers_is_measured(small_experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path / "cache"))
-    arms = ["as it is", "more right answers", "GRPO"]  # the others need an answer that is right
+    arms = ["as it is", "more of the same", "GRPO"]  # the others need an answer that is right
     found = api.experiment(small_experiment("cures-tasks", tmp_path, arms), tmp_path / "out", say=silent)
     values = found.results["values"]
     assert values["reward.mean"] == {arm: {1337: 0.0} for arm in arms}
     assert values["kl.per_token"]["as it is"] == {1337: 0.0}
-    assert values["kl.per_token"]["more right answers"][1337] > 0
+    assert values["kl.per_token"]["more of the same"][1337] > 0

@@ -102,7 +102,7 @@ def test_one_command_with_sensible_defaults(base, place, capsys):
     assert re.search(r"base text +\d\.\d+ nats per character before", said.out)
     run = api.load(out)
     data, train = run.config.data, run.config.train
-    assert (data.template, train.beta, train.learning_rate, run.config.model.dropout) == ("preference", 0.1, 3e-5, 0.0)
+    assert (data.template, train.beta, train.learning_rate, run.config.model.dropout) == ("preference", 0.1, 1e-4, 0.0)
     assert run.template.name == "response"
     for line in (
         ["info", out],

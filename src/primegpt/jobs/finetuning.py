@@ -37,7 +37,7 @@ from primegpt.training.progress import Observer
 RANK = 8  # of --lora, when no rank is given
 LARGE = 50_000_000  # parameters; a larger model is moved more gently
 # Of all weights and of adapters, for a small and a large model: by whether preferences are learnt, or a text.
-RATES = {False: ((3e-4, 2e-3), (5e-5, 3e-4)), True: ((3e-5, 2e-4), (5e-6, 3e-5))}
+RATES = {False: ((3e-4, 2e-3), (5e-5, 3e-4)), True: ((1e-4, 1e-3), (5e-6, 3e-5))}
 
 
 def finetune(
@@ -104,8 +104,8 @@ def defaults(base: Base, known: Config) -> dict[str, Any]:
     """What a fine-tuning run is unless one says otherwise; of `known`, only adapters and the objective matter.
 
     Learning rates are an order of magnitude below those of training from scratch; adapters, which start from nothing,
-    take larger ones (docs/experiments.md). Those of preferences, which are soon exaggerated, are an order below both:
-    as cautious as TRL's, and not found by a search.
+    take larger ones (docs/experiments.md). Those of preferences, which are soon exaggerated, are below both; of large
+    models as cautious as TRL's, and not found by a search.
     """
     old, large = base.config, parameter_count(base.config.model) > LARGE
     trained, preference = old.plan.step_seconds > 0, known.train.objective in PREFERENCES
