@@ -40,8 +40,9 @@ for (const figure of document.querySelectorAll("[data-chart]")) {
       value.textContent = format(point[1]);
       row.append(value, ` ${line.name}`, point[0] === at ? "" : ` at ${format(point[0])}`);
     });
-    box.style.left = share < 0.5 ? `calc(${100 * share}% + 12px)` : "auto";
-    box.style.right = share < 0.5 ? "auto" : `calc(${100 - 100 * share}% + 12px)`;
+    const place = share * area.clientWidth, room = area.clientWidth - box.offsetWidth;
+    const beside = place + 12 <= room ? place + 12 : place - 12 - box.offsetWidth;
+    box.style.left = `${Math.min(Math.max(beside, 0), Math.max(room, 0))}px`; // over the line rather than off the page
     figure.classList.add("live");
   };
   area.addEventListener("pointermove", (event) => {

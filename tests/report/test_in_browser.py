@@ -1,0 +1,65 @@
+"""A page in a real Chromium: whole at every width, no number broken, values of the steps that they are of."""
+
+import shutil
+
+import pytest
+
+from primegpt.report.chart import Series
+from primegpt.report.page import Page
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.peers, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"]  # what a container needs
+LINES = "e => { const r = document.createRange(); r.selectNodeContents(e); return r.getClientRects().length; }"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def address(tmp_path) -> str:
+    page = Page("a-run-with-a-very-long-name-that-nobody-would-type", "Finished").section("Results")
+    page.tiles([("validation loss", "1.4321", "nats per character"), ("tokens seen", "178.1K", "")])
+    page.facts([("train.gradient_accumulation_steps", "12"), ("parameters", "344,064"), ("sources", "a/" * 60)])
+    words = "of the matrix-product rate measured here, which is that of one thread"
+    rows = [["parameters", "10,345,064", "10,345,064", "10,345,064"], ["utilisation", *[f"28.1% {words}"] * 3]]
+    page.table(["", "first", "second", "third"], rows)
+    batches = [(step, 4 - step / 10) for step in range(20)]
+    page.chart("Loss", [Series("batches", batches), Series("validation text, fixed part", batches[::6])])
+    return page.write(tmp_path / "page.html").as_uri()
+
+
+@pytest.mark.parametrize("width", [360, 390, 1024, 1440])
+def test_nothing_is_wider_than_the_screen_and_no_number_is_broken(browser, address, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for number in ("1.4321", "178.1K", "344,064", "10,345,064", "12"):
+        for cell in page.get_by_text(number, exact=True).all():
+            assert cell.evaluate(LINES) == 1, number
+    area = page.locator("figure .area").bounding_box()
+    for share in (0.0, 0.3, 0.6, 1.0):
+        page.mouse.move(area["x"] + share * (area["width"] - 1), area["y"] + 40)
+        box = page.locator("figure .box").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    page.close()
+
+
+def test_a_value_says_of_which_step_it_is(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.locator("figure").focus()
+    page.keyboard.press("Home")
+    told = page.locator("figure .box").inner_text().split("\n")
+    assert told == ["step 0", "4 batches", "4 validation text, fixed part"]
+    page.keyboard.press("ArrowRight")
+    told = page.locator("figure .box").inner_text().split("\n")
+    assert told == ["step 1", "3.9 batches", "4 validation text, fixed part at 0"]
+    page.close()
