@@ -645,6 +645,8 @@ class PlanRecord(Section):
     """Share of the tokens of batches that is padding, or asked for by nobody, with one record a row."""
     packed_padding: float = Field(0.0, ge=0.0, le=1.0)
     """The same where records share rows."""
+    why: Text = ""
+    """Why network and steps are what they are, where nothing was asked for but minutes; in a line, as printed."""
     notes: tuple[Text, ...] = Field((), max_length=MAX_LIST)
     """Choices in words, as printed."""
     warnings: tuple[Text, ...] = Field((), max_length=MAX_LIST)

@@ -30,6 +30,7 @@ SMALL = 1e6  # bytes
 # 20 tokens a parameter are what a model can use (Hoffmann et al. 2022). Below half a token a parameter they are more
 # than 40 passes over the text, and by then another pass teaches nothing (Muennighoff et al. 2023, section 6).
 TOKENS_PER_PARAMETER = 0.5
+AVERAGED = 0.1  # the same of a run that averages its weights and ends when it learns no more (docs/experiments.md)
 COPIED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
 EXAMPLES_FROM = 0.05
 UNKNOWN, HTML, SUPERVISED = 0.001, 0.01, 0.05
@@ -93,6 +94,8 @@ class AuditReport:
     """How often the text spells what ends a document elsewhere."""
     one_sided: list[tuple[str, float, float]] = field(default_factory=list)
     """Scripts, with their shares of the letters of the training and the validation text, if one has next to none."""
+    averaged: bool = False
+    """Whether the model is an average of its weights (`train.average`)."""
     pairs: PairReport | None = None
     """Of pairs of answers: what these are worth."""
 
@@ -107,6 +110,11 @@ class AuditReport:
         if not self.tokens or not self.n_parameters:
             return None
         return self.tokens * (1 - self.repeated_share) / self.n_parameters
+
+    @property
+    def fitting_parameters(self) -> float:
+        """Of the largest model that will not learn the text by heart."""
+        return (self.tokens or 0) * (1 - self.repeated_share) / (AVERAGED if self.averaged else TOKENS_PER_PARAMETER)
 
     @property
     def warnings(self) -> list[str]:
@@ -274,8 +282,8 @@ def _too_little(report: AuditReport) -> Iterator[str]:
         only = f"the distinct text is {distinct}" if copied else f"the text is {size}"
         yield f"{only}, less than 1 MB: expect words rather than sense; add more text"
     ratio = report.tokens_per_parameter
-    if ratio is not None and ratio < TOKENS_PER_PARAMETER:
-        fitting = human_count(ratio * (report.n_parameters or 0) / TOKENS_PER_PARAMETER)
+    if ratio is not None and (report.n_parameters or 0) > report.fitting_parameters:
+        fitting = human_count(report.fitting_parameters)
         yield (
             f"{ratio:.2g} distinct tokens for each of the model's {human_count(report.n_parameters or 0)} parameters "
             f"are few: it will learn the text by heart; use a model of at most {fitting} parameters, or more text"

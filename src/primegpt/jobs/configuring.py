@@ -1,11 +1,12 @@
 """What is to be trained: the configuration that texts or a recipe, and flags, ask for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from primegpt import extend
 from primegpt.config import (
+    BUDGETS,
     PREFERENCES,
     Config,
     Layer,
@@ -26,14 +27,21 @@ from primegpt.device import choose_device
 from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
 from primegpt.jobs.own_rewards import in_use
 from primegpt.model.own import numbers
-from primegpt.planning.recipe import tuned, zero_config
+from primegpt.planning.recipe import Network, tuned, zero_config
 from primegpt.run.extensions import trust
 from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
 
+COUNTED = set(BUDGETS) - {"minutes"}
 
-def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
-    """The configuration that `sources` and command-line `flags` ask for; a bare text gets the zero-config recipe."""
+
+def configure(
+    sources: Sequence[str | Config], flags: Layer, fits: Callable[[Network], bool] = lambda network: True
+) -> Config:
+    """The configuration that `sources` and command-line `flags` ask for.
+
+    A bare text gets the zero-config recipe, with a network that `fits` it.
+    """
     if recipe := written_recipe(sources):
         config = resolve(recipe, flags)
         refuse_idle(recipe, merge(recipe))
@@ -50,7 +58,7 @@ def configure(sources: Sequence[str | Config], flags: Layer) -> Config:
     size = source_bytes(data.sources, songs=data.songs, at_most=data.max_bytes)
 
     def chosen(records: Sequence[int] | None) -> dict[str, Any]:
-        return zero_config(size, device, asked.train.minutes, preset, records=records, width=width)
+        return zero_config(size, device, asked.train.minutes, preset, records=records, width=width, fits=fits)
 
     recipe = chosen(None if data.template == "text" else ())
     if data.template != "text" and "block_size" not in model and "sequence_length" not in train:
@@ -92,6 +100,16 @@ def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
                 raise ConfigError(f"{source} stands beside other sources", "name texts in its [data] sources instead")
             return read_toml(path)
     return None
+
+
+NETWORK = {"n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "intermediate_size", "block_size"}
+BATCH = {"sequence_length", "batch_size", "gradient_accumulation_steps", "learning_rate"}  # which go with a network
+
+
+def is_chosen(sources: Sequence[str | Config], flags: Layer) -> bool:
+    """Whether the network is the zero-config recipe's, by minutes alone."""
+    asked = NETWORK & flags.values.get("model", {}).keys(), (BATCH | COUNTED) & flags.values.get("train", {}).keys()
+    return not any(asked) and not written_recipe(sources)
 
 
 def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,17 +20,18 @@ from primegpt.config import (
     resolve,
     write_toml,
 )
-from primegpt.data.audit import AuditReport, audit_corpus
+from primegpt.data.audit import AuditReport
 from primegpt.data.batching.feed import for_ranks
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import prepare, reopen
-from primegpt.errors import ConfigError, MismatchError, RunFolderError, quoted
+from primegpt.errors import ConfigError, MismatchError, RunFolderError
 from primegpt.extend import loaded, told
-from primegpt.inference.run import Run, remarks_on
+from primegpt.inference.run import Run
 from primegpt.jobs.bases import Base, reread_targets
 from primegpt.jobs.configuring import (
     configure,
     fill_vocabulary,
+    is_chosen,
     require_pairs,
     require_text,
     run_name,
@@ -38,9 +40,9 @@ from primegpt.jobs.configuring import (
     with_minutes,
     written_recipe,
 )
+from primegpt.jobs.judging import Chosen, audited, lasting_plan, said_of
 from primegpt.jobs.reference import beside_reference
 from primegpt.jobs.trainers import finish, trainer_for
-from primegpt.model.size import parameter_count
 from primegpt.parallel.distributed import join
 from primegpt.parallel.world import World
 from primegpt.planning.plan import (
@@ -53,7 +55,6 @@ from primegpt.planning.plan import (
     steps_for_counted_budget,
     steps_in,
 )
-from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.report.tensorboard import mirrored, require_tensorboard
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
@@ -66,8 +67,6 @@ from primegpt.tokenizers import store
 from primegpt.training.progress import Observer, display, plan_table
 from primegpt.training.trainer import Trainer
 from primegpt.training.trial import try_parts
-
-AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
 
 def train(
@@ -99,7 +98,8 @@ def train(
         raise ConfigError(f"{key} is of a model that is trained further", "`primegpt finetune BASE SOURCE` has one")
     path = Path(out) if out else next_run_path(run_name(config))
     say = silent if quiet else say
-    return begin(path, config, overwrite=overwrite, observer=observer, say=say, started=started)
+    chosen = partial(configure, named, flags) if is_chosen(named, flags) else None
+    return begin(path, config, chosen=chosen, overwrite=overwrite, observer=observer, say=say, started=started)
 
 
 def refuse_rewards(config: Config) -> None:
@@ -113,6 +113,7 @@ def begin(
     config: Config,
     *,
     base: Base | None = None,
+    chosen: Chosen | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
     say: Say = to_stderr,
@@ -120,7 +121,8 @@ def begin(
 ) -> Run:
     """Make the run that `config` describes at `path`, from scratch or from `base`, and train it to the end.
 
-    `config.model.vocab_size` is that of the tokenizer, which a `base` brings along.
+    `config.model.vocab_size` is that of the tokenizer, which a `base` brings along. `chosen` gives it with another
+    network, where nothing was asked for but minutes.
     """
     with join(config) as world, ExitStack() as stack:
         say = say if world.rank == 0 else silent
@@ -144,11 +146,17 @@ def begin(
         )
         with world.together():
             config = fill_vocabulary(config, corpus.tokenizer)
-            audit = audited(corpus, config, base, say) if world.rank == 0 else None
+            audit = audited(corpus, config, base) if world.rank == 0 else None
         world.refuse_differences(fingerprints(corpus))
-        elapsed, rereading = time.monotonic() - started, reread_targets(base, config) if base else 0
         with told():
-            config = make_plan(config, corpus, elapsed=elapsed, rereading=rereading, world=world)
+            if chosen:
+                config = lasting_plan(config, corpus, chosen, audit, started, world)
+            else:
+                elapsed, rereading = time.monotonic() - started, reread_targets(base, config) if base else 0
+                config = make_plan(config, corpus, elapsed=elapsed, rereading=rereading, world=world)
+        with world.together():
+            if audit:
+                audit = said_of(audit, config, corpus, say)
         config = config.with_values(plan={"run": world.tell(new_identity()), "base": ""})
         folder: RunFolder = WatchedRun(path)
         with world.together():
@@ -166,22 +174,6 @@ def require_machine(config: Config, world: World) -> None:
     if config.train.tensorboard:
         require_tensorboard()
     for_ranks(config, world.size)
-
-
-def audited(corpus: Corpus, config: Config, base: Base | None, say: Say) -> AuditReport:
-    """What the text is worth, and a warning of each thing that is wrong with it or with the prompts of samples."""
-    # A trained model need not learn a language from the text, so no text is too small for its size.
-    parameters = None if base else parameter_count(config.model)
-    seconds = 60 * (config.train.minutes or DEFAULT_MINUTES)
-    tokens = int(min(AUDITED_TOKENS, 0.01 * seconds * 1e6))  # at about a million a second, 1% of the budget
-    audit = audit_corpus(corpus, parameters, tokens, dropped=config.data.duplicates)
-    if audit.pairs:
-        audit.pairs.refuse_what_says_nothing()
-    say_rows((("warning", warning) for warning in audit.warnings), say)
-    for prompt in config.train.sample_prompts:
-        for remark in remarks_on(prompt, corpus.tokenizer, config.model.block_size):
-            say(f"{'warning':<10} train.sample_prompts, {quoted(prompt)}: {remark}")
-    return audit
 
 
 def write_run(folder: RunFolder, config: Config, corpus: Corpus, audit: AuditReport, base: Base | None) -> Config:

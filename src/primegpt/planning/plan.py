@@ -75,10 +75,17 @@ def as_on_rank_0(config: Config, world: World) -> Config:
 
 
 def make_plan(
-    config: Config, corpus: Corpus, *, elapsed: float = 0.0, rereading: int = 0, world: World = ALONE
+    config: Config,
+    corpus: Corpus,
+    *,
+    elapsed: float = 0.0,
+    rereading: int = 0,
+    most_passes: float = math.inf,
+    world: World = ALONE,
 ) -> Config:
     """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone, and at the
-    end two models read `rereading` targets of another text.
+    end two models read `rereading` targets of another text. Of the time that is left no more is planned for than
+    `most_passes` over the text take.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
     flags leave nothing to measure, and as long as compiling does where that is asked for.
@@ -92,7 +99,11 @@ def make_plan(
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
     elapsed += time.monotonic() - started + reference_seconds(config, corpus, times)
     left = max(1.0, 60 * minutes - elapsed) if minutes else 0.0
-    course = plotted(config, corpus, times, steps_for_counted_budget(train, batches), left, rereading, world.size)
+    counted = steps_for_counted_budget(train, batches)
+    course = plotted(config, corpus, times, counted, left, rereading, world.size)
+    if left and (passes := batches.epoch(course.steps)) > most_passes:
+        left = course.closing_seconds + course.training_seconds * most_passes / passes
+        course = plotted(config, corpus, times, counted, left, rereading, world.size)
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}

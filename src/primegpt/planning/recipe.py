@@ -4,7 +4,7 @@ Fitted to measured runs: docs/experiments.md, "From the budget to the network".
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from primegpt.config import Config
@@ -24,12 +24,17 @@ class Network(NamedTuple):
     block_size: int
     batch_size: int
 
+    def parameters(self, vocab_size: int) -> int:
+        """About as many as `prime` has, whose head is not tied; there are hardly any outside of matrices."""
+        return 12 * self.n_layer * self.n_embd**2 + 2 * vocab_size * self.n_embd
 
-NETWORKS = {  # by the minutes up to which each is the best on two cores, where it was measured
+
+NETWORKS = {  # by the minutes up to which each is the best on two cores: up to 5 as measured, then as compute ** 0.5
     0.5: Network(n_layer=2, n_embd=64, n_head=1, block_size=64, batch_size=32),
     1.0: Network(n_layer=3, n_embd=96, n_head=2, block_size=64, batch_size=32),
     5.0: Network(n_layer=3, n_embd=128, n_head=2, block_size=128, batch_size=16),
-    15.0: Network(n_layer=4, n_embd=192, n_head=3, block_size=256, batch_size=16),
+    30.0: Network(n_layer=4, n_embd=192, n_head=3, block_size=256, batch_size=16),
+    120.0: Network(n_layer=5, n_embd=256, n_head=4, block_size=256, batch_size=16),
     math.inf: Network(n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=16),
 }
 ON_CUDA = Network(n_layer=12, n_embd=768, n_head=6, block_size=512, batch_size=64)
@@ -43,17 +48,18 @@ def zero_config(
     *,
     records: Sequence[int] | None = None,
     width: int | None = None,
+    fits: Callable[[Network], bool] = lambda network: True,
 ) -> dict[str, Any]:
     """What to train on `text_bytes` of text in `minutes` on `device`; with a network of `width` if that was asked for.
 
-    `records` are the lengths in tokens of some records with an answer, as far as they are known; None for plain text.
+    `fits` says whether a network is small enough for the text: none is larger, unless all are. `records` are the
+    lengths in tokens of some records with an answer, as far as they are known; None for plain text.
     They have to fit into a context, so they get one that is long enough, and longer pieces of text.
 
     Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
-    time there is, not with the text: on a CPU, minutes are what is scarce.
+    time there is, which on a CPU is what is scarce, as far as the text suffices for it.
     """
-    minutes = minutes or DEFAULT_MINUTES
-    network = ON_CUDA if device == "cuda" else next(best for limit, best in NETWORKS.items() if minutes < limit)
+    network = network_for(minutes or DEFAULT_MINUTES, device, fits)
     if width:
         network = network._replace(n_embd=width, n_head=heads(width))
     if records is not None:
@@ -67,6 +73,13 @@ def zero_config(
         "tokenizer": {"kind": "bpe", "vocab_size": 2048} if records is not None else tokenizer_for(text_bytes),
         "train": train,
     }
+
+
+def network_for(minutes: float, device: str, fits: Callable[[Network], bool]) -> Network:
+    """The network for the time there is, or the largest smaller one that `fits`; the smallest, where none does."""
+    smaller = [network for limit, network in NETWORKS.items() if device == "cuda" or limit <= minutes]
+    best = ON_CUDA if device == "cuda" else list(NETWORKS.values())[len(smaller)]
+    return next((each for each in (best, *reversed(smaller)) if fits(each)), next(iter(NETWORKS.values())))
 
 
 def context_and_rows(lengths: Sequence[int], tokens: int, least: int, device: str) -> tuple[int, int]:

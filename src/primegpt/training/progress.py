@@ -123,6 +123,7 @@ def plan_table(
             f"{model.preset}, {human_count(parameters)} parameters: {model.n_layer} layers, {model.n_embd} wide, "
             f"{model.n_head} heads, context {model.block_size}",
         ),
+        *([("because", plan.why)] if plan.why else ()),
         (
             "data",
             f"{human_count(plan.train_tokens)} tokens, {plan.train_tokens / parameters:.1f} a parameter, "
@@ -198,6 +199,7 @@ def remarks_at_the_end(state: TrainState, *, rewarded: bool = False) -> Iterator
         yield (
             f"stopped early at step {state.step:,} of {state.max_steps:,} (train.patience): no {measure} "
             f"since step {stopping.best_step:,} was better than its {best:.4f}"
+            + ("" if rewarded else "; this network has learnt what it can from the text: more text would use the time")
         )
     if stopping.best_step == 0 < state.step:
         yield (

@@ -1,0 +1,43 @@
+"""How often a text is passed over in the time there is, and what is done where that is often.
+
+Measured in docs/experiments.md, "Many passes over a small text": a network learns until it knows the text by heart,
+which shows in the validation loss. The average of its weights is at its best just before, at any learning rate, so that
+nothing but the end has to be found.
+"""
+
+from primegpt.config import Config
+from primegpt.data.batching.feed import training_batches
+from primegpt.data.preparing.corpus import Corpus
+from primegpt.model.size import human_bytes, human_count, human_seconds, parameter_count
+
+FEW = 2.0  # passes up to which a text is as good as new
+AVERAGE = 0.1
+PATIENCE = 3  # evaluations, of about ten
+MOST = 15.0  # passes that are planned for: the best came after 5 to 11, and evaluations have to be close to find it
+
+
+def of(plan: Config, corpus: Corpus) -> float:
+    """How often `plan` passes over the training text."""
+    return training_batches(plan, corpus).epoch(plan.train.max_steps or 0)
+
+
+def guarded(plan: Config, corpus: Corpus) -> Config:
+    """`plan` with what many passes ask for, where it makes so many and nothing else was asked for."""
+    if of(plan, corpus) <= FEW:
+        return plan
+    values = {"average": AVERAGE, "patience": PATIENCE}
+    asked = plan.train.model_fields_set
+    return plan.with_values(train={name: value for name, value in values.items() if name not in asked})
+
+
+def why(plan: Config, corpus: Corpus, minutes: float, *, is_largest: bool) -> str:
+    """In one line, why the plan is what it is; `is_largest` where a larger network would be too large for the text."""
+    size, passes = human_bytes(corpus.train_bytes + corpus.val_bytes), of(plan, corpus)
+    budget = f"{minutes:g} minute{'s' if minutes != 1 else ''}"
+    limit = "memorise" if is_largest else "make too few steps"
+    told = f"{size} in {budget}: {human_count(parameter_count(plan.model))} parameters, {passes:.2g} passes; "
+    told += f"a larger network would {limit}"
+    if passes > 0.9 * MOST and (seconds := plan.plan.expected_seconds) < 0.9 * 60 * minutes:
+        more = "and so would more passes" if is_largest else "more passes would memorise"
+        told += f", {more}: it takes {human_seconds(seconds)}; to use the rest, add text"
+    return told
