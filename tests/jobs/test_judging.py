@@ -58,7 +58,9 @@ def test_the_plan_never_contradicts_the_audit(planned, size, copies, minutes):
     assert not heart or smallest
     assert parameter_count(plan.model) <= 10.5 * size or smallest
     assert passes.of(plan, corpus) <= 1.01 * passes.MOST
-    assert (plan.train.average, plan.train.patience) == ((0.1, 3) if passes.of(plan, corpus) > 2 else (0.0, None))
+    assert (plan.train.average, plan.train.patience) == (
+        (0.1, 3) if passes.of(plan, corpus) > passes.FEW else (0.0, None)
+    )
 
 
 def test_the_plan_says_why(planned):

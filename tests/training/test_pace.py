@@ -54,12 +54,13 @@ def run(tmp_path, monkeypatch) -> Callable[..., tuple[Trainer, Machine]]:
     return simulate
 
 
-def configuration(planned: int, **train) -> Config:
+def configuration(planned: int, most_steps: int | None = None, **train) -> Config:
     given = {name: train.get(name) for name in INTERVALS}
     sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 8, "vocab_size": 8}
     values = {"learning_rate": 1.0, "max_steps": planned, **intervals(given, planned, SECONDS), **train}
     chosen = [name for name, interval in given.items() if interval is None]
     plan = {"training_seconds": SECONDS, "chosen": chosen, "step_seconds": SECONDS / planned}
+    plan |= {"most_steps": most_steps}
     return resolve({"model": sizes, "train": {"device": "cpu", "precision": "fp32", **values}, "plan": plan})
 
 
@@ -150,6 +151,14 @@ def test_a_machine_of_another_pace_ends_on_time_at_the_end_of_its_schedule(run, 
     assert machine.clock == pytest.approx(SECONDS, rel=0.02)
     check(trainer, machine, fitting)
     follows_the_clock(machine, schedule, within=0.05)
+
+
+def test_time_beyond_the_most_steps_is_for_a_slower_machine_alone(run):
+    """100 steps are enough for the text; 0.5 s each was measured, and 180 s are allowed."""
+    for pace, steps, end in ((0.1, 100, 10), (0.5, 100, 50), (1.5, 100, 150), (3.0, 60, 180)):
+        trainer, machine = run(100, Machine(steady(pace)), most_steps=100, schedule="linear")
+        assert (trainer.state.step, machine.clock) == (pytest.approx(steps, abs=2), pytest.approx(end, rel=0.05))
+        assert machine.rates[-1][1] == pytest.approx(0.0, abs=0.02)
 
 
 def test_what_has_halved_a_plan_does_not_halve_it_again(run):

@@ -645,6 +645,8 @@ class PlanRecord(Section):
     """Share of the tokens of batches that is padding, or asked for by nobody, with one record a row."""
     packed_padding: float = Field(0.0, ge=0.0, le=1.0)
     """The same where records share rows."""
+    most_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
+    """Steps that a time budget is not used up beyond: so many passes over the text."""
     why: Text = ""
     """Why network and steps are what they are, where nothing was asked for but minutes; in a line, as printed."""
     notes: tuple[Text, ...] = Field((), max_length=MAX_LIST)

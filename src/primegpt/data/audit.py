@@ -30,7 +30,7 @@ SMALL = 1e6  # bytes
 # 20 tokens a parameter are what a model can use (Hoffmann et al. 2022). Below half a token a parameter they are more
 # than 40 passes over the text, and by then another pass teaches nothing (Muennighoff et al. 2023, section 6).
 TOKENS_PER_PARAMETER = 0.5
-AVERAGED = 0.1  # the same of a run that averages its weights and ends when it learns no more (docs/experiments.md)
+GUARDED = 0.1  # the same of a run that averages its weights and ends when it learns no more (docs/experiments.md)
 COPIED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
 EXAMPLES_FROM = 0.05
 UNKNOWN, HTML, SUPERVISED = 0.001, 0.01, 0.05
@@ -94,8 +94,8 @@ class AuditReport:
     """How often the text spells what ends a document elsewhere."""
     one_sided: list[tuple[str, float, float]] = field(default_factory=list)
     """Scripts, with their shares of the letters of the training and the validation text, if one has next to none."""
-    averaged: bool = False
-    """Whether the model is an average of its weights (`train.average`)."""
+    guarded: bool = False
+    """Whether the weights are averaged (`train.average`), or the plan is of few passes."""
     pairs: PairReport | None = None
     """Of pairs of answers: what these are worth."""
 
@@ -114,7 +114,7 @@ class AuditReport:
     @property
     def fitting_parameters(self) -> float:
         """Of the largest model that will not learn the text by heart."""
-        return (self.tokens or 0) * (1 - self.repeated_share) / (AVERAGED if self.averaged else TOKENS_PER_PARAMETER)
+        return (self.tokens or 0) * (1 - self.repeated_share) / (GUARDED if self.guarded else TOKENS_PER_PARAMETER)
 
     @property
     def warnings(self) -> list[str]:

@@ -31,7 +31,7 @@ def lasting_plan(
     The text suffices for its network, by the `audit` of rank 0, and many passes come with what keeps it from learning
     that by heart.
     """
-    most = world.max(replace(audit, averaged=True).fitting_parameters if audit else 0.0)
+    most = world.max(replace(audit, guarded=True).fitting_parameters if audit else 0.0)
     fitting = with_fitting_network(config, chosen, most)
     elapsed = time.monotonic() - started
     plan = make_plan(fitting, corpus, elapsed=elapsed, most_passes=passes.MOST, world=world)
@@ -70,7 +70,9 @@ def said_of(audit: AuditReport, config: Config, corpus: Corpus, say: Say) -> Aud
     prompts of samples.
     """
     if audit.n_parameters is not None:
-        audit = replace(audit, n_parameters=parameter_count(config.model), averaged=config.train.average > 0)
+        few = bool(config.plan.why) and passes.of(config, corpus) <= passes.FEW
+        parameters, guarded = parameter_count(config.model), few or config.train.average > 0
+        audit = replace(audit, n_parameters=parameters, guarded=guarded)
     for warning in audit.warnings:
         say(f"{'warning':<10} {warning}")
     for prompt in config.train.sample_prompts:

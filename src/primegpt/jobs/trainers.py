@@ -141,8 +141,8 @@ def finish(folder: RunFolder, config: Config, corpus: Corpus, state: TrainState,
 
 def left_out(state: TrainState, config: Config, path: Path) -> Iterator[str]:
     """What a run that has ended did not do of its plan, where the time that was planned for it did not suffice."""
-    planned, extended = config.train.max_steps or 0, any("anew" in event for event in state.events)
-    as_planned = config.plan.training_seconds and not extended and not state.early_stopping.should_stop
+    planned = config.train.max_steps or 0
+    as_planned = config.plan.training_seconds and not state.is_extended and not state.early_stopping.should_stop
     if as_planned and 2 * state.step < planned:
         yield (
             f"only {state.step:,} of the {planned:,} steps that were planned fitted the time, since the machine was "

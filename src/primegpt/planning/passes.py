@@ -10,7 +10,7 @@ from primegpt.data.batching.feed import training_batches
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.model.size import human_bytes, human_count, human_seconds, parameter_count
 
-FEW = 2.0  # passes up to which a text is as good as new
+FEW = 4.0  # passes up to which a text is as good as new (Muennighoff et al. 2023, arXiv:2305.16264)
 AVERAGE = 0.1
 PATIENCE = 3  # evaluations, of about ten
 MOST = 15.0  # passes that are planned for: the best came after 5 to 11, and evaluations have to be close to find it

@@ -84,8 +84,8 @@ def make_plan(
     world: World = ALONE,
 ) -> Config:
     """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone, and at the
-    end two models read `rereading` targets of another text. Of the time that is left no more is planned for than
-    `most_passes` over the text take.
+    end two models read `rereading` targets of another text. No more steps are planned for a time budget than make
+    `most_passes` over the text.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
     flags leave nothing to measure, and as long as compiling does where that is asked for.
@@ -101,9 +101,11 @@ def make_plan(
     left = max(1.0, 60 * minutes - elapsed) if minutes else 0.0
     counted = steps_for_counted_budget(train, batches)
     course = plotted(config, corpus, times, counted, left, rereading, world.size)
+    allowed, most_steps = course.training_seconds, None
     if left and (passes := batches.epoch(course.steps)) > most_passes:
-        left = course.closing_seconds + course.training_seconds * most_passes / passes
+        left = course.closing_seconds + allowed * most_passes / passes
         course = plotted(config, corpus, times, counted, left, rereading, world.size)
+        most_steps = course.steps
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}
@@ -117,7 +119,8 @@ def make_plan(
         "train_tokens": len(corpus.train),
         "step_seconds": times.step,
         "peak_flops": matmul_rate(train.device, Precision(train.precision, train.device).dtype),
-        "training_seconds": course.training_seconds,
+        "training_seconds": allowed,
+        "most_steps": most_steps,
         "closing_seconds": course.closing_seconds,
         "expected_seconds": course.expected_seconds,
         "reread_targets": course.reread_targets,

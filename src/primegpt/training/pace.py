@@ -140,6 +140,8 @@ class Timetable:
             else:
                 fixed, each = fixed + seconds, each + seconds / interval
         steps = int((deadline - state.seconds - fixed) / max(each, 1e-9))
+        if (most := self.config.plan.most_steps) and not state.is_extended:
+            steps = min(steps, most - state.step)
         before, events = state.max_steps, len(state.events)
         pace.look_again(soon=not state.meet_deadline(deadline, steps))
         if len(state.events) > events:

@@ -174,7 +174,7 @@ def _still_expected(config: Config, state: TrainState | None) -> float:
     plan = config.plan
     if not state:
         return plan.expected_seconds
-    if deadline := state.deadline(plan.training_seconds):
+    if (deadline := state.deadline(plan.training_seconds)) and not plan.most_steps:
         return max(0.0, deadline - state.seconds) + plan.closing_seconds
     pace = state.seconds / state.step if state.step else plan.step_seconds
     return max(0, state.max_steps - state.step) * pace + plan.closing_seconds

@@ -81,6 +81,11 @@ class TrainState:
     def finished(self) -> bool:
         return self.step >= self.max_steps or self.early_stopping.should_stop
 
+    @property
+    def is_extended(self) -> bool:
+        """Whether the run was given more to do than was planned before its first step."""
+        return any("anew" in event for event in self.events)
+
     def due(self, interval: int | None) -> bool:
         """Whether what happens every `interval` steps, and at the end, happens now."""
         return interval is not None and (self.step % interval == 0 or self.finished)
