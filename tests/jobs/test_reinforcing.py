@@ -10,9 +10,11 @@ import torch
 
 from primegpt import api
 from primegpt.cli.main import run as command
-from primegpt.config import read_saved
+from primegpt.config import read_saved, resolve
 from primegpt.data.batching.batches import Batches
 from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError, RunFolderError, UsageError
+from primegpt.model.size import parameter_count
+from primegpt.planning.rollout_plan import rollout_memory
 from primegpt.run.checkpoint import load_checkpoint
 from primegpt.training.progress import TIMING_KEYS, PlainDisplay
 from primegpt.training.rollouts import Rollouts
@@ -256,6 +258,19 @@ def test_what_cannot_work_is_refused_in_a_line(base, place, tmp_path) -> None:
 def test_what_cannot_fit_into_memory_is_refused_before_anything_is_written(base, place, monkeypatch) -> None:
     monkeypatch.setattr("primegpt.planning.rollout_plan.memory_of", lambda device: 1e5)
     refused(ConfigError, r"16 completions needs about .* by forecast", base, place / "prompts.jsonl")
+
+
+def test_the_forecast_of_memory_counts_what_is_written_and_the_reference() -> None:
+    """By hand: 2 layers of keys and values, of 12 rows with 20 tokens and 12 prompts with 4, in fp32."""
+    sizes = {"preset": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 4096, "vocab_size": 300}
+    asked = {"num_generations": 3000, "prompts_per_step": 4, "max_new_tokens": 16, "reward": ("words",)}
+    config = resolve({"model": sizes, "reinforce": asked, "train": {"batch_size": 1, "device": "cpu"}})
+    weights = 4 * parameter_count(config.model)
+    written = 12_000 * (20 + 4) * 2 * 2 * 64 * 4
+    logits = 12_000 * config.model.padded_vocab_size * 4
+    assert rollout_memory(config, 4) == pytest.approx(3 * weights + written + logits, rel=0.01)
+    there = config.with_values(reinforce={"beta": 0.1})
+    assert rollout_memory(there, 4) == rollout_memory(config, 4) + weights
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved(base, place, tmp_path, monkeypatch) -> None:

@@ -141,8 +141,9 @@ def rollout_memory(config: Config, longest: int) -> int:
     model, reinforce = config.model, config.reinforce
     length = min(model.block_size, longest + (reinforce.max_new_tokens or 1))
     learning = training_memory(config.with_values(train={"sequence_length": length}))
-    writing = inference_memory(config.with_values(generate={"precision": "fp32"}), reinforce.rows_per_step, length)
-    room = 2 * writing.kv_cache + writing.logits  # the prompts fill a cache of their own, which is then copied
+    in_fp32, rows = config.with_values(generate={"precision": "fp32"}), reinforce.rows_per_step
+    whole, prompts = (inference_memory(in_fp32, rows, tokens) for tokens in (length, longest))
+    room = whole.kv_cache + whole.logits + prompts.kv_cache  # prompts fill a cache of their own, which is then copied
     frozen = 4 * parameter_count(model) if reinforce.beta and not config.lora.rank else 0
     return frozen + max(learning.total, learning.weights + learning.optimizer + room)
 
