@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from primegpt import device
-from primegpt.device import available_cores, choose_device, choose_precision
+from primegpt.device import available_cores, choose_device, choose_precision, other_load
 from primegpt.errors import ConfigError
 
 
@@ -88,3 +88,28 @@ def test_to_count_cores_needs_no_torch():
         "import sys; from primegpt.device import available_cores; available_cores(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("load", "allowed", "threads", "ranks", "others"),
+    [
+        (5.0, 4, 2, "1", 1.0),
+        (3.0, 4, 2, "1", 0.0),  # there are cores for all
+        (30.0, 2, 2, "1", 0.0),  # a share of a machine: who computes on it is not known
+        (8.0, 4, 8, "1", 0.0),  # our own threads
+        (8.5, 4, 4, "2", 0.5),  # and those of a fellow rank
+        (None, 4, 2, "1", 0.0),
+    ],
+)
+def test_who_computes_here_too(monkeypatch, load, allowed, threads, ranks, others):
+    def told():
+        if load is None:
+            raise OSError
+        return (load, 0.0, 0.0)
+
+    monkeypatch.setattr(os, "getloadavg", told, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(device, "available_cores", lambda: allowed)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert other_load() == others

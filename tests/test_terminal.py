@@ -9,8 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from primegpt import terminal
 from primegpt.errors import LONGEST, UsageError
-from primegpt.terminal import as_json, never_fail_to_print, printable, printable_pieces, sparkline, wrapped
+from primegpt.terminal import (
+    MOST_MEANS,
+    Course,
+    as_json,
+    never_fail_to_print,
+    printable,
+    printable_pieces,
+    sparkline,
+    wrapped,
+)
 
 ANY = st.text(st.characters(exclude_categories=[]))  # surrogates too
 PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])  # beside other programs
@@ -30,7 +40,24 @@ def test_lines_end_between_words_however_the_text_comes():
     assert "".join(wrapped(["  two  spaces "], 80)) == "  two  spaces "
 
 
-@given(st.lists(st.text(st.sampled_from("ab \n"), max_size=9)), st.integers(1, 9))
+def test_a_language_without_spaces_is_shown_as_it_comes():
+    came: list[str] = []
+
+    def pieces():
+        for _ in range(150):
+            came.append("河")  # two columns wide
+            yield came[-1]
+
+    shown = wrapped(pieces(), 40)
+    assert next(shown) == "河" * 21  # what fits a line is held, as it may be a word
+    assert len(came) == 21
+    assert next(shown) == "河"
+    assert len(came) == 22
+    assert "".join(shown) == "河" * 128
+    assert "".join(wrapped(["a 河河河 b"], 7)) == "a\n河河河\nb"
+
+
+@given(st.lists(st.text(st.sampled_from("ab河 \n"), max_size=9)), st.integers(1, 9))
 def test_wrapping_changes_nothing_but_white_space(pieces, width):
     text, shown = "".join(pieces), "".join(wrapped(pieces, width))
     assert shown.split() == text.split()
@@ -44,6 +71,26 @@ def test_a_course_is_drawn_from_its_lowest_to_its_highest():
     assert sparkline([3, 1, 3, 1, 2, 2], 3) == "▁▁▁"  # means of stretches
     assert sparkline([float("nan"), 1.0, float("inf"), 2.0], 5) == "▁█"
     assert sparkline([], 5) == ""
+
+
+def test_a_long_course_is_kept_in_few_means():
+    course, values = Course(), [float(step) for step in range(10_000)]
+    for value in [*values, float("nan")]:
+        course.add(value)
+    assert len(course.means) < MOST_MEANS
+    assert course.means[0] == sum(values[: course.stretch]) / course.stretch
+    assert course.bars(8) == sparkline(values, 8) == "▁▂▃▄▅▆▇█"
+
+
+def test_a_course_is_drawn_anew_for_a_new_value_alone(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(terminal, "sparkline", lambda values, width: drawn.append(len(values)) or "")
+    course = Course()
+    for value in (3.0, 2.0):
+        course.add(value)
+        for _ in range(5):
+            course.bars(8)
+    assert drawn == [1, 2]
 
 
 def is_an_order(character: str) -> bool:

@@ -26,13 +26,21 @@ def available_cores() -> int:
 
 
 def other_load() -> float:
-    """How many cores other programs would use at this moment, roughly; 0.0 where there are cores for all, or unknown.
+    """How many more cores than there are other programs would use, roughly; 0.0 where there are enough, or unknown.
 
-    The system's mean over the last minute, of which this process has its part by then.
+    The system's mean over the last minute, less what the threads of this process and of its fellow ranks want. The
+    system counts all its cores: where this process may use some only, nobody knows who computes on these.
     """
-    if not hasattr(os, "getloadavg"):  # Windows
+    import torch
+
+    cores, ranks = os.cpu_count() or 1, os.environ.get("LOCAL_WORLD_SIZE", "1")
+    own = torch.get_num_threads() * (int(ranks) if ranks.isdecimal() else 1)
+    if available_cores() < cores:
         return 0.0
-    return max(0.0, os.getloadavg()[0] - available_cores())
+    try:
+        return max(0.0, os.getloadavg()[0] - max(cores, own))
+    except (AttributeError, OSError):  # Windows; a system that does not tell
+        return 0.0
 
 
 def choose_device(wanted: str) -> str:

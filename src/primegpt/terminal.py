@@ -46,29 +46,40 @@ def printable_pieces(pieces: Iterable[str]) -> Iterator[str]:
 def wrapped(pieces: Iterable[str], width: int, column: int = 0) -> Iterator[str]:
     """A text that comes piece by piece, with its lines ended between words before they are wider than `width`.
 
-    It begins at `column`. A word is held until it is whole; one that is wider than a line stays as it is.
+    It begins at `column`. A word is held until it is whole or wider than a line. Such a one stays as it is and goes on
+    as it comes: a language without spaces is one word.
     """
+    from rich.cells import cell_len  # not for the help page
+
     held, spaces = "", ""  # of the word that comes, and what stands before it
+    too_wide = False  # of the word that comes the beginning is written already
     for char in chain.from_iterable(pieces):
+        if too_wide and not char.isspace():
+            column += cell_len(char)
+            yield char
+            continue
         if not char.isspace():
             held += char
-            continue
+            too_wide = cell_len(held) > width
+            if not too_wide:
+                continue
         if held:
-            text, column = _placed(spaces, held, column, width)
+            text, column = _placed(spaces, held, cell_len(held), column, width)
             yield text
             held = spaces = ""
-        spaces += char
+        if char.isspace():
+            spaces, too_wide = spaces + char, False
         if char == "\n":
             yield spaces
             spaces, column = "", 0
-    yield _placed(spaces, held, column, width)[0]
+    yield _placed(spaces, held, cell_len(held), column, width)[0]
 
 
-def _placed(spaces: str, word: str, column: int, width: int) -> tuple[str, int]:
-    """A word with the spaces before it, or on a line of its own, and the column after it."""
-    if column and word and column + len(spaces) + len(word) > width:
-        return "\n" + word, len(word)
-    return spaces + word, column + len(spaces) + len(word)
+def _placed(spaces: str, word: str, cells: int, column: int, width: int) -> tuple[str, int]:
+    """A word of so many cells with the spaces before it, or on a line of its own, and the column after it."""
+    if column and word and column + len(spaces) + cells > width:
+        return "\n" + word, cells
+    return spaces + word, column + len(spaces) + cells
 
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -83,6 +94,37 @@ def sparkline(values: Sequence[float], width: int) -> str:
     low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)
+
+
+MOST_MEANS = 256  # of a course: several times as many as there are bars
+
+
+class Course:
+    """The course of values that keep coming, kept as at most MOST_MEANS means of equally long stretches."""
+
+    def __init__(self) -> None:
+        self.means: list[float] = []
+        self.stretch = 1  # values a mean is of
+        self.total, self.count = 0.0, 0  # of the stretch that is not complete yet
+        self.drawn: dict[int, str] = {}
+
+    def add(self, value: float) -> None:
+        if not math.isfinite(value):
+            return
+        self.total, self.count = self.total + value, self.count + 1
+        if self.count == self.stretch:
+            self.means.append(self.total / self.stretch)
+            self.total, self.count = 0.0, 0
+            self.drawn.clear()
+        if len(self.means) == MOST_MEANS:
+            self.means = [fmean(pair) for pair in zip(self.means[::2], self.means[1::2], strict=True)]
+            self.stretch *= 2
+
+    def bars(self, width: int) -> str:
+        """Its `sparkline`, drawn anew only once another stretch is complete."""
+        if width not in self.drawn:
+            self.drawn[width] = sparkline(self.means, width)
+        return self.drawn[width]
 
 
 def to_stderr(text: str) -> None:

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from primegpt.errors import DataError
 from primegpt.evaluation.divergence import Drawn, divergence, divergences
 
 V, END, BANNED, LONGEST = 5, 0, 1, 3
@@ -67,3 +68,12 @@ def test_of_a_long_text_what_is_within_the_block_counts(models):
     (a,), (b,) = (list(divergences(*models, text, torch.tensor([BANNED]))) for text in (whole, cut))
     assert len(a) == 7
     torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_of_which_nothing_is_within_the_block_count_for_nothing(models):
+    banned, beyond = torch.tensor([BANNED]), Drawn([2] * 9, [3, 4], False)
+    texts = all_texts()[:3]
+    assert divergence(*models, [beyond, *texts, beyond], banned) == divergence(*models, texts, banned)
+    with pytest.raises(DataError, match="no token of these texts"):
+        divergence(*models, [beyond], banned)

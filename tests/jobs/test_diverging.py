@@ -2,11 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from primegpt import api
+from primegpt import api, tokenizers
 from primegpt.cli.main import run
+from primegpt.data.reading.sources import Document
+from primegpt.errors import DataError, MismatchError
+from primegpt.jobs import diverging
+from primegpt.jobs.prompts import Prompted
+
+MODEL = SimpleNamespace(device=SimpleNamespace(type="cpu"))
 
 
 @pytest.fixture
@@ -43,3 +50,31 @@ def test_what_cannot_be_compared_is_one_line(asked, run_on, capsys):
     assert run(["evaluate", "response", "--kl-from", "response"], 0.0) == 2
     assert "--prompts" in capsys.readouterr().err
     assert measured("--kl-from", "nowhere") == 2
+
+
+def test_where_one_tokenizer_has_more_special_tokens_it_is_said(monkeypatch):
+    plain = tokenizers.train("bpe", ["the river ran by the stone"], vocab_size=280)
+    told = plain.with_special_tokens({"control": ["<user>", "<assistant>"]})
+    base, tuned = (SimpleNamespace(folder=SimpleNamespace(path=name), tokenizer=tokenizer, model=MODEL)
+                   for name, tokenizer in {"base": plain, "tuned": told}.items())  # fmt: skip
+    for asked, other in ((tuned, base), (base, tuned)):
+        monkeypatch.setattr(diverging, "load", lambda *_, other=other, **__: other)
+        with pytest.raises(MismatchError, match="differ by special tokens that fine-tuning added") as refused:
+            diverging.run_beside(asked, "other", [])
+        assert "(<user>, <assistant>)" in str(refused.value)
+        assert "began with" not in str(refused.value)
+
+
+def test_a_prompt_that_fills_what_the_other_sees_is_refused(monkeypatch):
+    tokenizer = SimpleNamespace(fingerprint="1")
+    asked = SimpleNamespace(tokenizer=tokenizer, model=MODEL)
+    other = SimpleNamespace(
+        folder=SimpleNamespace(path="small"),
+        tokenizer=tokenizer,
+        config=SimpleNamespace(model=SimpleNamespace(block_size=8)),
+    )
+    monkeypatch.setattr(diverging, "load", lambda *_, **__: other)
+    prompts = [Prompted([1] * size, "", Document("", "asked.jsonl")) for size in (7, 8)]
+    assert diverging.run_beside(asked, "small", prompts[:1]) is other
+    with pytest.raises(DataError, match=r"asked.jsonl: the prompt has 8 tokens, and small sees 8"):
+        diverging.run_beside(asked, "small", prompts)

@@ -283,6 +283,14 @@ def test_fine_tuning_tells_what_was_trained_and_what_was_forgotten(make_run):
     assert page.cells["trained by LoRA"][0].startswith(f"{trained:,} (")
 
 
+@pytest.mark.parametrize(("sft_weight", "drawn"), [(0.0, True), (1.0, False)])
+def test_guessing_costs_ln_2_only_where_the_loss_is_of_pairs_alone(make_run, sft_weight, drawn):
+    run = make_run(losses=[0.69, 0.6, 0.5], objective="dpo", sft_weight=sft_weight, finished=False)
+    text = run.metrics_path.read_text(encoding="utf-8").replace("val/perplexity", "val/rewards/margins")
+    run.metrics_path.write_text(text, encoding="utf-8")
+    assert ("guessing: ln 2" in report(run.path).read_text(encoding="utf-8")) == drawn
+
+
 def test_many_samples_are_thinned_and_counted(make_run):
     run = make_run()
     for step in range(50, 500, 10):

@@ -40,13 +40,25 @@ def test_level():
 
 
 @pytest.mark.parametrize(
-    ("training", "word"), [([3.0, 1.8, 1.2, 0.6], "memorised"), ([3.0, 1.8, 2.4, 2.9], "got worse")]
+    ("training", "word"),
+    [
+        ([3.0, 1.8, 1.2, 0.6], "memorised"),
+        ([3.0, 1.8, 2.4, 2.9], "got worse"),
+        ([3.0, 1.8, 1.8, 1.801], "gained nothing"),
+    ],
 )
 def test_risen_again(training, word):
     course = verdict(run([3.0, 1.9, 2.1, 2.4], training))[0]
     assert course.startswith(
         f"Best at step 10 of 30: it {word} from there. The validation loss rose from 1.9000 to 2.4"
     )
+    assert ("with it" in course) == (word == "got worse")
+
+
+def test_a_loss_below_nothing():
+    assert verdict(run([-1.0, -1.5, -2.0]))[0].startswith("Still falling")
+    assert verdict(run([-1.0, -2.0, -1.9]))[0].startswith("Best at step 10 of 20: it got worse")
+    assert verdict(run([1.0, 0.0, 0.0]))[0].startswith("Level")
 
 
 def test_nothing_learnt():

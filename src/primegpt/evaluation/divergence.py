@@ -18,6 +18,7 @@ from torch import Tensor
 
 from primegpt.data.batching.batches import IGNORED
 from primegpt.data.batching.examples import padded
+from primegpt.errors import DataError
 from primegpt.evaluation.scoring import LOGITS_AT_ONCE, Ids
 from primegpt.inference.context import inference
 from primegpt.model.gpt import GPT
@@ -49,11 +50,14 @@ class Divergence:
 
 
 def divergence(model: GPT, other: GPT, drawn: Sequence[Drawn], banned: Tensor, seed: int = 0) -> Divergence:
-    """How far `model` is from `other` where it has `drawn` texts without the `banned` ids; one text at least.
+    """How far `model` is from `other` where it has `drawn` texts without the `banned` ids.
 
-    Of a text that goes beyond the block, what is within. Both models have one vocabulary.
+    Of a text that goes beyond the smaller block, what is within. Both models have one vocabulary. Raises DataError when
+    of no text a token is within.
     """
-    found = list(divergences(model, other, drawn, banned))
+    found = [each for each in divergences(model, other, drawn, banned) if len(each)]
+    if not found:
+        raise DataError("no token of these texts is within what both models see", "take shorter prompts")
     sums, sizes = (np.array(each, float) for each in ([each.sum() for each in found], [len(each) for each in found]))
     draw = np.random.default_rng(derive_seed(seed, "bootstrap", "divergence"))
     times = draw.multinomial(len(found), np.full(len(found), 1 / len(found)), RESAMPLES)  # how often each is drawn

@@ -100,11 +100,11 @@ def evaluate_run(
     """What is asked for, as plain numbers by name; the loss on the run's own validation text when nothing is.
 
     `text` is a document, or a source as for training, read with the run's own template and fields, on top of which
-    stands the section `data` of `settings`. The rewards named in `reward` judge what the run writes to the records of
-    `prompts`, a source too, whose answers adherence takes for its ceiling; what it writes to them tells how far it is
-    from the run `kl_from`, too. `limit` bounds questions, prompts and
-    harness documents. `stride` lets windows of text overlap, and `batch_size` of them are computed at once. Everything
-    is computed in the precision of the weights, without autocast.
+    stands the section `data` of `settings`. `prompts`, a source too, has records with prompts. What the run writes to
+    them is judged by the rewards named in `reward`, and compared with the run `kl_from`, to say how far the two are
+    apart. Adherence takes the answers of these records for its ceiling. `limit` bounds questions, prompts and harness
+    documents. `stride` lets windows of text overlap, and `batch_size` of them are computed at once. Everything is
+    computed in the precision of the weights, without autocast.
     """
     others = bool(hellaswag or adherence or memorization or harness or prompts)
     require_within("limit", limit, 1, MAX_LIMIT)
@@ -128,7 +128,7 @@ def evaluate_run(
     asked = read_prompts(run, given, limit=limit, say=say) if given and (judged or kl_from) else []
     if judged:
         judged.check(each.document for each in asked)
-    beside = run_beside(run, kl_from, say) if kl_from else None
+    beside = run_beside(run, kl_from, asked, say) if kl_from else None
     harness_module = import_module("primegpt.evaluation.harness") if harness else None  # which may not be installed
     # All that could be refused has been: what follows takes its time.
     report: dict[str, Any] = {"run": str(run.folder.path), "step": run.step}

@@ -52,10 +52,15 @@ def read_prompts(run: Run, read: DataConfig, *, limit: int | None = None, say: S
     limits: dict[str, Any] = {"songs": read.songs, "limit": read.max_record_bytes, "named": read.prompt_field}
     documents = read_documents(read.sources, text_field=None, **limits, say=say)
     found = [_prompted(run, template, document, number) for number, document in enumerate(islice(documents, limit))]
-    if too_long := next((each for each in found if len(each.ids) >= sees), None):
-        what = f"{too_long.place}: the prompt has {len(too_long.ids):,} tokens, and the model sees {sees:,}"
-        raise DataError(what, "shorten it, or leave it out")
+    refuse_too_long(found, sees, "the model")
     return found
+
+
+def refuse_too_long(prompts: Sequence[Prompted], sees: int, who: str) -> None:
+    """Raise DataError for a prompt after which `who` does not see a token more."""
+    if too_long := next((each for each in prompts if len(each.ids) >= sees), None):
+        what = f"{too_long.place}: the prompt has {len(too_long.ids):,} tokens, and {who} sees {sees:,}"
+        raise DataError(what, "shorten it, or leave it out")
 
 
 def _prompted(run: Run, template: Template | None, document: Document, number: int) -> Prompted:

@@ -253,10 +253,11 @@ def _own_loss(page: Page, run: History, y: str) -> None:
         Series("training text, fixed part", run.curve("train/eval_loss"), 1, dots=True),
         Series("validation text, fixed part", run.curve("val/loss"), 2, dots=True),
     ]
-    choices = 2 if run.config.train.objective == "dpo" else run.config.model.vocab_size  # of a pair, or of ids
+    train = run.config.train
+    choices = 2 if train.objective == "dpo" else run.config.model.vocab_size  # of a pair, or of ids
     guessing = math.log(max(2, choices))
     highest = max((value or 0.0 for line in lines for _, value in line.points), default=0.0)
-    known = run.is_likelihood or run.config.train.objective == "dpo"
+    known = run.is_likelihood or (train.objective == "dpo" and not train.sft_weight)
     levels = [(guessing, f"guessing: ln {choices:,}")] if known and 0.8 * guessing < highest else []
     best = run.early_stopping.best_step
     marks = [(best, "best")] if best is not None and best < run.step else []

@@ -6,7 +6,7 @@ than the noise of a fixed validation set, and a gap of 5% is what small models h
 
 from primegpt.report.history import History
 
-ROSE = 1.01  # times the best validation loss: from here on it is worth a remark
+ROSE = 0.01  # of the best loss: from here on it is worth a remark
 FALLS = 0.01  # of the loss, over the last quarter of the steps: it has not come to an end
 SMALL_GAP, LARGE_GAP = 0.05, 0.15  # between training and validation loss, as shares of the former
 
@@ -44,7 +44,7 @@ def _course(run: History, losses: Known) -> str:
             f"Nothing was learnt: the validation loss never fell below the {best:.4f} of step 0. Try another "
             f"--train.learning_rate, or a validation text that is like the rest."
         )
-    if last >= ROSE * best:
+    if last > best and last - best >= ROSE * abs(best):
         return _risen(run, best_step, best, last_step, last)
     earlier = [(step, loss) for step, loss in losses if step <= 0.75 * last_step]
     since, before = earlier[-1] if earlier else losses[0]
@@ -58,16 +58,25 @@ def _course(run: History, losses: Known) -> str:
 
 
 def _risen(run: History, best_step: int, best: float, last_step: int, last: float) -> str:
+    where = f"Best at step {best_step:,} of {last_step:,}"
     rise = f"The validation loss rose from {best:.4f} to {last:.4f}"
-    training = dict(_known(run, "train/eval_loss"))
-    if training.get(last_step, last) < training.get(best_step, best):
+    training, used = dict(_known(run, "train/eval_loss")), "Commands use the best checkpoint."
+    if best_step not in training or last_step not in training:
+        return f"{where}: it got worse from there. {rise}. {used}"
+    change, noise = training[last_step] - training[best_step], ROSE * abs(training[best_step])
+    if change < -noise:
         return (
-            f"Best at step {best_step:,} of {last_step:,}: it memorised from there. {rise} while that of the training "
-            f"text went on falling: more text, a smaller model or dropout would help. Commands use the best checkpoint."
+            f"{where}: it memorised from there. {rise} while that of the training text went on falling: more text, a "
+            f"smaller model or dropout would help. {used}"
+        )
+    if change > noise:
+        return (
+            f"{where}: it got worse from there. {rise}, and that of the training text with it: a lower "
+            f"--train.learning_rate would help. {used}"
         )
     return (
-        f"Best at step {best_step:,} of {last_step:,}: it got worse from there. {rise}, and that of the training text "
-        f"with it: a lower --train.learning_rate would help. Commands use the best checkpoint."
+        f"{where}: it gained nothing from there. {rise} while that of the training text has moved by {abs(change):.2g} "
+        f"only: more text, or a lower --train.learning_rate, may help. {used}"
     )
 
 

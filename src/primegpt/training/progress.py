@@ -16,7 +16,7 @@ from primegpt.device import available_cores, other_load
 from primegpt.evaluation.perplexity import LossResult, means
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
 from primegpt.run.files import figures_of
-from primegpt.terminal import Say, printable, sparkline, to_stderr
+from primegpt.terminal import Course, Say, printable, to_stderr
 from primegpt.training.state import TrainState
 
 
@@ -320,7 +320,7 @@ class LiveDisplay(PlainDisplay):
 
         console = Console(stderr=True, highlight=False)
         self.width = 24 if console.width >= ROOMY else 8
-        self.losses: list[float] = []
+        self.losses = Course()
         self.bar = Progress(BarColumn(self.width), TextColumn("{task.description}", markup=False), console=console)
         self.task = self.bar.add_task("starting", total=None)
         self.bar.start()
@@ -340,7 +340,7 @@ class LiveDisplay(PlainDisplay):
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
         self.last = line or self.last
         if line and "train/loss" in line:
-            self.losses.append(line["train/loss"])
+            self.losses.add(line["train/loss"])
         self.watch()
         self.update(state)
 
@@ -359,7 +359,7 @@ class LiveDisplay(PlainDisplay):
             parts.pop(-2)  # how long it will take stays
         spare = min(SPARK, room - len("  ".join(parts)) - 2)
         if spare >= 8 and "utf" in console.encoding and len(parts) > 1:
-            parts.insert(2, sparkline(self.losses, spare))
+            parts.insert(2, self.losses.bars(spare))
         return "  ".join(parts)
 
 
