@@ -1,6 +1,7 @@
 """Which extensions of runs may run: those this user has trained with, or has read."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -98,3 +99,14 @@ def test_what_ran_in_this_process_needs_no_list(strangers):
     folder, config, _ = strangers
     extend.load_source(folder.extension_path.read_bytes(), folder.extension_path)
     assert open_extension(folder, config) is extend.loaded(config.model.extension)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_nobody_else_adds_to_the_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRIMEGPT_DATA", str(tmp_path / "data"))
+    old = os.umask(0)
+    try:
+        trust("a" * 64, tmp_path / "mine.py")
+    finally:
+        os.umask(old)
+    assert trusted_list().stat().st_mode & 0o777 == 0o600

@@ -43,11 +43,11 @@ def trust(sha256: str, path: Path) -> None:
     line = f"{sha256} {now} {str(path.absolute())!a}\n".encode()  # no name of a file makes a second line
     with atomic.io_errors(f"write {kept}"):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        if kept.exists() and not kept.read_bytes().endswith(
-            b"\n"
-        ):  # torn, by a full disk: it must not swallow this one
-            line = b"\n" + line
-        with open(kept, "ab") as file:  # one write at the end of the file: two processes do not mix their lines
+        if kept.exists() and not kept.read_bytes().endswith(b"\n"):
+            line = b"\n" + line  # torn, by a full disk: it must not swallow this one
+        # Only its owner writes it, whatever the umask says: a line lets code run. One write at the end of the file: two
+        # processes do not mix their lines.
+        with open(kept, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             atomic.perform(file.write, line)
 
 
