@@ -370,6 +370,10 @@ FINE = AuditReport(
             "4% of the records are longer than the context: 12,345 tokens to be learnt are cut off, 3% of all, and 448 "
             "would cut 2% at most; raise --model.block_size",
         ),
+        (
+            {"truncated_share": 0.04, "cut_tokens": 9, "cut_share": 0.03, "context": 448, "fitting_context": 448},
+            "9 tokens to be learnt are cut off, 3% of all; raise --model.block_size",
+        ),
         ({"truncated_share": 0.5, "cut_tokens": 12_345, "cut_share": 0.01}, None),
         ({"supervised_share": 0.01}, "1.0% of the tokens are learnt from"),
         ({"bytes": 900_000, "complete": False, "tokens": 10**8}, None),

@@ -1,6 +1,8 @@
 """The average of the weights: by its formula, judged in place of the weights, and there again after a resume."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,36 @@ def test_the_model_has_its_own_weights_afterwards_to_the_bit():
     with average.in_use():
         assert not torch.equal(model.weights()["wte.weight"], own["wte.weight"])
     assert all(torch.equal(weight, own[name]) for name, weight in model.weights().items())
+
+
+def test_weights_that_are_spread_over_ranks_come_back_after_an_evaluation(tmp_path):
+    """A forward pass without a backward one leaves some of them gathered."""
+    code = f"""
+import torch, torch.distributed as dist
+from primegpt.config import ModelConfig
+from primegpt.model.gpt import GPT
+from primegpt.parallel.world import spread, whole
+from primegpt.training.average import Average
+
+dist.init_process_group("gloo", init_method="file://{tmp_path}/meeting", rank=0, world_size=1)
+model = spread(GPT(ModelConfig(**{SIZES}, vocab_size=9)), "cpu", 1)
+average = Average(model, 0.5)
+with torch.no_grad():
+    for weight in model.parameters():
+        weight.add_(0.1)
+now = lambda: {{name: whole(weight).clone() for name, weight in model.weights().items()}}
+own, ids = now(), torch.zeros(1, 4, dtype=torch.long)
+for _ in range(2):
+    with average.in_use(), torch.inference_mode():
+        inside = model(ids)
+assert all(torch.equal(weight, own[name]) for name, weight in now().items())
+alone = GPT(ModelConfig(**{SIZES}, vocab_size=9)).load_weights({{n: whole(w) for n, w in average.weights.items()}})
+with torch.inference_mode():
+    assert torch.equal(inside, alone(ids)), (inside - alone(ids)).abs().max()
+dist.destroy_process_group()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
 
 
 class StopAt:

@@ -82,8 +82,10 @@ class AuditReport:
     """Tokens to be learnt that did not fit ..."""
     cut_share: float | None = None
     """... and their share of all that were to be learnt."""
+    context: int | None = None
+    """Tokens that an example may have in front of its last one ..."""
     fitting_context: int | None = None
-    """Tokens of a context that cuts off few of them (`CUT`)."""
+    """... and how many would cut off few of all tokens (`CUT`)."""
     dropped: str = "keep"
     """Which duplicates have been dropped already, as in data.duplicates."""
     copied_share: float = 0.0
@@ -220,7 +222,9 @@ def audit_documents(
     )
 
 
-def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int, *, dropped: str = "keep") -> AuditReport:
+def audit_corpus(
+    corpus: Corpus, n_parameters: int | None, max_tokens: int, *, context: int | None = None, dropped: str = "keep"
+) -> AuditReport:
     """Audit what a run is about to learn from and to be judged by, as it stands in the shards.
 
     Of either split no more than the first `max_tokens` are looked at; their number is that of all.
@@ -244,6 +248,7 @@ def audit_corpus(corpus: Corpus, n_parameters: int | None, max_tokens: int, *, d
             truncated_share=tally.truncated / tally.examples,
             cut_tokens=tally.cut_supervised,
             cut_share=tally.cut_share,
+            context=context,
             fitting_context=tally.fitting_context(),
             supervised_share=tally.supervised_share,
         )
@@ -320,7 +325,8 @@ def _unfit(report: AuditReport) -> Iterator[str]:
     if report.html_share >= HTML:
         yield f"{report.html_share:.1%} of the characters are HTML; --data.html text turns it into text"
     if (report.cut_share or 0) > CUT:
-        fitting = f", and {report.fitting_context:,} would cut {CUT:.0%} at most" if report.fitting_context else ""
+        further = (report.fitting_context or 0) > (report.context or 0)
+        fitting = f", and {report.fitting_context:,} would cut {CUT:.0%} at most" if further else ""
         yield (
             f"{report.truncated_share or 0:.0%} of the records are longer than the context: {report.cut_tokens:,} "
             f"tokens to be learnt are cut off, {report.cut_share:.0%} of all{fitting}; raise --model.block_size (and "

@@ -59,7 +59,7 @@ def audited(corpus: Corpus, config: Config, base: Base | None) -> AuditReport:
     parameters = None if base else parameter_count(config.model)
     seconds = 60 * (config.train.minutes or DEFAULT_MINUTES)
     tokens = int(min(AUDITED_TOKENS, 0.01 * seconds * 1e6))  # at about a million a second, 1% of the budget
-    audit = audit_corpus(corpus, parameters, tokens, dropped=config.data.duplicates)
+    audit = audit_corpus(corpus, parameters, tokens, context=config.sequence_length, dropped=config.data.duplicates)
     if audit.pairs:
         audit.pairs.refuse_what_says_nothing()
     return audit

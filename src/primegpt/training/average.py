@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from primegpt.model.gpt import GPT
-from primegpt.parallel.world import like, local
+from primegpt.parallel.world import like, local, release
 
 
 class Average:
@@ -53,9 +53,18 @@ class Average:
         if not self.share:
             yield
             return
-        own = {name: weight.clone() for name, weight in self.model.weights().items()}
-        self.model.load_weights(self.weights)
+        self._exchange()
         try:
             yield
         finally:
-            self.model.load_weights(own)
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Each of the model's weights and its average in the other's place: no third copy of them all."""
+        if any(local(weight) is not weight for weight in self.weights.values()):
+            release(self.model)  # a forward pass alone leaves weights gathered, which are not this rank's own
+        for name, weight in self.model.weights().items():
+            mine, averaged = local(weight), local(self.weights[name])
+            kept = mine.clone()
+            mine.copy_(averaged)
+            averaged.copy_(kept)
