@@ -130,9 +130,24 @@ def write(page, seed: int = 4, tokens: int = 120) -> None:
     page.fill("#prompt", PROMPT)
     set_number(page, "seed", seed)
     set_number(page, "max_new_tokens", tokens)
+    press_write(page)
+
+
+def press_write(page, prompt: str | None = None) -> None:
+    """Writes a text, of another prompt if one is given, and waits until it has ended."""
+    if prompt is not None:
+        page.fill("#prompt", prompt)
+    page.locator("#status").evaluate("e => (e.textContent = '')")
     page.click("#write")
-    page.locator("#write.stop").wait_for()
+    page.locator("#status", has_text="a second").wait_for()
     page.locator("#write:not(.stop)").wait_for()
+
+
+def linked(page) -> str:
+    """The link that the page copies, from its # on."""
+    page.click("#link")
+    page.locator("#status", has_text="A link is copied").wait_for()
+    return "#" + page.evaluate("navigator.clipboard.readText()").partition("#")[2]
 
 
 def slide(page, name: str, value: float) -> None:
@@ -272,30 +287,37 @@ def test_a_text_leaves_the_page_and_a_link_brings_it_back(visit):
     slide(page, "set-temperature", 1.25)
     page.select_option("#genre", "rock")
     write(page, seed=77, tokens=30)
+    first = page.locator("#write-sheet").text_content()
+    slide(page, "set-temperature", 0.75)
+    press_write(page)  # a branch beside it, with the next seed
     text = page.locator("#write-sheet").text_content()
+    assert text != first
+    slide(page, "set-temperature", 1.9)  # of no text yet
     page.click("#copy")
     page.locator("#status", has_text="copied").wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied
-    assert copied in text
+    assert copied in "".join(page.locator("#write-sheet .token:not(.special)").all_text_contents())
     with page.expect_download() as download:
         page.click("#save")
     assert Path(download.value.path()).read_text(encoding="utf-8") == copied
     assert download.value.suggested_filename.endswith(".txt")
-    page.click("#link")
-    page.locator("#status", has_text="link").wait_for()
-    _, _, beginning = page.evaluate("navigator.clipboard.readText()").partition("#")
-    other = visit(at=f"#{beginning}")
+    beginning = linked(page)
+    assert "up to where" not in page.locator("#status").text_content()
+    other = visit(at=beginning)
     other.wait_for_function("document.getElementById('prompt').value !== ''")
     assert other.input_value("#prompt") == PROMPT
-    assert other.input_value("#set-seed") == "77"
+    assert other.input_value("#set-seed") == "78"
     assert other.input_value("#genre") == "rock"
-    assert other.input_value("#set-temperature") == "1.25"
+    assert other.input_value("#set-temperature") == "0.75"
     assert other.url.endswith("#write")
-    other.click("#write")
-    other.locator("#write.stop").wait_for()
-    other.locator("#write:not(.stop)").wait_for()
+    press_write(other)
     assert other.locator("#write-sheet").text_content() == text
+    page.reload()
+    page.locator("#bars .bar").nth(1).click()
+    page.locator("#write-sheet .by-hand").wait_for(state="attached")
+    assert linked(page) == beginning  # it can say no more
+    assert "up to where" in page.locator("#status").text_content()
 
 
 def test_the_bars_follow_a_text_as_it_comes_on_one_scale(visit, monkeypatch):
@@ -573,6 +595,106 @@ def parrot(folder: Path, text: str) -> Path:
     run.append_metrics({"step": 0, "val/loss": 3.0})
     run.config_path.write_text(write_toml(config), encoding="utf-8")
     return run.path
+
+
+WORDS = "the quick brown fox jumps over the lazy dog, and then the dog jumps over the fox. "
+
+
+def test_two_tabs_keep_each_others_texts(visit, tmp_path):
+    with served([parrot(tmp_path / "parrot", WORDS)]) as where:
+        page = visit(where=where)
+        other = page.context.new_page()
+        other.goto(where)
+        other.locator("#bars li").first.wait_for()
+        for tab, prompt in ((page, "the"), (other, "fox"), (page, "dog")):
+            press_write(tab, prompt)
+        other.reload()  # what it keeps as it goes is not the whole list of an hour ago
+        other.locator("#earlier button").nth(2).wait_for()
+        assert other.locator("#earlier span").all_text_contents() == ["dog", "fox", "the"]
+        for tab, nth in ((page, 1), (other, 2)):  # both work on the same text
+            tab.locator("#bars .bar").nth(nth).click()
+            tab.locator("#write-sheet .by-hand").wait_for(state="attached")
+        page.goto("about:blank")
+        other.reload()
+        other.click("#tab-look")
+        other.locator("#branches li").first.wait_for()
+        assert other.locator("#branches li li").count() == 2
+        third = page.context.new_page()
+        third.goto(where)
+        third.locator("#earlier button").nth(2).wait_for()
+        other.on("dialog", lambda dialog: dialog.accept())
+        other.click("#tab-write")
+        other.click("#forget")
+        third.locator("#earlier-card").wait_for(state="hidden")
+        press_write(third, "quick")  # does not bring them back
+        assert third.locator("#earlier span").all_text_contents() == ["quick", "dog"]
+
+
+def test_a_text_too_large_to_keep_leaves_the_others(visit, tmp_path):
+    little = """const set = Storage.prototype.setItem;
+        Storage.prototype.setItem = function (key, value) {
+          if (value.length > 4000) throw new DOMException("full", "QuotaExceededError");
+          return set.call(this, key, value);
+        };"""
+    with served([parrot(tmp_path / "parrot", WORDS * 4)]) as where:
+        page = visit(where=where)
+        page.add_init_script(little)
+        page.reload()
+        page.locator("#bars li").first.wait_for()
+        set_number(page, "max_new_tokens", 20)
+        press_write(page, "the")
+        set_number(page, "max_new_tokens", 300)
+        press_write(page, "dog")
+        assert page.locator("#earlier span").all_text_contents() == ["dog", "the"]  # as long as the page is open
+        set_number(page, "max_new_tokens", 20)
+        press_write(page, "fox")
+        page.reload()
+        page.locator("#earlier button").nth(1).wait_for()
+        assert page.locator("#earlier span").all_text_contents() == ["fox", "the"]
+
+
+def test_undo_and_what_is_being_written_stay_in_their_vocabulary(visit, tmp_path, monkeypatch):
+    step = Decoder.next_ids
+
+    def slow_step(*given, **more):
+        time.sleep(0.05)
+        return step(*given, **more)
+
+    with served([parrot(tmp_path / "words", WORDS), parrot(tmp_path / "digits", "0123456789" * 8)]) as where:
+        page = visit(where=where)
+        sheet, undo = page.locator("#write-sheet"), page.locator("#undo")
+        press_write(page, "the")
+        text = sheet.text_content()
+        monkeypatch.setattr(Decoder, "next_ids", slow_step)
+        page.fill("#prompt", "dog")
+        page.click("#write")
+        page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
+        page.select_option("#run", "1")
+        page.locator("#facts", has_text="digits").wait_for()
+        page.locator("#write:not(.stop)").wait_for()
+        monkeypatch.setattr(Decoder, "next_ids", step)
+        assert undo.is_disabled()
+        press_write(page, "12")
+        page.keyboard.press("Escape")
+        undo.click()
+        assert sheet.text_content() == ""
+        assert undo.is_disabled()
+        page.select_option("#run", "0")
+        page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
+        assert "dog" in sheet.text_content()
+        undo.click()
+        assert sheet.text_content() == text
+
+
+def test_a_link_to_what_is_not_served_says_so(visit, tmp_path):
+    with served([parrot(tmp_path / "parrot", WORDS)]) as where:
+        for run, step, said in (("songs", 0, "run songs,"), ("parrot", 77, "step 77 of parrot,"), ("parrot", 0, "")):
+            page = visit(where=where, at=f"#write&run={run}&step={step}&text=the")
+            page.wait_for_function("document.getElementById('prompt').value === 'the'")
+            page.wait_for_load_state("networkidle")
+            status = page.locator("#status").text_content()
+            assert said in status
+            assert ("not here" in status) == bool(said)
 
 
 def test_markup_that_a_model_writes_stays_text(visit, tmp_path):

@@ -48,9 +48,15 @@ async function start() {
 async function follow() {
   const { view: wanted, text } = linked();
   if (text) {
-    const run = Math.max(0, state.runs.findIndex(({ name }) => name === text.run));
-    await choose(run, state.runs[run].steps.includes(text.step) ? text.step : undefined);
-    emit("linked", text);
+    const found = state.runs.findIndex(({ name }) => name === text.run);
+    const run = Math.max(0, found);
+    const { name, steps } = state.runs[run];
+    const step = found < 0 ? undefined : steps.find((step) => `${step}` === text.step);
+    await choose(run, step);
+    const missing = found < 0 ? `run ${text.run}` : `step ${text.step} of ${name}`;
+    const instead = `${name}, step ${count(state.step)}, which writes another text`;
+    const remark = `The link is of ${missing}, which is not here. This is ${instead}.`;
+    emit("linked", { ...text, remark: step === undefined ? remark : "" });
   }
   view(VIEWS.includes(wanted) ? wanted : state.view);
 }

@@ -1,4 +1,5 @@
 // Texts that were written stay in this browser: over a reload, another prompt, another run. And every step back.
+// Tabs share them: what another has kept is read again before anything is written over it.
 
 import { $, count, h } from "./dom.js";
 import { emit, model, on, state } from "./state.js";
@@ -7,13 +8,16 @@ import { Tree } from "./tree.js";
 const KEY = "primegpt texts";
 const MOST = 40;
 const STEPS_BACK = 200;
+const ROOM = 4e6; // characters; a browser gives a page about 5 MB
 
-let texts = read(); // packed trees, the newest first
-const undone = []; // where the text was before each choice: [tree, leaf]
+let texts = read(); // packed trees, the one last worked on first
+let last = ""; // what this tab kept last: where nothing has changed it writes nothing
+const undone = []; // where the text was before each choice: { tree, leaf, fingerprint }
 
 export function startKept() {
   on("text", keep);
   addEventListener("pagehide", keep);
+  addEventListener("storage", ({ key, newValue }) => key === KEY && newValue === null && empty()); // in another tab
   $("undo").addEventListener("click", back);
   $("forget").addEventListener("click", forget);
   addEventListener("keydown", (event) => {
@@ -26,29 +30,52 @@ export function startKept() {
 
 // Before anything that leads the text elsewhere.
 export function remember() {
-  undone.push([state.tree, state.tree.leaf]);
+  undone.push({ tree: state.tree, leaf: state.tree.leaf, fingerprint: model().fingerprint });
   if (undone.length > STEPS_BACK) undone.shift();
 }
 
 // The text that was last worked on in this vocabulary, or none.
 export function recall() {
-  const found = texts.find((text) => text.about.fingerprint === model().fingerprint);
+  const found = texts.find((text) => spelt(text.about));
   return found ? Tree.unpack(found) : new Tree();
 }
 
 export function keep() {
   const { tree } = state;
-  if (tree.about && tree.root.children.length) {
-    texts = [tree.pack(), ...texts.filter((text) => text.about.id !== tree.about.id)].slice(0, MOST);
+  const { about } = tree;
+  texts = merged(texts, read());
+  if (about && tree.root.children.length && print(tree.pack()) !== last) {
+    const known = texts.find((text) => text.about.id === about.id);
+    if (known) tree.graft(known); // another tab may have written branches of the same text
+    about.when = Date.now();
+    const packed = tree.pack();
+    texts = merged([packed], texts);
     store();
+    last = print(packed);
   }
   show();
 }
 
+const print = ({ about, nodes, leaf }) => JSON.stringify([about.id, nodes, leaf]);
+
+// Of each text the newest, of two as new the first.
+function merged(...lists) {
+  const newest = new Map();
+  for (const text of lists.flat()) {
+    const { id, when } = text.about;
+    if (!(newest.get(id)?.about.when >= when)) newest.set(id, text);
+  }
+  return [...newest.values()].sort((one, other) => other.about.when - one.about.when).slice(0, MOST);
+}
+
+// Ids mean something in the vocabulary they were written in only.
+const spelt = ({ fingerprint }) => fingerprint === model().fingerprint;
+
 function back() {
   emit("halt");
-  const [tree, leaf] = undone.pop() ?? [];
-  if (!tree) return;
+  const at = undone.findLastIndex(spelt);
+  if (at < 0) return;
+  const [{ tree, leaf }] = undone.splice(at, 1);
   if (tree !== state.tree && tree.about) emit("reopened", tree.about);
   state.tree = tree;
   tree.go(leaf, leaf);
@@ -67,15 +94,25 @@ function open(text) {
 
 function forget() {
   if (!confirm("Forget all texts that this browser has kept, but for the one that is shown?")) return;
+  try {
+    localStorage.removeItem(KEY);
+  } catch {
+    // of a browser that keeps nothing
+  }
+  empty();
+  last = "";
+  keep();
+}
+
+function empty() {
   texts = [];
   undone.length = 0;
-  keep();
-  store();
+  show();
 }
 
 function show() {
-  $("undo").disabled = !undone.length;
-  const own = texts.filter((text) => text.about.fingerprint === model().fingerprint);
+  $("undo").disabled = !undone.some(spelt);
+  const own = texts.filter((text) => spelt(text.about));
   $("earlier-card").hidden = own.length < 2;
   $("earlier").replaceChildren(...own.map(entry));
 }
@@ -98,13 +135,17 @@ function read() {
   }
 }
 
-// A browser gives a page a few MB: the oldest texts make room.
+// The oldest texts make room, and one that is too large alone. Where nothing fits, what is stored stays.
 function store() {
-  for (let count = texts.length; count >= 0; count--) {
+  const packed = texts.map((text) => JSON.stringify(text));
+  for (let room = ROOM; room > 1; room /= 2) {
+    let left = room;
+    const fitting = packed.filter((text) => text.length < left && (left -= text.length));
+    if (!fitting.length) return;
     try {
-      return localStorage.setItem(KEY, JSON.stringify(texts.slice(0, count)));
+      return localStorage.setItem(KEY, `[${fitting}]`);
     } catch {
-      continue;
+      continue; // this browser gives less
     }
   }
 }

@@ -16,8 +16,10 @@ export function startShare(tell) {
     setTimeout(() => URL.revokeObjectURL(file), 10_000);
   });
   $("link").addEventListener("click", async () => {
-    await copy(link());
-    tell("A link is copied: it brings back prompt, settings and seed, and so, on this machine, the text.");
+    const { address, whole } = link();
+    await copy(address);
+    const part = whole ? "" : " up to where a token was chosen by hand or it was written on";
+    tell(`A link is copied: it brings back prompt, settings and seed, and so, on this machine, the text${part}.`);
   });
 }
 
@@ -30,15 +32,23 @@ export function words() {
   return answers ? text.trimStart() : text;
 }
 
-// The part after # never reaches a server. A token that opened the page is not in it.
+// The part after # never reaches a server. A token that opened the page is not in it. It brings back the whole
+// text that is shown where all of it was drawn at once.
 export function link() {
-  const { prompt, settings } = state.tree.about ?? { prompt: { text: $("prompt").value }, settings: state.settings };
-  const values = new URLSearchParams({ run: model().name, step: state.step });
+  const { about, leaf } = state.tree;
+  const path = state.tree.path();
+  const prompted = path.filter((node) => node.by === "prompt").length;
+  const draw = path.findLast((node) => node.draw?.depth === prompted)?.draw;
+  const prompt = about?.prompt ?? { text: $("prompt").value };
+  const now = { run: model().name, step: state.step, settings: about?.settings ?? state.settings };
+  const { run, step, settings } = draw ?? now;
+  const values = new URLSearchParams({ run, step });
   for (const name of FIELDS) if (prompt[name]) values.set(name, prompt[name]);
   for (const [name, value] of Object.entries(settings)) {
     values.set(name, name === "stop_strings" ? (value[0] ?? "") : value);
   }
-  return `${location.origin}${location.pathname}#write&${values}`;
+  const address = `${location.origin}${location.pathname}#write&${values}`;
+  return { address, whole: path.length === prompted || leaf.draw?.depth === prompted };
 }
 
 // What the address says: the view, and, of a link, all else; null for an address without.
@@ -53,7 +63,7 @@ export function linked() {
     if (name === "stop_strings") settings[name] = given ? [given] : [];
     else settings[name] = given !== null && Number.isFinite(Number(given)) ? Number(given) : value;
   }
-  return { view, text: { run: values.get("run"), step: Number(values.get("step")), prompt, settings } };
+  return { view, text: { run: values.get("run"), step: values.get("step"), prompt, settings } };
 }
 
 async function copy(text) {

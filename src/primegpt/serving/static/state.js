@@ -1,7 +1,7 @@
 // What all views share: the runs, the checkpoint that is asked, the text, the settings; and who wants to know of it.
 
 import { get } from "./api.js";
-import { recall } from "./kept.js";
+import { keep, recall } from "./kept.js";
 import { Tree } from "./tree.js";
 import { Vocabulary } from "./vocabulary.js";
 
@@ -34,6 +34,10 @@ export async function vocabularyOf(run) {
 export async function open(run, step) {
   const same = state.vocabulary && state.runs[run].fingerprint === state.runs[state.run].fingerprint;
   const vocabulary = await vocabularyOf(run);
+  if (state.vocabulary && !same) {
+    emit("halt");
+    keep(); // as far as it is written
+  }
   Object.assign(state, { run, step, vocabulary });
   if (!same) state.tree = recall();
   else for (const node of state.tree.path()) node.logprob = node.rank = null;

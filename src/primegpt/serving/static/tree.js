@@ -8,31 +8,51 @@ export class Tree {
     this.about = null; // of a text that is written: { id, run, fingerprint, prompt, settings, when }
   }
 
-  // As plain values: [number of the parent, id, by, logprob] of each node, parents first; 0 is the root.
+  // As plain values: [number of the parent, id, by, logprob, number of its draw] of each node, parents first; 0 is the
+  // root.
   pack() {
     const numbers = new Map([[this.root, 0]]);
     const nodes = [];
+    const draws = new Map();
     const rest = [this.root];
     while (rest.length) {
       for (const child of rest.pop().children) {
-        nodes.push([numbers.get(child.parent), child.id, child.by, child.logprob]);
+        const { id, by, logprob, draw } = child;
+        if (draw && !draws.has(draw)) draws.set(draw, draws.size);
+        nodes.push([numbers.get(child.parent), id, by, logprob, draws.get(draw)]);
         numbers.set(child, nodes.length);
         rest.push(child);
       }
     }
-    return { about: this.about, nodes, leaf: numbers.get(this.leaf) };
+    return { about: this.about, nodes, draws: [...draws.keys()], leaf: numbers.get(this.leaf) };
   }
 
-  static unpack({ about, nodes, leaf }) {
+  static unpack(packed) {
     const tree = new Tree();
-    const made = [tree.root];
-    for (const [parent, id, by, logprob] of nodes) made.push(tree.add(made[parent], id, by, logprob));
-    tree.about = about;
-    tree.go(made[leaf], made[leaf]);
+    const made = tree.graft(packed);
+    tree.about = packed.about;
+    const leaf = made[packed.leaf];
+    tree.go(leaf, leaf);
     return tree;
   }
 
-  // The child of `node` with this id, made if there is none; `by` is "prompt", "model" or "hand".
+  // The branches of a packed tree beside those that are here; the one that is shown stays. Returns the nodes in order.
+  graft({ nodes, draws = [] }) {
+    const made = [this.root];
+    for (const [parent, id, by, logprob, draw] of nodes) {
+      const { last, children } = made[parent];
+      const size = children.length;
+      const node = this.add(made[parent], id, by, logprob);
+      if (children.length === size) made[parent].last = last;
+      node.draw ??= draws[draw];
+      made.push(node);
+    }
+    this.go(this.leaf, this.leaf);
+    return made;
+  }
+
+  // The child of `node` with this id, made if there is none; `by` is "prompt", "model" or "hand". One that the model
+  // wrote has a `draw`, what it was drawn with last: { run, step, settings, depth }, from the token at `depth` on.
   add(node, id, by, logprob = null) {
     let child = node.children.find((other) => other.id === id);
     if (!child) {

@@ -44,10 +44,11 @@ export function startWrite() {
     type(prompt);
     setSettings(settings);
   });
-  on("linked", () => {
+  on("linked", ({ remark }) => {
     if (state.tree.about) state.tree = new Tree(); // the other one is kept
     emit("text");
     typed();
+    tell(remark);
   });
   on("model", (same) => {
     writing?.abort();
@@ -145,6 +146,9 @@ export async function continueText(remark = "", anew = false) {
   const mine = (writing = new AbortController());
   const from = state.tree.leaf;
   const tree = state.tree;
+  const settings = { ...state.settings };
+  const draw = { run: model().name, step: state.step, settings, depth: from.depth };
+  if (tree.about) tree.about.settings = settings;
   sheet.show(tree.path(), state.vocabulary);
   button(true);
   tell(remark || "Writing …");
@@ -152,12 +156,13 @@ export async function continueText(remark = "", anew = false) {
   let written = 0;
   let reason = "stopped";
   try {
-    for await (const token of stream("write", asked({ ids: tree.ids(), ...state.settings }), mine.signal)) {
+    for await (const token of stream("write", asked({ ids: tree.ids(), ...settings }), mine.signal)) {
       if (token.finish_reason) reason = { stop: "ended by itself", length: "as long as allowed" }[token.finish_reason];
       if (token.id == null) continue;
       if (mine.signal.aborted) break;
       written++;
       tree.leaf = tree.add(tree.leaf, token.id, "model", token.logprob);
+      tree.leaf.draw = draw;
       sheet.append(tree.leaf);
       emit("token", tree.leaf);
       lookAhead();
