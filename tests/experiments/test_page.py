@@ -56,3 +56,12 @@ def test_seeds_with_other_steps_are_met_half_way():
     assert mean_curve([long, short]) == [(0, 4, 4, 4), (5, 3, 3, 3), (15, 1.25, 1, 1.5)]
     assert mean_curve([long, [(0, None), (7, float("nan"))]]) == [(at, value, value, value) for at, value in long]
     assert mean_curve([[(0, 1.0)], [(5, 1.0)]]) == []
+
+
+def test_the_axis_names_a_function_without_its_module(tmp_path, monkeypatch):
+    """`primegpt.experiments.alignment:follows.words` is longer than the axis."""
+    labels = []
+    monkeypatch.setattr("primegpt.experiments.page.draw_intervals", lambda *given: labels.append(given[3]))
+    write_page(tmp_path, name="n", question="q?", comparisons=[compare("mine.alike:score.words", LOSSES)], curves={},
+               samples={}, source="", facts=[])  # fmt: skip
+    assert labels == ["difference in score.words"]

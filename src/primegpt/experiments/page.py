@@ -128,7 +128,8 @@ def _draw_differences(folder: Path, compared: Comparison) -> None:
     if rows:
         path = folder / f"difference-{slug(compared.measure)}.png"
         told = [name for name, found in judged if found.verdict not in ("cannot tell", "equal")]
-        draw_intervals(path, f"Against {compared.first}", rows, f"difference in {compared.measure}", told)
+        name = compared.measure.rpartition(":")[2]  # of a function, without its module: the axis has room for so much
+        draw_intervals(path, f"Against {compared.first}", rows, f"difference in {name}", told)
 
 
 def slug(text: str) -> str:
