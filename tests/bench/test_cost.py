@@ -100,6 +100,7 @@ def test_texts_are_as_large_as_asked(monkeypatch):
     assert rows(data) == [["1", "0.100", "0.100", "0.100", "10", "300"], ["2", "0.200", "0.200", "0.200", "10", "300"]]
 
 
+@pytest.mark.reliability
 def test_the_command_prints_tables_or_json_and_draws(monkeypatch, tmp_path, capsys):
     Machine(monkeypatch)
     sizes = ["bench", "cost", "--widths", "64,128", "--contexts", "128,256", "--data", "1", "--turns", "1"]

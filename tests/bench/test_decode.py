@@ -64,6 +64,7 @@ def test_ours_writes_on_where_the_model_wants_to_stop(tmp_path):
     assert done.decoding > 0
 
 
+@pytest.mark.reliability
 def test_a_random_model_in_every_format(tmp_path):
     found = bench_decode(
         save_random_run(tmp_path / "run", TINY), prompt=4, tokens=4, streams=[1, 2], turns=1, buffer_megabytes=8

@@ -18,6 +18,7 @@ print("time per iteration: 4.0000ms, MFU: 1.00%")
 """
 
 
+@pytest.mark.reliability
 def test_both_programs_run_and_are_held_against_the_rate_of_products(tmp_path, monkeypatch):
     (tmp_path / "bench.py").write_text(BENCH, encoding="utf-8")
     monkeypatch.setattr("primegpt.bench.gpu.matmul_rate", lambda device, dtype: 1e9)

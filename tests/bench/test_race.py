@@ -60,6 +60,7 @@ def by_hand(model):
     return math.fsum(losses) / len(losses)
 
 
+@pytest.mark.reliability
 def test_a_checkout_and_ours_are_timed_and_judged(model, tmp_path, monkeypatch):
     checkout = tmp_path / "checkout"
     (checkout / "data" / "shakespeare_char").mkdir(parents=True)

@@ -20,6 +20,7 @@ def others(*steps: splits.Step) -> Imported:
     return Imported({"tokenizer.json": json.dumps(document).encode()})
 
 
+@pytest.mark.reliability
 def test_shards_beside_processes_of_the_library(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT * 200, encoding="utf-8")
     for kind, tokenizer in {

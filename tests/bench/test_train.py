@@ -90,6 +90,7 @@ def test_the_loss_is_the_mean_of_the_last_steps():
     assert Progress([9.0] * 6 + [1.0, 3.0], range(8)).loss == 2.0
 
 
+@pytest.mark.reliability
 @pytest.mark.usefixtures("in_this_process")
 def test_ours_and_a_checkout_take_turns(text, checkout):
     said = []

@@ -255,9 +255,8 @@ READ = """if True:
     print(sum(len(document.text) for document in read_documents([sys.argv[1]], songs=1)))"""
 
 
-@pytest.mark.parametrize(
-    "name", ["line.txt", *(pytest.param(name, marks=pytest.mark.reliability) for name in ("line.jsonl", "line.csv"))]
-)
+@pytest.mark.reliability
+@pytest.mark.parametrize("name", ["line.txt", "line.jsonl", "line.csv"])
 def test_one_line_of_100_megabytes(tmp_path, peak_memory, name):
     path = tmp_path / name
     with path.open("wb") as file:
@@ -307,6 +306,7 @@ def test_three_gigabytes_in_three_megabytes(tmp_path, peak_memory, name, before,
     assert peak < 900e6
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.jsonl.gz"])
 def test_records_take_the_same_memory_however_many_they_are(tmp_path, peak_memory, name):
     """Eight times the records (and, in Parquet, all of them in one row group): far less on top than their text."""

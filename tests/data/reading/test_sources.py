@@ -304,6 +304,7 @@ def test_cuts_in_long_text():
         assert 0 <= utf8_size(before) - offset < 4
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(("text", "times"), [("a", 2.2), ("я", 2.2), ("漢", 2.2), ("a" * 99 + "’", 3.2)])
 def test_reading_takes_little_more_memory_than_the_text(tmp_path, peak_memory, text, times):
     """Beside the text as Python holds it (1 or 2 bytes a character here) there may be the file's bytes, no more."""
