@@ -62,11 +62,11 @@ async function follow() {
 }
 
 async function choose(run, step = state.runs[run].step) {
+  await open(run, step);
   const about = state.runs[run];
   $("facts").textContent =
     `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
     `${count(about.vocab_size)} tokens, a context of ${count(about.block_size)}.`;
-  await open(run, step);
   checkpoints();
 }
 

@@ -121,8 +121,10 @@ const typed = latest(async (current) => {
 
 // A new text, in a tree of its own when the prompt is another.
 async function begin() {
+  const { fingerprint } = model();
   const { ids, remarks } = (await ask("encode", asked(prompt())).catch(failed)) ?? {};
   if (!ids) return;
+  if (fingerprint !== model().fingerprint) return begin(); // another run was chosen meanwhile: these are not its ids
   remember();
   if (!isWritten()) startTree();
   let node = state.tree.root;
