@@ -668,6 +668,7 @@ def test_undo_and_what_is_being_written_stay_in_their_vocabulary(visit, tmp_path
         monkeypatch.setattr(Decoder, "next_ids", slow_step)
         page.fill("#prompt", "dog")
         page.click("#write")
+        page.locator("#write-sheet", has_text="dog").wait_for()  # and no longer the text before
         page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
         page.select_option("#run", "1")
         page.locator("#facts", has_text="digits").wait_for()
