@@ -666,9 +666,9 @@ def test_undo_and_what_is_being_written_stay_in_their_vocabulary(visit, tmp_path
         press_write(page, "the")
         text = sheet.text_content()
         monkeypatch.setattr(Decoder, "next_ids", slow_step)
-        page.fill("#prompt", "dog")
+        page.fill("#prompt", "fox fox")
         page.click("#write")
-        page.locator("#write-sheet", has_text="dog").wait_for()  # and no longer the text before
+        page.locator("#write-sheet", has_text="fox fox").wait_for()  # and no longer the text before
         page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
         page.select_option("#run", "1")
         page.locator("#facts", has_text="digits").wait_for()
@@ -682,7 +682,7 @@ def test_undo_and_what_is_being_written_stay_in_their_vocabulary(visit, tmp_path
         assert undo.is_disabled()
         page.select_option("#run", "0")
         page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
-        assert "dog" in sheet.text_content()
+        assert "fox fox" in sheet.text_content()
         undo.click()
         assert sheet.text_content() == text
 
