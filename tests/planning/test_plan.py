@@ -300,9 +300,9 @@ def test_a_time_budget_pays_for_what_was_asked_for(timed, planned):
     each = 0.5 + 2 * 1600 * 1e-4
     samples = 5 * 200 * 0.01
     assert config.train.max_steps == pytest.approx((0.97 * config.plan.training_seconds - samples) / each, abs=1)
-    tuned, _ = planned(minutes=2.0, rereading=10_000)
-    assert tuned.plan.closing_seconds == pytest.approx(plain.plan.closing_seconds + 2 * 10_000 * 1e-4)
-    assert tuned.plan.training_seconds < plain.plan.training_seconds - 1.9
+    tuned, _ = planned(minutes=2.0, rereading=25_000)
+    assert tuned.plan.closing_seconds == pytest.approx(plain.plan.closing_seconds + 2 * 25_000 * 1e-4)
+    assert tuned.plan.training_seconds < plain.plan.training_seconds - 3  # of 5: planning itself takes its time, too
     greedy, _ = planned(minutes=2.0, rereading=10**7)
     assert greedy.plan.reread_targets < 31_000  # of a budget, a twentieth
 
