@@ -44,7 +44,7 @@ def test_damage_costs_no_more_than_its_lines(folder, damage):
     [
         (["/opt/venv/bin/primegpt", "train", "my text.txt"], "primegpt train 'my text.txt'"),
         (["/src/primegpt/__main__.py", "demo"], "primegpt demo"),
-        (["/home/me/work/mine.py", "3"], "mine.py 3"),
+        (["elsewhere/mine.py", "3"], "mine.py 3"),
         ([""], "Python"),
     ],
 )
