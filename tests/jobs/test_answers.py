@@ -8,7 +8,7 @@ import pytest
 from primegpt import api
 from primegpt.cli.main import run
 from primegpt.jobs.answers import unseen_prompts
-from primegpt.jobs.evaluation import own_corpus
+from primegpt.jobs.text_loss import own_corpus
 
 SMALL = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.max_steps", "3"]
 SMALL += [

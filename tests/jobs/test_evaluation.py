@@ -10,7 +10,8 @@ import torch
 from primegpt import api
 from primegpt.cli.main import run
 from primegpt.data.reading import fetch
-from primegpt.jobs.evaluation import countdown, loss_of_text
+from primegpt.jobs.evaluation import countdown
+from primegpt.jobs.text_loss import loss_of_text
 
 SMALL = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.max_steps", "3"]
 TEXT = "the river ran under a bridge of stone and the song went on until morning\n"

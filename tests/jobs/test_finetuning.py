@@ -14,7 +14,7 @@ from primegpt import api
 from primegpt.cli.main import run as command
 from primegpt.errors import ConfigError, DataError, MismatchError, RunFolderError, TokenizerError, UsageError
 from primegpt.interop.peft import CONFIG, WEIGHTS
-from primegpt.jobs.evaluation import loss_of_text
+from primegpt.jobs.text_loss import loss_of_text
 from primegpt.jobs.trainers import forgetting
 from primegpt.model.lora import adapter_weights
 from primegpt.run.checkpoint import load_checkpoint

@@ -18,8 +18,9 @@ from primegpt.config import resolve
 from primegpt.data.batching.feed import fixed_batches, training_batches
 from primegpt.errors import ConfigError, DataError, UsageError
 from primegpt.jobs.data import prepare_data
-from primegpt.jobs.evaluation import evaluate_run, own_corpus
+from primegpt.jobs.evaluation import evaluate_run
 from primegpt.jobs.reference import Reference
+from primegpt.jobs.text_loss import own_corpus
 from primegpt.report.history import History
 from primegpt.run.checkpoint import load_checkpoint
 from primegpt.signals import Interrupted

@@ -7,8 +7,8 @@ import pytest
 
 from primegpt import api
 from primegpt.errors import DataError
-from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.prompts import read_prompts, written_to
+from primegpt.jobs.text_loss import reading_of
 
 SONG = {"prompt": "the river", "genre": "R&B", "emotion": "sad", "lyrics": "[verse]\nlow river", "themes": ["river"]}
 CHAT = {"messages": [{"role": "user", "content": "12 + 7"}, {"role": "assistant", "content": "19"}], "answer": "19"}

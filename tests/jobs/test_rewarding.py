@@ -9,8 +9,8 @@ from primegpt import api
 from primegpt.cli.main import run
 from primegpt.evaluation.mean import wilson
 from primegpt.evaluation.rewards import parse
-from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.prompts import read_prompts, written_to
+from primegpt.jobs.text_loss import reading_of
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "32", "--model.n_head", "2", "--model.block_size", "64"]
 TINY += [

@@ -13,11 +13,11 @@ from primegpt.cli.main import run
 from primegpt.errors import UsageError
 from primegpt.evaluation.rewards import parse
 from primegpt.jobs import prompts as prompts_module
-from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.growing import GrowingFile
 from primegpt.jobs.instructing import instruct
 from primegpt.jobs.prompts import read_prompts, written_to
 from primegpt.jobs.sampling import sample
+from primegpt.jobs.text_loss import reading_of
 
 SONG = {"prompt": "a song of the river", "genre": "rock", "emotion": "sad", "lyrics": "[verse]\nlow river run"}
 CHAT = {"messages": [{"role": "user", "content": "12 + 7"}, {"role": "assistant", "content": "19"}], "answer": "19"}

@@ -12,7 +12,7 @@ from primegpt.evaluation.memorization import copied_from
 from primegpt.inference.run import Run, load
 from primegpt.jobs.answers import PROMPT_SEED
 from primegpt.jobs.data import write_songbook
-from primegpt.jobs.evaluation import loss_of_text, own_corpus
+from primegpt.jobs.text_loss import loss_of_text, own_corpus
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.terminal import silent
 

@@ -256,10 +256,8 @@ class Run:
         adherence=True, memorization=True, hellaswag=FILE, harness=[TASK], limit, stride, batch_size, say. Raises
         DataError for a text that cannot be read.
         """
-        from primegpt.jobs.evaluation import (  # above: a call upward, as is `push`
-            evaluate_run,
-            text_or_source,
-        )
+        from primegpt.jobs.evaluation import evaluate_run  # above: calls upward, as is `push`
+        from primegpt.jobs.text_loss import text_or_source
 
         return evaluate_run(self, None if text is None else text_or_source(text), **asked)
 

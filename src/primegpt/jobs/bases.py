@@ -21,8 +21,8 @@ from primegpt.errors import DataError, MismatchError, UsageError, quoted
 from primegpt.inference.run import load_config
 from primegpt.interop.families import VOCABULARY
 from primegpt.interop.gguf_file import is_gguf
-from primegpt.jobs.evaluation import reading_of
 from primegpt.jobs.interop import carried_by, carry, imported_config, open_foreign, write_imported
+from primegpt.jobs.text_loss import reading_of
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint
 from primegpt.run.extensions import extension_in, open_extension

@@ -12,9 +12,10 @@ from primegpt.errors import UsageError, listed, quoted, require_within
 from primegpt.evaluation.rewards import Reward, parse
 from primegpt.inference.context import Completion
 from primegpt.inference.run import MAX_SAMPLES, Run, load
-from primegpt.jobs.evaluation import MAX_LIMIT, reading_of
+from primegpt.jobs.evaluation import MAX_LIMIT
 from primegpt.jobs.growing import GrowingFile, checked_place
 from primegpt.jobs.prompts import Prompted, read_prompts, written_to
+from primegpt.jobs.text_loss import reading_of
 from primegpt.run.checkpoint import fingerprint_of
 from primegpt.terminal import Say, to_stderr
 

@@ -21,8 +21,8 @@ from primegpt.errors import PrimegptError
 from primegpt.evaluation.perplexity import LossResult, evaluate_loss, means
 from primegpt.inference.decoder import Decoder
 from primegpt.inference.run import Run, load
-from primegpt.jobs.evaluation import loss_of_text, own_corpus, reading_of
 from primegpt.jobs.interop import write_peft_adapter
+from primegpt.jobs.text_loss import loss_of_text, own_corpus, reading_of
 from primegpt.model.gpt import GPT
 from primegpt.model.size import flops_per_token
 from primegpt.parallel.world import World
