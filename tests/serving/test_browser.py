@@ -687,6 +687,32 @@ def test_undo_and_what_is_being_written_stay_in_their_vocabulary(visit, tmp_path
         assert sheet.text_content() == text
 
 
+def test_a_writing_that_is_halted_leaves_the_text_that_is_opened_alone(visit, tmp_path, monkeypatch):
+    step = Decoder.next_ids
+
+    def slow_step(*given, **more):
+        time.sleep(0.05)
+        return step(*given, **more)
+
+    with served([parrot(tmp_path / "parrot", WORDS * 5)]) as where:
+        page = visit(360, 400, where=where)  # so that the sheet has to be scrolled
+        set_number(page, "seed", 7)
+        press_write(page, "the")
+        press_write(page, "dog")
+        set_number(page, "seed", 50)
+        monkeypatch.setattr(Decoder, "next_ids", slow_step)
+        page.fill("#prompt", "fox")
+        page.click("#write")
+        page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
+        page.locator("#earlier button").last.click()  # halts it
+        page.locator("#write-sheet", has_text="the quick").wait_for()
+        page.locator("#write-sheet").evaluate("e => (e.scrollTop = 50)")
+        page.locator("#write:not(.stop)").wait_for()
+        assert page.input_value("#set-seed") == "7"
+        assert page.locator("#write-sheet").evaluate("e => e.scrollTop") == 50
+        assert page.locator("#status").text_content() == ""
+
+
 def test_a_link_to_what_is_not_served_says_so(visit, tmp_path):
     with served([parrot(tmp_path / "parrot", WORDS)]) as where:
         for run, step, said in (("songs", 0, "run songs,"), ("parrot", 77, "step 77 of parrot,"), ("parrot", 0, "")):

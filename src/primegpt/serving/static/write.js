@@ -39,7 +39,11 @@ export function startWrite() {
   });
   startShare(tell);
   on("settings", redraw);
-  on("halt", () => writing?.abort());
+  on("halt", () => {
+    if (!writing) return;
+    writing.abort();
+    tell("");
+  });
   on("reopened linked", ({ prompt, settings }) => {
     type(prompt);
     setSettings(settings);
@@ -176,8 +180,9 @@ export async function continueText(remark = "", anew = false) {
   writing = null;
   clearTimeout(ahead);
   ahead = null;
-  moveSeed();
   button(false);
+  if (state.tree !== tree) return; // it was halted, and another text with its own settings is shown by now
+  moveSeed();
   const speed = written / ((performance.now() - started) / 1000);
   tell(`${count(written)} tokens, ${speed.toFixed(0)} a second, ${reason}.${remark ? ` ${remark}` : ""}`);
   emit("text", from);
