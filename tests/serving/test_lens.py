@@ -65,6 +65,9 @@ def test_the_logit_lens_ends_in_what_the_model_says_and_begins_with_the_embeddin
     with torch.no_grad():
         first = model.logits(model.ln_f(model.embed(torch.tensor([ids[:10]]))))[0].softmax(-1).topk(5)
     assert torch.allclose(values[0], first.values, atol=1e-5)
+    few, which = lens.logit_lens(model, ids[:10], 5, 3)
+    assert torch.allclose(few, values[:, -3:], atol=1e-5)
+    assert (which == found[:, -3:]).all()
 
 
 def test_near_tokens_are_the_rows_with_the_largest_cosine(random_model):

@@ -19,8 +19,8 @@ from primegpt.data.template import SongTemplate
 from primegpt.inference import logits as rules
 from primegpt.run.folder import RunFolder
 from primegpt.run.saving import save_checkpoint
-from primegpt.serving import lens
-from primegpt.serving.playground import STATIC, WRITERS, Playground
+from primegpt.serving import flow, lens
+from primegpt.serving.playground import COLUMNS, STATIC, WRITERS, Playground
 from primegpt.serving.security import Policy
 from primegpt.serving.serve import PAGE, create_app, page_routes
 from primegpt.serving.shelf import OPEN, Shelf
@@ -144,13 +144,59 @@ def test_look_attention_lens_and_near_say_what_the_model_does(client, run):
     assert (maps / 255) ** 2 == pytest.approx(lens.attention(run.model, ids, 1).numpy(), abs=0.005)
 
     said = client.post("/play/lens", json={"ids": ids}).json()
-    values, found = lens.logit_lens(run.model, ids, 5)
+    values, found = lens.logit_lens(run.model, ids, 5, COLUMNS)
     assert said["ids"] == found.tolist()
     assert np.array(said["probabilities"]) == pytest.approx(values.numpy(), abs=1e-4)
 
     near = client.post("/play/near", json={"id": ids[0], "position": 3}).json()
     assert near["tokens"]["ids"] == lens.near_tokens(run.model, ids[0], 12)[1].tolist()
     assert near["positions"] == pytest.approx(lens.near_positions(run.model, 3).tolist(), abs=1e-4)
+
+
+def numbers(packed: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(packed), "<f4")
+
+
+@pytest.mark.parametrize("length", [1, 15, 100])
+def test_the_flow_ends_in_the_logits_of_look_and_its_shares_add_up_to_them(client, run, length):
+    ids = run.tokenizer.encode(("the river sings " * 9)[:length])
+    every = torch.from_numpy(numbers(client.post("/play/next", json={"ids": ids}).json()["logits"]).copy())
+    came = int(every.argmin())
+    found = client.post("/play/flow", json={"ids": ids, "came": came}).json()
+    assert found["candidates"] == [*every.topk(8).indices.tolist(), came]
+    which = torch.tensor(found["candidates"])
+    assert found["logits"] == pytest.approx(every[which].tolist(), abs=1e-4)
+    assert found["probabilities"] == pytest.approx(every.softmax(-1)[which].tolist(), abs=1e-5)
+    sums = np.array(found["shares"]).sum(0) + np.array(found["constant"])
+    assert sums == pytest.approx(found["logits"], abs=2e-4)
+    assert len(found["shares"]) == len(found["lengths"]) == 5  # the embedding, and two of each block
+    assert found["guesses"]["candidates"][-1] == pytest.approx(found["probabilities"], abs=1e-5)
+    assert found["guesses"]["ranks"][-1] == [*range(8), len(every) - 1]
+    assert found["guesses"]["ids"][-1] == int(every.argmax())
+    vectors = {name: numbers(packed) for name, packed in found["vectors"].items()}
+    assert vectors["token"] + vectors["position"] == pytest.approx(vectors["embedding"], abs=1e-5)
+    head = run.model.wte.weight.detach().numpy()[found["candidates"]]
+    assert head @ vectors["normed"] == pytest.approx(found["logits"], abs=1e-4)
+
+
+def test_a_block_tells_what_its_heads_and_its_mlp_do(client, run):
+    ids = run.tokenizer.encode("the river sings")
+    found = client.post("/play/block", json={"ids": ids, "layer": 1}).json()
+    with torch.no_grad():
+        trace = run.model.trace(torch.tensor([ids]))
+    weights = numbers(found["weights"]).reshape(4, len(ids))
+    assert weights == pytest.approx(trace.maps[1][0, :, -1].numpy(), abs=1e-5)
+    vectors = {name: numbers(packed) for name, packed in found["vectors"].items()}
+    assert vectors["before"] == pytest.approx(trace.hidden[1][0, -1].numpy(), abs=1e-4)
+    assert vectors["after"] == pytest.approx(trace.hidden[2][0, -1].numpy(), abs=1e-4)
+    assert sum(vectors[name] for name in ("before", "attention", "mlp")) == pytest.approx(vectors["after"], abs=1e-4)
+    assert found["mlp"]["length"] == pytest.approx(np.linalg.norm(vectors["mlp"]), abs=1e-3)
+    assert len(found["heads"]) == 4
+    assert len(numbers(found["neurons"])) == run.model.config.mlp_size
+    with torch.no_grad():  # what the MLP raises: by the shares of the flow, the last of whose parts it is
+        own = flow.shares(run.model, torch.from_numpy(vectors["mlp"].copy())[None], trace.hidden[-1][0, -1])[0]
+    assert found["mlp"]["pushes"]["ids"] == own.topk(4).indices.tolist()
+    assert found["mlp"]["pushes"]["by"] == pytest.approx((own.topk(4).values - own.mean()).tolist(), abs=1e-3)
 
 
 def test_writing_is_what_the_run_writes_with_the_same_settings(client, run):
@@ -191,6 +237,10 @@ def test_writing_ends_at_a_stop_string(client, run):
         ("next", [], "object"),
         ("look", {}, "ids"),
         ("attention", {"ids": [1], "layer": 2}, "layer 2 of 2"),
+        ("block", {"ids": [1], "layer": 2}, "layer 2 of 2"),
+        ("block", {"ids": [10**6]}, "vocabulary"),
+        ("flow", {"ids": [1], "came": 10**6}, "vocabulary"),
+        ("flow", {"ids": [1], "came": -1}, "came"),
         ("near", {"id": 10**6, "position": 0}, "vocabulary"),
         ("encode", {"text": "a", "genre": "rock"}, "not trained on instructions"),
         ("encode", {"text": 1}, "text"),

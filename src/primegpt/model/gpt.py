@@ -126,14 +126,14 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.mlp_size, config.n_embd, config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.c_fc(x)  # (B, T, intermediate_size)
+        return self.c_proj(self.activations(x))
+
+    def activations(self, x: Tensor) -> Tensor:
+        """What each neuron says, (B, T, intermediate_size)."""
+        h = self.c_fc(x)
         if self.c_gate is not None:
-            h = F.silu(self.c_gate(x)) * h  # SwiGLU: Shazeer 2020, arXiv:2002.05202
-        elif self.kind == "relu2":
-            h = squared_relu(h)
-        else:
-            h = gelu(h)
-        return self.c_proj(h)
+            return F.silu(self.c_gate(x)) * h  # SwiGLU: Shazeer 2020, arXiv:2002.05202
+        return squared_relu(h) if self.kind == "relu2" else gelu(h)
 
 
 class Block(nn.Module):

@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from pydantic import Field, create_model
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
-from torch import Tensor
 
-from primegpt.errors import NonFiniteError, PrimegptError, UsageError
+from primegpt.errors import PrimegptError, UsageError
 from primegpt.inference.context import Row
 from primegpt.inference.run import Run
+from primegpt.model.gpt import GPT
 from primegpt.serving import lens
+from primegpt.serving.answers import block_answer, flow_answer, packed, rounded
 from primegpt.serving.schema import MAX_TOKENS, ApiError, Body, parse, sampling_fields
 from primegpt.serving.security import while_connected
 from primegpt.serving.shelf import PAGE_SETTINGS, Shelf
@@ -32,7 +32,7 @@ from primegpt.terminal import finite
 
 STATIC = Path(__file__).with_name("static")
 SHOWN_INSIDE = 256  # tokens of a text whose attention is sent: the map grows with the square
-COLUMNS = 32  # tokens of a text whose logit lens is sent
+COLUMNS = 14  # tokens of a text whose logit lens is sent
 WRITERS = 8  # texts written at once
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=2_000_000)]], Field(min_length=1, max_length=65_536)]
@@ -59,6 +59,12 @@ class Text(Asked):
 
 class Layer(Text):
     layer: int = Field(0, ge=0, le=1_000)
+
+
+class Guess(Text):
+    """The text before a place, and the token that came there."""
+
+    came: int | None = Field(None, ge=0, le=2_000_000)
 
 
 class Place(Asked):
@@ -90,6 +96,8 @@ class Playground:
             "encode": self.endpoint(Prompt, self.encode),
             "next": self.endpoint(Text, self.next),
             "look": self.endpoint(Text, self.look),
+            "flow": self.endpoint(Guess, self.flow),
+            "block": self.endpoint(Layer, self.block),
             "attention": self.endpoint(Layer, self.attention),
             "lens": self.endpoint(Text, self.lens),
             "near": self.endpoint(Place, self.near),
@@ -142,14 +150,20 @@ class Playground:
         logprobs, ranks = lens.token_logprobs(self.opened(asked).model, asked.ids)
         return {"logprobs": [None, *rounded(logprobs)], "ranks": [None, *ranks.tolist()]}
 
+    def flow(self, asked: Guess) -> dict[str, Any]:
+        """What each part of the network adds to the guess that follows the text."""
+        return flow_answer(self.opened(asked).model, asked.ids, asked.came)
+
+    def block(self, asked: Layer) -> dict[str, Any]:
+        """What the heads and the MLP of one block do at the last place of the text."""
+        return block_answer(self.with_layer(asked), asked.ids, asked.layer)
+
     def attention(self, asked: Layer) -> dict[str, Any]:
         """The maps of one layer over the end of the text, (H, T, T) bytes: the root of each weight, 255 for 1.
 
         The root keeps small weights apart: over 256 tokens an even one is 0.004.
         """
-        model = self.opened(asked).model
-        if asked.layer >= model.config.n_layer:
-            raise UsageError(f"layer {asked.layer} of {model.config.n_layer}", "layers are numbered from 0")
+        model = self.with_layer(asked)
         ids = inside(asked.ids, model.config.block_size)
         maps = lens.attention(model, ids, asked.layer)
         scaled = (maps.sqrt() * 255).round().byte().cpu().numpy()
@@ -159,8 +173,8 @@ class Playground:
         """What would be said after each layer, [layer][token][candidate]."""
         model = self.opened(asked).model
         ids = inside(asked.ids, model.config.block_size)
-        probabilities, found = lens.logit_lens(model, ids, min(5, model.config.vocab_size))
-        return {"probabilities": rounded(probabilities[:, -COLUMNS:]), "ids": found[:, -COLUMNS:].tolist()}
+        probabilities, found = lens.logit_lens(model, ids, min(5, model.config.vocab_size), COLUMNS)
+        return {"probabilities": rounded(probabilities), "ids": found.tolist()}
 
     def near(self, asked: Place) -> dict[str, Any]:
         """The tokens and positions whose embeddings are most like those of a token where it stands."""
@@ -173,9 +187,18 @@ class Playground:
         """The run that was asked for, with ids that its vocabulary has."""
         run = self.shelf.open(asked.run, asked.step)
         ids = asked.ids if isinstance(asked, Text) else [asked.id]
+        if isinstance(asked, Guess) and asked.came is not None:
+            ids = [*ids, asked.came]
         if max(ids) >= run.tokenizer.vocab_size:
             raise UsageError(f"the id {max(ids)} is outside the vocabulary of {run.tokenizer.vocab_size}")
         return run
+
+    def with_layer(self, asked: Layer) -> GPT:
+        """The model that was asked for, which has that layer."""
+        model = self.opened(asked).model
+        if asked.layer >= model.config.n_layer:
+            raise UsageError(f"layer {asked.layer} of {model.config.n_layer}", "layers are numbered from 0")
+        return model
 
     # ---- writing
 
@@ -285,15 +308,3 @@ def text_or_bytes(piece: bytes) -> str | list[int]:
         return piece.decode()
     except UnicodeDecodeError:
         return list(piece)
-
-
-def packed(values: Tensor) -> str:
-    """fp32, little-endian, in base64: half the size of decimals, and exactly the numbers of the model."""
-    return base64.b64encode(values.float().cpu().numpy().astype(np.dtype("<f4")).tobytes()).decode()
-
-
-def rounded(values: Tensor) -> Any:
-    """Nested lists with as many digits as anyone reads. Raises NonFiniteError, since JSON has no NaN."""
-    if not values.isfinite().all():
-        raise NonFiniteError("the model's numbers are not finite", "look at an earlier checkpoint")
-    return values.double().cpu().numpy().round(5).tolist()
