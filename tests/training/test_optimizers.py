@@ -1,6 +1,9 @@
 """Optimizers against plain loops and linear algebra."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +90,46 @@ def test_twenty_steps_of_adamw_equal_a_plain_loop():
         plain.step()
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_adamw_is_torchs_to_the_bit():
+    config, model = make(learning_rate=1e-2, weight_decay=0.1)
+    reference = copy.deepcopy(model)
+    optimizers = Optimizers(model, config.train)
+    names = {p: name for name, p in model.named_parameters()}
+    theirs = dict(reference.named_parameters())
+    ours = optimizers.members[0].param_groups
+    groups = [group | {"params": [theirs[names[p]] for p in group["params"]]} for group in ours]
+    plain = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    for step in range(5):
+        gradients(model, step)
+        gradients(reference, step)
+        model.h[0].attn.c_attn.weight.grad = reference.h[0].attn.c_attn.weight.grad = None  # frozen
+        optimizers.step()
+        plain.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, theirs[name])
+    kept = {f"{name}/{kind}": value for name, p in theirs.items() for kind, value in plain.state[p].items()}
+    state = optimizers.state()
+    assert state.keys() == kept.keys()
+    assert all(torch.equal(value, kept[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_compiler_is_not_imported_for_an_optimizer(optimizer):
+    """It takes a second, in which a small network makes a hundred steps."""
+    told = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_optimizers import Optimizers, gradients, make
+config, model = make("prime", optimizer={optimizer!r})
+optimizers = Optimizers(model, config.train)
+gradients(model, 1)
+optimizers.step()
+optimizers.zero_grad()
+print("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True).stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 16)])

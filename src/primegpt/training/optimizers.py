@@ -1,11 +1,13 @@
 """AdamW, Muon or one of an extension: which parameters each moves, how far, and their state by parameter name."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from primegpt.config import TrainConfig
 from primegpt.errors import CheckpointError
@@ -14,7 +16,62 @@ from primegpt.model.gpt import GPT, Attention
 from primegpt.parallel.world import like, whole
 
 
-class Muon(torch.optim.Optimizer):
+class Grouped:
+    """Parameters in groups, each with a rate and a decay of its own, and what is kept of each parameter.
+
+    What torch.optim.Optimizer is, but for what it brings along: the first object of that class imports torch's
+    compiler, which takes as long as a hundred steps of a small network.
+    """
+
+    def __init__(self, params: Iterable[Any], **common: Any) -> None:
+        given = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        self.param_groups: list[dict[str, Any]] = [common | group | {"params": [*group["params"]]} for group in groups]
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        assert set_to_none, "a gradient of zeros would count as one"
+        for p in (p for group in self.param_groups for p in group["params"]):
+            p.grad = None
+
+
+class AdamW(Grouped):
+    """Steps by the gradient's mean over the root of its mean square, decay apart (Loshchilov & Hutter 2019,
+    arXiv:1711.05101), by torch's own kernels."""
+
+    def __init__(self, params: Iterable[Any], betas: tuple[float, float], fused: bool, eps: float = 1e-8) -> None:
+        super().__init__(params)
+        self.betas, self.fused, self.eps = betas, fused, eps
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            states = [self.state[p] or self._begin(p) for p in params]
+            kept = ([state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq"))
+            adamw(
+                params,
+                [p.grad for p in params],
+                *kept,
+                max_exp_avg_sqs=[],
+                state_steps=[state["step"] for state in states],
+                fused=self.fused,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=self.eps,
+                maximize=False,
+            )
+
+    def _begin(self, p: Tensor) -> dict[str, Tensor]:
+        steps = torch.zeros((), device=p.device if self.fused else "cpu")
+        self.state[p] |= {"step": steps, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return self.state[p]
+
+
+class Muon(Grouped):
     """Momentum whose update is made orthogonal: every direction of a matrix moves equally far.
 
     For the 2-D weights inside blocks only. After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, with
@@ -35,12 +92,11 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
         parts: Mapping[Tensor, Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
+        super().__init__(params, lr=lr, momentum=momentum, beta2=beta2, weight_decay=weight_decay)
         self.iterations, self.dtype, self.parts = iterations, dtype, parts or {}
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyrefly: ignore[bad-override]
-        assert closure is None, "Muon takes its gradients from .grad"
+    def step(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             updates = [whole(self._momentum(p, p.grad, group["momentum"])) for p in params]
@@ -142,13 +198,13 @@ class Optimizers:
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         muon = [p for p, name in self.names.items() if config.optimizer == "muon" and is_matrix_of_block(name, p)]
         adam = [p for p in self.names if not any(p is other for other in muon)]
-        self.members: list[torch.optim.Optimizer] = []
+        self.members: list[AdamW | Muon | torch.optim.Optimizer] = []
         alike = self.groups_of(adam, config)
         if config.optimizer not in ("adamw", "muon"):
             self.members.append(optimizer_of_extension(alike, config, cast(GPT, model).config.extension))
         elif adam:
             betas, fused = (config.beta1, config.beta2), all(p.device.type in ("cpu", "cuda", "mps") for p in adam)
-            self.members.append(torch.optim.AdamW(alike, betas=betas, eps=1e-8, fused=fused))
+            self.members.append(AdamW(alike, betas, fused))
         if muon:
             rate, decay = config.muon_learning_rate, config.weight_decay
             parts = queries_keys_values(model)

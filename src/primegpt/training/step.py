@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def update(model: GPT, optimizers: Optimizers, precision: Precision, grad_clip: 
     A norm that is not finite means that nothing was moved.
     """
     for member in optimizers.members:
-        precision.scaler.unscale_(member)
+        precision.scaler.unscale_(cast(torch.optim.Optimizer, member))  # which reads its param_groups alone
     norm = whole(clip_grad_norm_(model.parameters(), grad_clip or math.inf, foreach=True)).item()
     if math.isfinite(norm):
         optimizers.step()
