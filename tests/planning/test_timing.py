@@ -55,12 +55,31 @@ def test_a_second_plan_measures_nothing(measured: list[Config]) -> None:
     assert len(files()) == 1
 
 
-@pytest.mark.parametrize(
-    "change", [{"batch_size": 3}, {"threads": 2}, {"precision": "bf16"}, {"attention": "sdpa"}, {"optimizer": "muon"}]
-)
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"threads": 2}, {"precision": "bf16"}, {"optimizer": "muon"}])
 def test_what_takes_another_time_is_measured(measured: list[Config], change: dict[str, object]) -> None:
     timing.step_times(configuration(), None)
     assert not timing.step_times(configuration(**change), None)[1]
+
+
+def test_what_is_known_of_all_kernels_is_known_of_one(measured: list[Config]) -> None:
+    timing.step_times(configuration(), None)
+    assert timing.step_times(configuration(attention="sdpa"), None) == ({"sdpa": took(1)}, True)
+
+
+def test_a_run_corrects_what_was_measured_before_it(measured: list[Config]) -> None:
+    """Evaluations and samples were measured in the same moment, and are as much off."""
+    timing.step_times(configuration(), None)
+    timing.correct(configuration(attention="explicit"), 0.5)
+    assert timing.step_times(configuration(), None) == (
+        {"sdpa": took(1), "explicit": timing.StepTime(0.5, 0.025, 0.05)}, True,
+    )  # fmt: skip
+    timing.correct(configuration(attention="explicit", compile=True), 0.1)  # another kind of step
+    assert timing.step_times(configuration(), None)[0]["explicit"].step == 0.5
+
+
+def test_a_run_of_which_nothing_was_measured_corrects_nothing(measured: list[Config]) -> None:
+    timing.correct(configuration(attention="sdpa"), 0.5)
+    assert not files()
 
 
 def test_another_machine_or_model_is_measured(measured: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:

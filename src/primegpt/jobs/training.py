@@ -55,6 +55,8 @@ from primegpt.planning.plan import (
     steps_for_counted_budget,
     steps_in,
 )
+from primegpt.planning.timing import correct
+from primegpt.report.pictures import load_in_background
 from primegpt.report.tensorboard import mirrored, require_tensorboard
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
@@ -291,8 +293,12 @@ def _fit(
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         if world.rank == 0:
             add_session(folder, torch.__version__)
+        if world.rank == 0:
+            load_in_background()
         with told(running=True):
             trainer.fit()
+    if world.size == 1 and (seconds := trainer.pace.usual_step):
+        correct(config, seconds)
     world.leave()
     if world.rank:
         raise SystemExit(0)

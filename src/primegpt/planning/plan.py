@@ -35,7 +35,7 @@ from primegpt.training.step import Precision
 
 EVALUATION_SHARE = 0.025  # of the budget, for evaluations on the fixed sets
 SLACK = 0.03  # of the training time, for checkpoints, the log and the display
-CLOSING_SECONDS = 2.0  # the plot, the files of the run
+CLOSING_SECONDS = 0.8  # the plot, the files of the run
 MOST_THREADS = 16  # a core; a run that goes on elsewhere may have some too many, and stays the same to the bit
 FEW_STEPS = 50  # that hardly teach a network anything
 REREAD_SHARE = 0.05  # of a time budget, for the loss on the text that a base model has learnt

@@ -79,6 +79,23 @@ def step_times(config: Config, batches: Batches, world: World = ALONE) -> tuple[
     return times, False
 
 
+def correct(config: Config, step: float) -> None:
+    """A run of `config` has made its steps in `step` seconds each: that is what a later plan goes by.
+
+    What was measured before the first step may be of a moment in which other programs had the machine, and would be
+    believed ever after.
+    """
+    if config.train.compile:
+        return
+    kernel = config.train.attention
+    with suppress(OSError, PrimegptError, ValueError, KeyError, TypeError, AttributeError):
+        path = _memory(config)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        times = _checked(saved, config)[kernel]
+        ratio = step / times.step
+        write_json_atomic(path, saved | {"times": saved["times"] | {kernel: [ratio * seconds for seconds in times]}})
+
+
 def _checked(saved: dict[str, Any], config: Config) -> dict[Kernel, StepTime]:
     """The times in a file. Raises one of several errors if it does not hold what was measured for `config`."""
     times = {kernel: StepTime(*saved["times"][kernel]) for kernel in candidates(config)}
@@ -114,7 +131,7 @@ def _what_counts(config: Config) -> dict[str, object]:
     settings = train.model_dump(
         include={
             "batch_size", "gradient_accumulation_steps", "sequence_length", "objective", "optimizer", "precision",
-            "device", "threads", "activation_checkpointing", "attention",
+            "device", "threads", "activation_checkpointing",
         }
     )  # fmt: skip
     return {

@@ -1,9 +1,12 @@
 """Pictures as PNG files: a plot as data, which a page draws too; intervals, bars, and the losses of a run."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from primegpt.report.chart import Series
@@ -114,6 +117,17 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path, name: str = "", uni
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     save(figure, path)
+
+
+def load_in_background() -> None:
+    """Begin to import what draws, so that it is there when the first figure is drawn: it takes half a second."""
+
+    def load() -> None:
+        with suppress(Exception):  # it is said where it is missed
+            import_module("matplotlib.figure")
+            import_module("matplotlib.backends.backend_agg")
+
+    Thread(target=load, daemon=True).start()
 
 
 def figure_of(width: float, height: float, *, dpi: int = 110, panels: int = 1) -> "tuple[Figure, list[Axes]]":

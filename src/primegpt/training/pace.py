@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import ceil
@@ -14,6 +14,7 @@ from primegpt.training.state import INTERVALS, TrainState
 
 LOOKS = 20  # how often, at least, a plan is held against the pace: by its steps and by its time
 STEPS = 3  # that a look needs: the median of fewer may be that of one slow step
+LATELY = 100  # steps that say how long one takes on this machine
 OUTLIER = 3.0  # medians, which no step counts for more than
 
 EVALUATIONS = 10
@@ -52,6 +53,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.steps: list[float] = []
+        self.lately: deque[float] = deque(maxlen=LATELY)
         self.between: dict[str, list[float]] = defaultdict(list)
         self.begin()
 
@@ -73,6 +75,7 @@ class Pace:
         start = time.perf_counter()
         yield
         self.steps.append(time.perf_counter() - start)
+        self.lately.append(self.steps[-1])
 
     @contextmanager
     def timed(self, what: str) -> Generator[None]:
@@ -96,6 +99,11 @@ class Pace:
         bound = OUTLIER * statistics.median(steps)
         now = statistics.mean(min(seconds, bound) for seconds in steps)
         return now if self.before is None else (now + self.before) / 2
+
+    @property
+    def usual_step(self) -> float | None:
+        """Median seconds of the last steps of a session; None where they were too few to tell."""
+        return statistics.median(self.lately) if len(self.lately) > STEPS else None
 
     def seconds_of(self, what: str) -> float:
         """Mean seconds of one `what` so far, 0 where there was none."""
