@@ -85,9 +85,9 @@ def correct(config: Config, step: float) -> None:
     What was measured before the first step may be of a moment in which other programs had the machine, and would be
     believed ever after.
     """
-    if config.train.compile:
-        return
     kernel = config.train.attention
+    if kernel == "auto" or config.train.compile:
+        return
     with suppress(OSError, PrimegptError, ValueError, KeyError, TypeError, AttributeError):
         path = _memory(config)
         saved = json.loads(path.read_text(encoding="utf-8"))
