@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from primegpt.config import LEARNT, Layer, preset_name, read_saved, read_toml, resolve, sections, write_toml
-from primegpt.config.layers import PRESETS
+from primegpt.config.layers import PRESETS, saved
 from primegpt.errors import ConfigError
 
 
@@ -171,3 +171,16 @@ def test_a_file_that_is_no_configuration_is_one_short_line(content, message, tmp
 def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path):
     (tmp_path / "my.toml").write_bytes("\ufeff[model]\nn_layer = 3\n".encode())
     assert resolve(read_toml(tmp_path / "my.toml")).model.n_layer == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "track"),
+    [
+        ({"tensorboard": True}, ("tensorboard",)),  # as earlier versions had it
+        ({"tensorboard": False}, ()),
+        ({"tensorboard": False, "track": ["wandb"]}, ("wandb",)),
+        ({"track": "wandb mlflow"}, ("wandb", "mlflow")),
+    ],
+)
+def test_trackers_of_earlier_and_of_later_versions(written, track):
+    assert saved(Layer({"train": written})).train.track == track

@@ -47,6 +47,8 @@ def test_a_short_page_is_not_divided(capsys):
         ("train", "--ctx", "--model.block-size"),
         ("train", "--vocab", "--tokenizer.vocab-size"),
         ("finetune", "--num-epochs", "--epochs"),
+        ("train", "--train.tensorboard", "--train.track"),
+        ("train", "--report-to", "--train.track"),
         ("finetune", "--dropout", "--model.dropout"),
         ("generate", "--temp", "--temperature"),
         ("generate", "--max-tokens", "--max-new-tokens"),

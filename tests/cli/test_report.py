@@ -14,7 +14,7 @@ from primegpt.cli.main import run
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.block_size", "16"]
 TINY += ["--train.max_steps", "4", "--train.eval_interval", "2", "--train.threads", "1", "--train.precision", "fp32"]
-TINY += ["--train.attention", "sdpa", "--train.tensorboard", "--generate.max_new_tokens", "8"]
+TINY += ["--train.attention", "sdpa", "--train.track", "tensorboard", "--generate.max_new_tokens", "8"]
 
 
 @pytest.fixture(scope="module")

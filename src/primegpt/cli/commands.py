@@ -76,12 +76,13 @@ SYNONYMS = {
     **dict.fromkeys(("output", "output-dir", "out-dir", "o"), "out"),
     **dict.fromkeys(("vocab",), "vocab-size"),
     **dict.fromkeys(("dtype", "amp"), "precision"),
+    **dict.fromkeys(("tensorboard", "wandb", "mlflow", "report-to", "log-to"), "track"),
 }
 
 
 def meant_by(flag: str, known: Iterable[Argument] | None) -> str:
     """The flag of those `known` that somebody means who writes `flag`: its name elsewhere, or without the section."""
-    name = flag.lstrip("-").replace("_", "-").lower()
+    name = flag.lstrip("-").rpartition(".")[2].replace("_", "-").lower()
     wanted = SYNONYMS.get(name, name)
     flags = [argument.names[0] for argument in known or () if argument.names]
     found = [flag for flag in flags if flag.removeprefix("--").rpartition(".")[2] == wanted]

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Literal, NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from primegpt.errors import nearest, quoted
 
@@ -207,7 +216,9 @@ class ModelConfig(Section):
 
 
 # A command line has no lists: --tokenizer.special_tokens.control "<song> </song>".
-Names = Annotated[tuple[Name, ...], BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)]
+Words = BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)
+Names = Annotated[tuple[Name, ...], Words]
+Tracker = Literal["wandb", "trackio", "tensorboard", "mlflow"]
 
 
 # One name, or several.
@@ -460,8 +471,8 @@ class TrainConfig(Section):
     """Write checkpoints while the next steps run, which wait only until the tensors are copied in memory."""
     log_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between lines of metrics.jsonl; about a five-hundredth of the run when unset."""
-    tensorboard: bool = False
-    """Write the lines of metrics.jsonl for TensorBoard too, into the run's folder tensorboard (the extra [track])."""
+    track: Annotated[tuple[Tracker, ...], Words] = ()
+    """Send the lines of metrics.jsonl to these trackers too (each an extra: [wandb], [mlflow] ...)."""
     average: float = Field(0.0, ge=0.0, le=0.5)
     """Judge, sample and keep a running mean of the weights, this share of the steps old; 0: the weights themselves."""
     patience: int | None = Field(None, ge=1, le=MAX_STEPS)
@@ -484,6 +495,15 @@ class TrainConfig(Section):
     """What several processes started by torchrun share. ddp: the batch; fsdp: weights and optimizer state too."""
     rank_timeout: float = Field(600.0, ge=1.0, le=1e6)
     """Seconds after which a process that the others wait for counts as hung."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, values: object) -> object:
+        """`tensorboard = true`, as runs of earlier versions have it, is a tracker now."""
+        if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
+            return values
+        kept = {key: value for key, value in values.items() if key != "tensorboard"}
+        return kept | {"track": ("tensorboard",)} if values["tensorboard"] else kept
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""

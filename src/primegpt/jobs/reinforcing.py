@@ -38,7 +38,7 @@ from primegpt.parallel.world import ALONE
 from primegpt.planning.plan import prepare_device, refuse_threads
 from primegpt.planning.rollout_plan import plan_rows, refuse_what_cannot_fit
 from primegpt.report.pictures import plot_losses
-from primegpt.report.tensorboard import mirrored, require_tensorboard
+from primegpt.report.tracking import require_trackers, tracked
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.folder import RunFolder, new_identity, next_run_path
@@ -98,8 +98,7 @@ def begin(
         config = with_extension(config, say)
         RunFolder(path).refuse_unless_free(overwrite)
         refuse_threads(config.train)
-        if config.train.tensorboard:
-            require_tensorboard()
+        require_trackers(config)
         config = prepare_device(config)
         task, records = asked(path, config, base, say)
         refuse_what_cannot_fit(config, task.longest)
@@ -113,7 +112,7 @@ def begin(
         session.plan(time.monotonic() - started, reread_targets(base, config))
         atomic.write_json_atomic(folder.data_path, task.facts())
         atomic.write_text_atomic(folder.config_path, write_toml(session.config))  # last: until then it is no run
-        stack.enter_context(mirrored(folder, config.train.tensorboard))
+        stack.enter_context(tracked(folder, config, say))
         say_rows(plan_rows(session.config, *task.sizes), say)
         return fit(session, observer=observer, say=say)
 
@@ -193,7 +192,7 @@ def resume(
         base = load(folder.base(config.plan.base).path, device=config.train.device, say=silent)
         reward = reward_of(config, kept(folder, config, say))
         task = Task.of(folder.prompts_path, base, config, reward, silent)
-        stack.enter_context(mirrored(folder, config.train.tensorboard))
+        stack.enter_context(tracked(folder, config, say))
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)
         session = Session(folder, config, base, task, resumed=checkpoint is not None)

@@ -57,7 +57,7 @@ from primegpt.planning.plan import (
 )
 from primegpt.planning.timing import correct
 from primegpt.report.pictures import load_in_background
-from primegpt.report.tensorboard import mirrored, require_tensorboard
+from primegpt.report.tracking import require_trackers, tracked
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
 from primegpt.run.contents import Changes, changes_since, data_record, require_plan, said_changes
@@ -166,15 +166,14 @@ def begin(
                 folder = RunFolder.create(path, overwrite)
                 stack.enter_context(folder.lock())
                 config = write_run(folder, config, corpus, audit, base)
-                stack.enter_context(mirrored(folder, config.train.tensorboard))
+                stack.enter_context(tracked(folder, config, say))
         config = as_on_rank_0(config, world)
         return _fit(folder, config, corpus, world, observer=observer, say=say)
 
 
 def require_machine(config: Config, world: World) -> None:
     """Refuse what is not installed, and a batch that the ranks cannot share."""
-    if config.train.tensorboard:
-        require_tensorboard()
+    require_trackers(config)
     for_ranks(config, world.size)
 
 
@@ -232,7 +231,7 @@ def resume(
         world.refuse_differences(fingerprints(corpus))
         if world.rank == 0:
             write_json_atomic(folder.data_path, record)  # as it was, unless it had to be made good
-        stack.enter_context(mirrored(folder, config.train.tensorboard and world.rank == 0))
+            stack.enter_context(tracked(folder, config, say))
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)
         return _fit(folder, config, corpus, world, observer=observer, say=say, checkpoint=checkpoint, budget=budget)

@@ -1,0 +1,117 @@
+"""The lines of metrics.jsonl for trackers of others too, as train.track has it: each in a process of its own.
+
+So training waits for no network and bears whatever a library of others does: prints, hangs, handlers, crashes. What a
+tracker has is a copy, and metrics.jsonl is the truth. Each session begins one with its first line and hands it all that
+stood there before; what it has already it passes over, so that a run that was stopped goes on as the same tracked run.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from queue import SimpleQueue
+from typing import Any
+
+from primegpt.config import Config
+from primegpt.errors import UsageError
+from primegpt.run.folder import RunFolder
+from primegpt.terminal import Say
+
+PATIENCE = 30  # seconds at the end of a session for what is still on its way
+
+
+def require_trackers(config: Config) -> None:
+    """Raise UsageError, before anything long begins, where the package of one that is asked for is not there."""
+    for name in config.train.track:
+        if find_spec(name) is None:
+            what = f"train.track = {name!r} needs the package {name}, which is not installed"
+            raise UsageError(what, f"pip install 'primegpt[{name}]', or leave it off")
+
+
+@contextmanager
+def tracked(folder: RunFolder, config: Config, say: Say) -> Generator[None, None, None]:
+    """Within this, every line that `folder` gets goes to what train.track names too."""
+    mirrors = [Mirror(name, folder, say) for name in dict.fromkeys(config.train.track)]
+    folder.followers += mirrors
+    try:
+        yield
+    finally:
+        for mirror in mirrors:
+            folder.followers.remove(mirror)
+            mirror.close()
+
+
+class Mirror:
+    """Hands what is appended to metrics.jsonl to a tracker; with the first line, all that stood there before."""
+
+    def __init__(self, name: str, folder: RunFolder, say: Say) -> None:
+        self.name, self.folder, self.say = name, folder, say
+        self.process: subprocess.Popen[str] | None = None
+        self.lines, self.news = SimpleQueue[Mapping[str, Any] | None](), SimpleQueue[str]()
+        self.threads = [threading.Thread(target=job, daemon=True) for job in (self._hand_over, self._listen)]
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        if self.process:
+            self.lines.put(line)
+        else:
+            self._start(time.time() - (line.get("seconds") or 0.0))
+        self._tell()
+
+    def _start(self, began: float) -> None:
+        """Begin it; `began` is when the run would have if it had never stopped, so that times are those of training."""
+        command = [sys.executable, "-m", "primegpt.report.trackers", self.name, str(self.folder.path), str(began)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, encoding="utf-8", **pipes)
+        for line in self.folder.read_metrics():
+            self.lines.put(line)
+        for thread in self.threads:
+            thread.start()
+
+    def _hand_over(self) -> None:
+        """In a thread: a pipe that nobody empties would hold up who writes into it."""
+        assert self.process
+        assert self.process.stdin
+        with suppress(OSError), self.process.stdin as stdin:  # OSError: it has ended, which shows in the end
+            for line in iter(self.lines.get, None):
+                stdin.write(json.dumps(line) + "\n")
+                stdin.flush()
+
+    def _listen(self) -> None:
+        assert self.process
+        assert self.process.stdout
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.news.put(line.rstrip("\n"))
+
+    def _tell(self) -> None:
+        """Say what has come from it: here, where nothing else is being printed."""
+        while not self.news.empty():
+            self.say(self.news.get())
+
+    def close(self) -> None:
+        """Let it end, and end it where it does not."""
+        if not self.process:
+            return
+        self.lines.put(None)
+        try:
+            if self.process.wait(PATIENCE):
+                self._warn(f"ended with exit code {self.process.returncode}")
+        except subprocess.TimeoutExpired:
+            self._warn(f"does not answer, {PATIENCE} seconds after the end")
+            self.process.kill()
+            self.process.wait()
+        for thread in self.threads:
+            thread.join()
+        self._tell()
+
+    def _warn(self, what: str) -> None:
+        self.news.put(warning(self.name, what, self.folder))
+
+
+def warning(name: str, what: str, folder: RunFolder) -> str:
+    """What is said once of a tracker that fails."""
+    return f"warning: train.track: {name} {what}; the run goes on, and {folder.metrics_path} has every line"
