@@ -119,6 +119,7 @@ def smollm(hub, random_model, tmp_path_factory) -> None:
 def place(tmp_path, monkeypatch, hub) -> Path:
     """A user's folder: a text, recipes, parts of their own, and a finished run; and a hub to push it to."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where shells are told what to complete
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
     words = "the river ran under a bridge of stone and the song went on until morning\n"

@@ -40,6 +40,7 @@ app.command("primegpt.cli.runs:report", name="report")
 app.command("primegpt.cli.runs:doctor", name="doctor")
 app.command("primegpt.cli.experiment:app", name="experiment")
 app.command("primegpt.cli.bench:app", name="bench")
+app.command("primegpt.cli.completion:install_completion", name="--install-completion")
 
 
 def execute(arguments: Sequence[str], started: float) -> int:
