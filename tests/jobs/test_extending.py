@@ -16,7 +16,7 @@ from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.model.gpt import GPT
 from primegpt.model.size import parameter_breakdown
 from primegpt.run.extensions import trusted_list
-from primegpt.training.progress import PlainDisplay
+from primegpt.training.display import PlainDisplay
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 MARK = "\n\nopen('it ran', 'w').close()\n"

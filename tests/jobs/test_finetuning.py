@@ -18,7 +18,7 @@ from primegpt.jobs.text_loss import loss_of_text
 from primegpt.jobs.trainers import forgetting
 from primegpt.model.lora import adapter_weights
 from primegpt.run.checkpoint import load_checkpoint
-from primegpt.training.progress import PlainDisplay
+from primegpt.training.display import PlainDisplay
 
 WORDS = ["river", "stone", "light", "song", "winter", "road", "the", "a", "of", "my", "your"]
 SMALL = {

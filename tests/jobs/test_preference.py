@@ -25,7 +25,8 @@ from primegpt.report.history import History
 from primegpt.run.checkpoint import load_checkpoint
 from primegpt.signals import Interrupted
 from primegpt.terminal import silent
-from primegpt.training.progress import TIMING_KEYS, PlainDisplay
+from primegpt.training.display import PlainDisplay
+from primegpt.training.progress import TIMING_KEYS
 
 WORDS = ["river", "stone", "light", "song", "winter", "road"]
 SMALL = {

@@ -16,7 +16,8 @@ from primegpt.errors import ConfigError, DataError, MismatchError, PrimegptError
 from primegpt.model.size import parameter_count
 from primegpt.planning.rollout_plan import rollout_memory
 from primegpt.run.checkpoint import load_checkpoint
-from primegpt.training.progress import TIMING_KEYS, PlainDisplay
+from primegpt.training.display import PlainDisplay
+from primegpt.training.progress import TIMING_KEYS
 from primegpt.training.rollouts import Rollouts
 
 WORDS = ["river", "stone", "light", "song", "winter", "road", "moon", "tree"]

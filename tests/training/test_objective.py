@@ -16,7 +16,8 @@ from primegpt.run.checkpoint import load_newest
 from primegpt.run.files import TRAIN_KEYS, figures_of
 from primegpt.run.folder import RunFolder
 from primegpt.signals import Interrupted
-from primegpt.training.progress import PlainDisplay, Speed, train_line
+from primegpt.training.display import PlainDisplay
+from primegpt.training.progress import Speed, train_line
 from primegpt.training.state import TrainState
 from primegpt.training.step import Precision, compute_gradients
 from primegpt.training.trainer import EvaluationSet, Trainer

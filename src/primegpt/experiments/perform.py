@@ -35,7 +35,7 @@ from primegpt.model.size import flops_per_token
 from primegpt.run import atomic
 from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say, silent
-from primegpt.training.progress import Observer
+from primegpt.training.display import Observer
 from primegpt.training.state import TrainState
 
 # What arguments of stages have to be, where a signature would take anything.

@@ -32,7 +32,7 @@ from primegpt.run.folder import next_run_path
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
 from primegpt.tokenizers.base import SpecialTokens, Tokenizer
-from primegpt.training.progress import Observer
+from primegpt.training.display import Observer
 
 RANK = 8  # of --lora, when no rank is given
 LARGE = 50_000_000  # parameters; a larger model is moved more gently

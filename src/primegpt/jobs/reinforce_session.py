@@ -27,8 +27,9 @@ from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.assemble import assemble
 from primegpt.training.collapse import Collapse
+from primegpt.training.display import Observer
 from primegpt.training.policy_gradient import PolicyGradient
-from primegpt.training.progress import Observer, Speed
+from primegpt.training.progress import Speed
 from primegpt.training.rollouts import Author, HeldOut, Prompt, Rollouts, refuse_too_few, split_prompts
 from primegpt.training.step import Precision
 from primegpt.training.trainer import Trainer

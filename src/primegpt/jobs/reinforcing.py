@@ -45,7 +45,7 @@ from primegpt.run.folder import RunFolder, new_identity, next_run_path
 from primegpt.run.sessions import add_session
 from primegpt.terminal import Say, silent, to_stderr, to_stdout
 from primegpt.tokenizers import store
-from primegpt.training.progress import Observer, display
+from primegpt.training.display import Observer, display
 from primegpt.training.state import TrainState
 
 

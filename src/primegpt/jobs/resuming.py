@@ -7,7 +7,7 @@ from primegpt.inference.run import Run
 from primegpt.jobs import reinforcing, training
 from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say, to_stderr
-from primegpt.training.progress import Observer
+from primegpt.training.display import Observer
 
 
 def resume(

@@ -33,9 +33,10 @@ from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say, silent, to_stderr, to_stdout
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.assemble import as_written
+from primegpt.training.display import Observer
 from primegpt.training.objective import objective_for
 from primegpt.training.preference import ACCURACY, has_reference
-from primegpt.training.progress import Observer, Speed
+from primegpt.training.progress import Speed
 from primegpt.training.state import TrainState
 from primegpt.training.step import Precision
 from primegpt.training.trainer import EvaluationSet, Trainer

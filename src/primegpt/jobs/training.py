@@ -66,7 +66,8 @@ from primegpt.run.folder import RunFolder, WatchedRun, new_identity, next_run_pa
 from primegpt.run.sessions import add_session
 from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
-from primegpt.training.progress import Observer, display, plan_table
+from primegpt.training.display import Observer, display
+from primegpt.training.progress import plan_table
 from primegpt.training.trainer import Trainer
 from primegpt.training.trial import try_parts
 

@@ -27,10 +27,11 @@ from primegpt.terminal import printable
 from primegpt.training.assemble import as_written
 from primegpt.training.average import Average
 from primegpt.training.checkpoints import Checkpoints
+from primegpt.training.display import Observer
 from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.pace import Pace, Timetable
-from primegpt.training.progress import Observer, Speed, evaluation_line, memory_mb, remarks_at_the_end, train_line
+from primegpt.training.progress import Speed, evaluation_line, memory_mb, remarks_at_the_end, train_line
 from primegpt.training.state import EarlyStopping, TrainState
 from primegpt.training.step import Precision, compute_gradients, sum_over_ranks, update
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from primegpt.training import progress
-from primegpt.training.progress import LiveDisplay, PlainDisplay
+from primegpt.training import display as displays
+from primegpt.training.display import LiveDisplay, PlainDisplay
 
 
 def state(step: int = 40) -> SimpleNamespace:
@@ -67,11 +67,11 @@ def test_colours_mean_something_and_can_be_refused(terminal, monkeypatch):
 
 def test_other_programs_are_told_of_once(monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(progress, "other_load", lambda: 3.25)
+    monkeypatch.setattr(displays, "other_load", lambda: 3.25)
     display = PlainDisplay(said.append)
     display.on_step(state(1), None)
     assert said == []  # the system's mean is over a minute
-    display.began_at -= progress.WATCH_AFTER + 1
+    display.began_at -= displays.WATCH_AFTER + 1
     for step in range(2, 5):
         display.on_step(state(step), None)
     assert len(said) == 1
@@ -80,8 +80,8 @@ def test_other_programs_are_told_of_once(monkeypatch):
 
 def test_alone_on_the_machine_nothing_is_said(monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(progress, "other_load", lambda: 0.0)
+    monkeypatch.setattr(displays, "other_load", lambda: 0.0)
     display = PlainDisplay(said.append)
-    display.began_at -= progress.WATCH_AFTER + 1
+    display.began_at -= displays.WATCH_AFTER + 1
     display.on_step(state(), None)
     assert said == []
