@@ -51,6 +51,7 @@ SETTINGS = {
     "train.muon_learning_rate": (0.1, {"train": {"optimizer": "muon"}}),
     "train.head_learning_rate": (0.1, {"model": {"tie_embeddings": False}}),
     "train.min_lr": (1e-5, {"train": {"schedule": "linear"}}),
+    "train.early_evaluations": ([3], {"reinforce": {"reward": []}}),
     "train.average": (0.1, {"train": {"optimizer": "adamw"}}),
     "lora.alpha": (8.0, {"lora": {"rank": 2}}),
     "lora.dropout": (0.1, {"lora": {"rank": 2}}),
@@ -103,6 +104,8 @@ def idle_for(key: str) -> dict[str, dict[str, object]]:
         return {"generate": {"num_beams": 3}}
     if key == "train.average":
         return {"lora": {"rank": 2}}
+    if key == "train.early_evaluations":
+        return {"reinforce": {"reward": ["words"]}}
     return IDLE
 
 

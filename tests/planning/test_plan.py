@@ -22,6 +22,7 @@ from primegpt.planning import plan as planning
 from primegpt.planning import timing
 from primegpt.planning.timing import StepTime
 from primegpt.run.folder import RunFolder
+from primegpt.training.early import early_seconds
 from primegpt.training.progress import plan_table
 from primegpt.training.state import TrainState
 
@@ -266,6 +267,24 @@ def test_the_forecast_of_counted_steps_has_every_part(timed, planned):
     evaluated, judged = 11 * 2 * 400 * 1e-4, corpus.val_targets * 1e-4
     expected = 100 * 0.5 + evaluated + 3 * 200 * 0.01 + judged + planning.CLOSING_SECONDS
     assert config.plan.expected_seconds == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("budget", [{"minutes": 0.1}, {"minutes": 1.0}, {"minutes": 10.0}, {"max_steps": 2000}])
+def test_early_evaluations_are_paid_for_and_take_little(timed, planned, budget, monkeypatch):
+    monkeypatch.setitem(globals(), "TIMES", StepTime(step=0.01, position=1e-6, token=1e-4))
+    (config, _), (without, _) = planned(**budget), planned(**budget, early_evaluations=(0,))
+    train, plan = config.train, config.plan
+    assert without.train.early_evaluations == (0,)
+    assert train.early_evaluations
+    assert all(step < (train.eval_interval or 0) for step in train.early_evaluations)
+    each = early_seconds(config, config.data.val_tokens, 1e-6)
+    taken, training = len(train.early_evaluations) * each, plan.expected_seconds - plan.closing_seconds
+    assert taken <= 0.0151 * training
+    if "minutes" in budget:
+        fewer = without.train.max_steps - train.max_steps
+        assert fewer * 0.01 == pytest.approx(taken, abs=0.03)  # the next whole step; evaluations move with the steps
+    else:
+        assert plan.expected_seconds - without.plan.expected_seconds == pytest.approx(taken)
 
 
 def test_held_out_text_that_was_evaluated_whole_is_not_read_again(timed, planned, text, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ learning_rate = 1e-2
 schedule = "constant"
 warmup_steps = 0
 eval_interval = {EVAL_INTERVAL}
+early_evaluations = [1, 2, 5]
 checkpoint_interval = 4
 sample_interval = 14
 log_interval = 1
@@ -97,7 +98,7 @@ elif kind == "evaluation shares the training stream":
     def with_stream(self, checkpoint):  # the stream stands where it stood when the checkpoint was written
         global drawn
         restore(self, checkpoint)
-        drawn = 2 * -(-checkpoint.step // EVAL_INTERVAL)
+        drawn = 2 * (-(-checkpoint.step // EVAL_INTERVAL) + sum(step < checkpoint.step for step in (1, 2, 5)))
     trainer.evaluate_loss, Batches.micro_batches = drawing, behind_evaluations
     trainer.Trainer.restore = with_stream
 elif kind == "early stopping is forgotten":

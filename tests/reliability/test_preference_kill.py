@@ -61,6 +61,7 @@ gradient_accumulation_steps = 2
 max_steps = 60
 learning_rate = 1e-3
 eval_interval = 6
+early_evaluations = [1, 3]
 checkpoint_interval = 4
 sample_interval = 14
 log_interval = 1

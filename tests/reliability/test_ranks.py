@@ -49,6 +49,7 @@ gradient_accumulation_steps = 6
 max_steps = 50
 learning_rate = 3e-3
 eval_interval = 10
+early_evaluations = [3]
 sample_interval = 25
 log_interval = 1
 keep_checkpoints = 20

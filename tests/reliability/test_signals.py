@@ -38,6 +38,7 @@ batch_size = 2
 gradient_accumulation_steps = 64
 max_steps = 4
 eval_interval = 2
+early_evaluations = [1]
 log_interval = 1
 device = "cpu"
 precision = "fp32"

@@ -15,7 +15,7 @@ import torch
 
 from primegpt.errors import CheckpointError, PrimegptError, RunFolderError
 from primegpt.run import atomic
-from primegpt.run.checkpoint import list_checkpoints
+from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
 from primegpt.run.folder import RunFolder, latest_run, next_run_path
 from primegpt.run.saving import save_checkpoint
 
@@ -413,7 +413,17 @@ def test_pruning_keeps_the_last_few_the_best_and_the_milestones(tmp_path: Path) 
     existing = list_checkpoints(run.checkpoints_dir)
     assert list(existing) == [0, 100, 200, 300, 500, 800, 900]
     run.prune()
-    assert list(list_checkpoints(run.checkpoints_dir)) == [300, 500, 800, 900]
+    assert list(list_checkpoints(run.checkpoints_dir)) == [300, 800, 900]
+
+
+def test_what_nothing_goes_on_from_is_none_of_the_last_few(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 0, 100, 200)
+    for step in (1, 2, 5, 210, 220, 250):
+        save_checkpoint(run.checkpoints_dir, step, {"model": {"w": torch.zeros(2)}}, {}, resumable=False)
+    run.prune(keep_last=2, keep_milestones=True)
+    existing = list_checkpoints(run.checkpoints_dir)
+    assert list(existing) == [0, 1, 2, 5, 100, 200]
+    assert [step for step, path in existing.items() if verify_checkpoint(path).resumable] == [100, 200]
 
 
 def test_a_run_can_be_moved(tmp_path: Path) -> None:

@@ -19,14 +19,16 @@ from primegpt.data.batching.batches import IGNORED, Batch, Batches, Windows, val
 from primegpt.data.batching.examples import Examples
 from primegpt.data.preparing.shards import Shards
 from primegpt.errors import NonFiniteError, OutOfMemory, PrimegptError
+from primegpt.evaluation.perplexity import evaluate_loss
 from primegpt.model.gpt import GPT
 from primegpt.parallel.world import World
 from primegpt.run import atomic, saving
-from primegpt.run.checkpoint import load_newest
+from primegpt.run.checkpoint import list_checkpoints, load_newest
 from primegpt.run.folder import RunFolder
 from primegpt.signals import Interrupted
 from primegpt.training import checkpoints
 from primegpt.training.checkpoints import save_shares
+from primegpt.training.early import part_of
 from primegpt.training.progress import TIMING_KEYS
 from primegpt.training.step import Precision, compute_gradients
 from primegpt.training.trainer import EvaluationSet, Trainer
@@ -81,7 +83,8 @@ def make_trainer(config: Config, shards: Shards, folder: RunFolder, observer=Non
     train = config.train
     rows = train.batch_size * train.gradient_accumulation_steps
     windows = Batches(Windows(shards, sequence_length=8, seed=train.seed), train.batch_size, rows)
-    fixed = EvaluationSet(list(validation_windows(shards, sequence_length=8, batch_size=4, max_targets=64)), 64.0)
+    held_out = list(validation_windows(shards, sequence_length=8, batch_size=4, max_targets=64))
+    fixed = EvaluationSet(held_out, 64.0, EvaluationSet(part_of(held_out), 32.0))
     return Trainer(
         config,
         GPT(config.model, train.seed),
@@ -253,6 +256,83 @@ def test_an_evaluation_that_was_not_committed_is_done_on_resume(shards, tmp_path
     second.fit()
     assert [line["step"] for line in second.observer.evaluations] == [5, 10, 12]
     assert logged(folder) == logged(whole.folder)
+
+
+EARLY = {"early_evaluations": (1, 2, 5, 10), "eval_interval": 8, "keep_checkpoints": "milestones", "patience": 2}
+
+
+def test_early_evaluations_are_of_the_model_as_it_was_then(shards, tmp_path):
+    """Oracle: the weights that are kept, on a quarter of the fixed batches."""
+    trainer = make_trainer(configuration(**EARLY), shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    found = {line["step"]: line for line in logged(trainer.folder) if "early/val/loss" in line}
+    assert list(found) == [1, 2, 5, 10]
+    for step, line in found.items():
+        weights = trainer.folder.load_checkpoint(step, pytest.fail).tensors["model"]
+        oracle = evaluate_loss(GPT(trainer.config.model).load_weights(weights), trainer.val_set.batches[::4])
+        assert line["early/val/loss"] == pytest.approx(oracle.loss, abs=1e-6)
+        assert set(line) == {
+            "step", "tokens", "early/train/eval_loss", "early/val/loss", "early/val/perplexity",
+            "early/val/bits_per_byte",
+        }  # fmt: skip
+    assert found[10]["early/val/loss"] < found[1]["early/val/loss"]
+    kept = list_checkpoints(trainer.folder.checkpoints_dir)
+    assert list(kept) == [0, 1, 2, 5, 8, 9, 10, 12]  # three to go on from, the best, and milestones
+    assert trainer.observer.messages[0] == f"step 1: validation loss about {found[1]['early/val/loss']:.2f}"
+
+
+def test_early_evaluations_change_nothing_else(shards, tmp_path):
+    runs = []
+    for steps in ((1, 2, 5, 10), (0,)):
+        config = configuration(**EARLY | {"early_evaluations": steps})
+        trainer = make_trainer(config, shards, RunFolder.create(tmp_path / str(len(steps))))
+        trainer.fit()
+        runs.append(trainer)
+    early, plain = runs
+    assert [line for line in logged(early.folder) if "early/val/loss" not in line] == logged(plain.folder)
+    assert early.state.early_stopping == plain.state.early_stopping
+    assert early.folder.pointed("best") == plain.folder.pointed("best")
+    for name, tensor in plain.model.weights().items():
+        assert torch.equal(tensor, early.model.weights()[name])
+
+
+def test_where_no_milestones_are_kept_there_are_early_losses_alone(shards, tmp_path):
+    trainer = make_trainer(configuration(**EARLY | {"keep_checkpoints": 3}), shards, RunFolder.create(tmp_path / "run"))
+    trainer.fit()
+    assert [line["step"] for line in logged(trainer.folder) if "early/val/loss" in line] == [1, 2, 5, 10]
+    assert not set(list_checkpoints(trainer.folder.checkpoints_dir)) & {1, 2, 5, 10}
+
+
+@pytest.mark.parametrize("killed", range(1, 13))
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_run_with_early_evaluations_goes_on_exactly(killed, signalled, shards, tmp_path):
+    """Killed with and without the time to save, after any step: the same lines, weights and milestones."""
+    whole = make_trainer(configuration(**EARLY), shards, RunFolder.create(tmp_path / "whole"))
+    whole.fit()
+    folder = RunFolder.create(tmp_path / "parts")
+    first = make_trainer(configuration(**EARLY), shards, folder)
+    after_step = first.after_step
+
+    def dies():
+        after_step()
+        if first.state.step == killed:
+            if not signalled:
+                raise KeyError("killed")
+            signal.raise_signal(signal.SIGINT)
+
+    first.after_step = dies
+    with pytest.raises(Interrupted if signalled else KeyError):
+        first.fit()
+    second = make_trainer(configuration(**EARLY), shards, folder)
+    second.restore(load_newest(folder.checkpoints_dir, pytest.fail))
+    second.fit()
+    assert logged(folder) == logged(whole.folder)
+    for name, tensor in whole.model.weights().items():
+        assert torch.equal(tensor, second.model.weights()[name])
+    assert second.state.early_stopping == whole.state.early_stopping
+    for step in (0, 1, 2, 5, 8, 10):
+        ours, theirs = (run.load_checkpoint(step, pytest.fail, ("model",)) for run in (folder, whole.folder))
+        assert all(torch.equal(weight, theirs.tensors["model"][name]) for name, weight in ours.tensors["model"].items())
 
 
 def test_evaluating_more_often_changes_nothing_else(shards, tmp_path):

@@ -74,6 +74,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.min_lr": Condition(
         lambda config: config.train.schedule != "constant", 'train.schedule = "cosine" or "linear" or "wsd"'
     ),
+    "train.early_evaluations": Condition(lambda config: not config.reinforce.on, "training on text (no rewards)"),
     "train.average": Condition(
         lambda config: not config.lora.rank and not config.reinforce.on,
         "training all weights, on text (no adapters, no rewards)",

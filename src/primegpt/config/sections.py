@@ -459,6 +459,9 @@ class TrainConfig(Section):
     """Largest norm of the whole gradient; 0 turns clipping off."""
     eval_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between evaluations; about a tenth of the run when unset."""
+    early_evaluations: tuple[Annotated[int, Field(ge=0, le=MAX_STEPS)], ...] | None = Field(None, max_length=MAX_LIST)
+    """Steps of cheap evaluations beside those; 1, 2, 5, 10 … before the first when unset, as far as they take 1.5% of
+    the time; 0: none."""
     sample_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between samples (also drawn at the start and the end); about a quarter of the run when unset."""
     sample_prompts: tuple[Text, ...] = Field((), max_length=1_000)

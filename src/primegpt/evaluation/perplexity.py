@@ -69,6 +69,8 @@ class EvaluationSet:
 
     batches: Sequence[Batch]
     text_bytes: float
+    part: "EvaluationSet | None" = None
+    """Some of it, which early evaluations read."""
 
 
 @torch.inference_mode()

@@ -4,13 +4,13 @@ The trainer gets its batches, the fixed sets that it is evaluated on, and what i
 of the best checkpoint on all the validation text, and what fine-tuning has forgotten.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config
-from primegpt.data.batching.batches import IGNORED
+from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.data.batching.examples import question, with_prompt
 from primegpt.data.batching.feed import fixed_batches, training_batches
 from primegpt.data.preparing.corpus import Corpus
@@ -34,6 +34,7 @@ from primegpt.terminal import Say, silent, to_stderr, to_stdout
 from primegpt.tokenizers.base import Tokenizer
 from primegpt.training.assemble import as_written
 from primegpt.training.display import Observer
+from primegpt.training.early import part_of
 from primegpt.training.objective import objective_for
 from primegpt.training.preference import ACCURACY, has_reference
 from primegpt.training.progress import Speed
@@ -87,10 +88,14 @@ def fingerprints(config: Config, corpus: Corpus) -> dict[str, str]:
 
 def evaluation_set(shards: Shards, tokenizer: Tokenizer, config: Config) -> EvaluationSet:
     """About `data.val_tokens` targets of a split, evenly spread over it, in memory."""
+
+    def text_bytes(batches: Iterable[Batch]) -> int:
+        asked = (batch.targets[batch.targets != IGNORED] for batch in batches)
+        return sum(len(tokenizer.decode_bytes(ids.tolist(), skip_special_tokens=True)) for ids in asked)
+
     batches = list(fixed_batches(config, shards, config.data.val_tokens))
-    asked = (batch.targets[batch.targets != IGNORED] for batch in batches)
-    text_bytes = sum(len(tokenizer.decode_bytes(ids.tolist(), skip_special_tokens=True)) for ids in asked)
-    return EvaluationSet(batches, text_bytes)
+    some = part_of(batches)
+    return EvaluationSet(batches, text_bytes(batches), EvaluationSet(some, text_bytes(some)))
 
 
 def sample_prompts(config: Config, corpus: Corpus) -> list[str | list[int]]:

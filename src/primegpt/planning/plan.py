@@ -6,7 +6,7 @@ resume, since a run is exactly repeatable only under the same choices.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from primegpt.parallel.world import ALONE, World
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
+from primegpt.training.early import early_seconds, early_steps
 from primegpt.training.objective import objective_for
 from primegpt.training.pace import EVALUATION_SECONDS, EVALUATIONS, intervals
 from primegpt.training.state import INTERVALS
@@ -93,7 +94,9 @@ def make_plan(
     started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
     lengths = few_lengths(corpus.train, length) if corpus.train.has_roles else ()
-    config = config.with_values(train={"sequence_length": length}, plan={"lengths": lengths})
+    small = 4 * parameter_count(config.model) < 50e6
+    keep = train.keep_checkpoints or ("milestones" if small else 3)
+    config = config.with_values(train={"sequence_length": length, "keep_checkpoints": keep}, plan={"lengths": lengths})
     config, batches, times, notes, warnings = fitting_step(config, corpus, world)
 
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
@@ -110,8 +113,7 @@ def make_plan(
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}
     values["warmup_steps"] = min(train.warmup_steps, course.steps // 2)  # the other half is there to cool down
-    small = 4 * parameter_count(config.model) < 50e6
-    values["keep_checkpoints"] = train.keep_checkpoints or ("milestones" if small else 3)
+    values["early_evaluations"] = course.early
     start = config.generate.start_document
     record = {
         "device": train.device,
@@ -142,6 +144,7 @@ class Course(NamedTuple):
     """What a run will do, and how long that takes in seconds."""
 
     steps: int
+    early: Sequence[int]  # those after which it is evaluated early
     val_tokens: int
     reread_targets: int
     training_seconds: float  # that it may take, 0 where the budget is not of time
@@ -166,6 +169,7 @@ def plotted(
         "eval_interval": 2 * val_tokens * per_target / ranks,
         "sample_interval": times.token * config.generate.max_new_tokens,
     }
+    early = early_seconds(config, val_tokens, per_target / ranks)
     in_fp32 = times.position * (bf16_speedup() if rereading and train.precision == "bf16" else 1.0)
     if left and not config.data.base_text:
         rereading = min(rereading, max(1, int(REREAD_SHARE * left / 2 / in_fp32)))
@@ -176,10 +180,14 @@ def plotted(
     if counted:
         often = intervals(given, counted)
         training = counted * times.step + sum(cost * (counted / often[name] + 1) for name, cost in costs.items())
-        return Course(counted, val_tokens, rereading, 0.0, closing, training + closing, costs)
+        at = early_steps(train, often["eval_interval"], training / early)
+        expected = training + early * sum(map(bool, at)) + closing
+        return Course(counted, at, val_tokens, rereading, 0.0, closing, expected, costs)
     training = max(1.0, left - closing)
-    steps = min(MAX_STEPS, affordable_steps(training, times.step, given, costs))
-    return Course(steps, val_tokens, rereading, training, closing, training + closing, costs)
+    often = intervals(given, affordable_steps(training, times.step, given, costs), training, costs)
+    at = early_steps(train, often["eval_interval"], training / early)
+    steps = min(MAX_STEPS, affordable_steps(training - early * sum(map(bool, at)), times.step, given, costs))
+    return Course(steps, at, val_tokens, rereading, training, closing, training + closing, costs)
 
 
 def fitting_step(

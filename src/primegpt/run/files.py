@@ -24,6 +24,8 @@ SEALED = ("metrics.jsonl", "data.json", "prompts.jsonl", "extension.py", "sample
 MOST_STEPS = 2**53  # beyond that a number is no count of steps
 
 
+EARLY = "early/"  # before the names of what an evaluation before the first regular one has found, on a part of the sets
+
 # What a line of training always has; what else it has are figures of its objective.
 TRAIN_KEYS = frozenset(
     {"step", "tokens", "seconds", "train/loss", "lr", "grad_norm", "tokens_per_sec", "mfu", "memory_mb"}

@@ -234,13 +234,14 @@ class RunFolder(RunFiles):
         return base
 
     def prune(self, keep_last: int = 3, keep_milestones: bool = False) -> None:
-        """Delete all checkpoints but the last few and the best; milestones may keep their weights."""
+        """Delete all checkpoints but the last few to go on from and the best; milestones may keep their weights."""
         assert keep_last >= 1
-        steps = list(list_checkpoints(self.checkpoints_dir))
-        keep, best = set(steps[-keep_last:]), self.pointed("best")
+        existing = list_checkpoints(self.checkpoints_dir)
+        whole = [step for step, path in existing.items() if not saving.is_weights_only(path)]
+        keep, best = set(whole[-keep_last:]), self.pointed("best")
         if best is not None:
             keep.add(best)
-        saving.prune(self.checkpoints_dir, keep, saving.milestones(steps) if keep_milestones else ())
+        saving.prune(self.checkpoints_dir, keep, saving.milestones(existing) if keep_milestones else ())
 
 
 class WatchedRun(RunFolder):

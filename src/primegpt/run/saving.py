@@ -153,15 +153,17 @@ def empty_trash(trash: Path) -> None:
     remove(trash)
 
 
+MARKS = [0, *(digit * 10**power for power in range(12) for digit in (1, 2, 5))]
+
+
 def milestones(steps: Iterable[int]) -> set[int]:
     """The steps to remember for good: the first of `steps` at or after each of 0, 1, 2, 5, 10, 20, 50, 100, ...
 
     Taken from the steps there are, so that any checkpoint interval meets them; and deleting others changes nothing.
     """
-    marks = [0] + [digit * 10**power for power in range(12) for digit in (1, 2, 5)]
     first: dict[int, int] = {}
     for step in sorted(steps, reverse=True):
-        first[bisect(marks, step)] = step
+        first[bisect(MARKS, step)] = step
     return set(first.values())
 
 
@@ -171,7 +173,7 @@ def prune(folder: Path, keep: Collection[int], slim: Collection[int] = ()) -> No
     If none of `keep` is whole, the newest that is stays too. Raises PrimegptError when the disk fails.
     """
     existing = {step: path for step, path in list_checkpoints(folder).items() if path.name == step_name(step)}
-    going = [step for step in existing if step not in keep and not (step in slim and _is_weights_only(existing[step]))]
+    going = [step for step in existing if step not in keep and not (step in slim and is_weights_only(existing[step]))]
     if not going:
         return
     by_worth = sorted(existing, key=lambda step: (step in keep, step), reverse=True)
@@ -189,7 +191,7 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _is_weights_only(path: Path) -> bool:
+def is_weights_only(path: Path) -> bool:
     try:
         return not read_manifest(path).resumable
     except CheckpointError:

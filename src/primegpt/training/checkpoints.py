@@ -52,6 +52,13 @@ class Checkpoints:
         if not self.behind:
             self.finish()
 
+    def keep_weights(self, step: int, tensors: Shares, state: Mapping[str, object]) -> None:
+        """Write weights to look back on, unless the step has a checkpoint. Nothing goes on from them."""
+        self.finish()
+        if self.saved_step != step:
+            shares = {stem: self.world.share_of_tensors(named) for stem, named in tensors.items()}
+            save_shares(self.world, self.folder.checkpoints_dir, step, shares, state, resumable=False)
+
     def write(self, step: int, shares: Shares, state: Mapping[str, object]) -> None:
         """Put a checkpoint on the disk; perhaps in a thread, and so with nothing that the steps change."""
         with self.writing_world.together():
@@ -70,13 +77,15 @@ class Checkpoints:
         self.folder.seal()
 
 
-def save_shares(world: World, folder: Path, step: int, shares: Shares, state: Mapping[str, object]) -> None:
+def save_shares(
+    world: World, folder: Path, step: int, shares: Shares, state: Mapping[str, object], *, resumable: bool = True
+) -> None:
     """`save_checkpoint` of what all ranks' `shares` are together; all of them call it. `state` is rank 0's.
 
     When a disk fails on one, nothing changes, and one of them raises a PrimegptError.
     """
     if world.size == 1:
-        save_checkpoint(folder, step, shares, state)
+        save_checkpoint(folder, step, shares, state, resumable=resumable)
         return
     contents = contents_of(shares, f"-{world.rank + 1:05d}-of-{world.size:05d}")
     if world.rank == 0:
@@ -91,7 +100,7 @@ def save_shares(world: World, folder: Path, step: int, shares: Shares, state: Ma
         files = {name: record for written in world.collect(mine) for name, record in written.items()}
         with world.together(), saving(folder, step):
             if world.rank == 0:
-                complete_checkpoint(temporary, step, files, resumable=True)
+                complete_checkpoint(temporary, step, files, resumable)
     except BaseException:
         if world.rank == 0:
             with suppress(OSError):

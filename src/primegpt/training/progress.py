@@ -2,7 +2,8 @@
 before the first step and what is to be known after the last. display.py has what is seen in between.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,11 @@ def evaluation_line(
     if is_likelihood:
         line |= {"val/perplexity": val.perplexity, "val/bits_per_byte": val.bits_per_byte}
     return line | {f"val/{name}": value for name, value in means(val.figures).items()}
+
+
+def is_finite(line: Mapping[str, Any]) -> bool:
+    """Whether the losses of an evaluation are numbers."""
+    return math.isfinite(line["val/loss"]) and math.isfinite(line.get("train/eval_loss", 0.0))
 
 
 # Values that depend on the clock or the machine, and may differ between a run and its exact resumption.

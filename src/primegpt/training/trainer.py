@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config
-from primegpt.data.batching.batches import Batch, Batches, Remembering
+from primegpt.data.batching.batches import Batch, Batches
 from primegpt.data.batching.feed import smaller_micro_batch
 from primegpt.errors import DiskError, NonFiniteError, OutOfMemory, PrimegptError, is_out_of_memory
 from primegpt.evaluation.perplexity import EvaluationSet, Figures, LossResult, add_figures, evaluate_loss
 from primegpt.model.gpt import GPT
-from primegpt.model.lora import adapter_weights, load_adapters, merged_weights
 from primegpt.parallel.world import ALONE, World, local
 from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, step_name
 from primegpt.run.folder import RunFolder
@@ -28,10 +27,12 @@ from primegpt.training.assemble import as_written
 from primegpt.training.average import Average
 from primegpt.training.checkpoints import Checkpoints
 from primegpt.training.display import Observer
+from primegpt.training.early import early_line
 from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.pace import Pace, Timetable
-from primegpt.training.progress import Speed, evaluation_line, memory_mb, remarks_at_the_end, train_line
+from primegpt.training.progress import Speed, evaluation_line, is_finite, memory_mb, remarks_at_the_end, train_line
+from primegpt.training.saved import divided, put_back, tensors_of, weights_of
 from primegpt.training.state import EarlyStopping, TrainState
 from primegpt.training.step import Precision, compute_gradients, sum_over_ranks, update
 
@@ -150,9 +151,13 @@ class Trainer:
             with self.pace.timed("eval_interval"):
                 self.save()
                 self.evaluate()
-        elif self.state.step and self.due("checkpoint_interval"):
-            with self.pace.timed("checkpoint_interval"):
-                self.save()
+        else:
+            if self.state.step and self.due("checkpoint_interval"):
+                with self.pace.timed("checkpoint_interval"):
+                    self.save()
+            if self.early_is_due():
+                with self.pace.timed("early_evaluations"):
+                    self.evaluate_early()
         if self.due("sample_interval"):
             with self.pace.timed("sample_interval"):
                 self.sample()
@@ -160,6 +165,10 @@ class Trainer:
     def due(self, name: str) -> bool:
         """Whether it is time for an evaluation, sample, checkpoint or line of the log, by the name of its interval."""
         return self.timetable.due(self.state, name)
+
+    def early_is_due(self) -> bool:
+        """Whether it is time for an early evaluation, where no other one is."""
+        return self.state.step in (self.config.train.early_evaluations or ()) and not self.due("eval_interval")
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, int, Figures]:
         """`compute_gradients` for the present step, with half the micro-batch as often as memory runs out."""
@@ -207,17 +216,16 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of the present step. An update that ruined the weights is not saved."""
-        tensors = {"model": merged_weights(self.model), "optimizer": self.optimizers.state()}
-        if adapters := adapter_weights(self.model):  # what goes on learning; `model` is for everyone else
-            tensors["adapter"] = adapters
-        tensors |= self.average.tensors()
-        if isinstance(source := self.batches.source, Remembering) and (kept := source.state()):
-            tensors["rollouts"] = kept
+        tensors = tensors_of(self.model, self.average, self.optimizers, self.batches.source)
         # One value that is not finite shows in the sum, which takes a thirteenth of the time of asking each of them.
         finite = all(local(tensor).sum().isfinite() for named in tensors.values() for tensor in named.values())
         if self.world.max(not finite):
             self.stop_at_non_finite("weights")
-        state = {
+        self.checkpoints.save(self.state.step, tensors, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What state.json of a checkpoint holds."""
+        return {
             "train": self.state.as_json(),
             "scaler": self.precision.scaler.state_dict(),
             "config": self.config.model_dump(mode="json", exclude_none=True),
@@ -225,24 +233,32 @@ class Trainer:
             "data": self.data,
             "conditions": self.conditions,
         }
-        self.checkpoints.save(self.state.step, tensors, state)
 
     def evaluate(self) -> None:
         """Loss on the fixed sets; committed beside the checkpoint just saved, then counted for early stopping."""
-        state = self.state
-        line = evaluation_line(
-            state,
-            train=self.loss_on(self.train_set),
-            val=self.loss_on(self.val_set),
-            is_likelihood=self.objective.is_likelihood,
-        )
+        line = self.evaluated(self.train_set, self.val_set)
         self.checkpoints.finish()
-        if not (math.isfinite(line["val/loss"]) and math.isfinite(line.get("train/eval_loss", 0.0))):
-            self.folder.discard(state.step)
+        if not is_finite(line):
+            self.folder.discard(self.state.step)
             self.stop_at_non_finite("loss on the fixed sets")
         if self.world.rank == 0:
-            commit_evaluation(self.folder.checkpoint_path(state.step), line)
+            commit_evaluation(self.folder.checkpoint_path(self.state.step), line)
         self.take_in(line)
+
+    def evaluate_early(self) -> None:
+        """Loss on a part of the fixed sets, for looks at it alone; and the weights, where milestones are kept."""
+        line = self.evaluated(self.train_set.part or self.train_set, self.val_set.part or self.val_set)
+        if not is_finite(line):
+            self.stop_at_non_finite("loss on the fixed sets")
+        if self.config.train.keep_checkpoints == "milestones":
+            self.checkpoints.keep_weights(self.state.step, weights_of(self.model, self.average), self.record())
+        self.folder.append_metrics(early_line(line))
+        self.observer.on_message(f"step {self.state.step:,}: validation loss about {line['val/loss']:.2f}")
+
+    def evaluated(self, train_set: EvaluationSet, val_set: EvaluationSet) -> dict[str, Any]:
+        """The line of an evaluation on these sets."""
+        train, val = self.loss_on(train_set), self.loss_on(val_set)
+        return evaluation_line(self.state, train=train, val=val, is_likelihood=self.objective.is_likelihood)
 
     def take_in(self, line: dict[str, Any]) -> None:
         """Count a committed evaluation: early stopping, the best pointer, metrics.jsonl."""
@@ -314,21 +330,10 @@ class Trainer:
         best = self.state.early_stopping.best_step
         if best is not None and (self.folder.checkpoints_dir / step_name(best)).exists():  # not one that is now undone
             self.folder.point("best", best)
-        if "adapter" in checkpoint.tensors:
-            load_adapters(self.model, checkpoint.tensors["adapter"])
-        else:
-            self.average.load(checkpoint.tensors)
-        self.optimizers.load_state(checkpoint.tensors["optimizer"])
-        if isinstance(source := self.batches.source, Remembering) and "rollouts" in checkpoint.tensors:
-            source.load_state(checkpoint.tensors["rollouts"])
+        put_back(checkpoint.tensors, self.model, self.average, self.optimizers, self.batches.source)
         if checkpoint.state["scaler"]:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
-        for event in self.state.events:
-            if "batch_size" in event and self.batches.batch_size > event["batch_size"]:
-                rows = self.batches.examples_per_step
-                self.batches = self.batches.with_batch_size(
-                    next(size for size in range(event["batch_size"], 0, -1) if rows % size == 0)
-                )  # the setting may have been edited since
+        self.batches = divided(self.batches, self.state.events)
         self.folder.truncate_metrics(self._precedes)
         self.restored_from = checkpoint.path  # its tensors are as large as ours
         self.checkpoints.saved_step = checkpoint.step
@@ -345,6 +350,9 @@ class Trainer:
         elif self.due("eval_interval"):
             with self.pace.timed("eval_interval"):
                 self.evaluate()
+        elif self.early_is_due():
+            with self.pace.timed("early_evaluations"):
+                self.evaluate_early()
         missing = not self.folder.sample_path(self.state.step).exists()
         if self.due("sample_interval") and self.world.max(missing):
             with self.pace.timed("sample_interval"):
