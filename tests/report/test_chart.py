@@ -43,6 +43,16 @@ def test_on_a_logarithmic_axis_equal_factors_are_equal_distances():
     assert chart("t", [Series("a", [(0, 0.0), (1, 1.0)])], log=True) == ""  # has no place for 0
 
 
+def test_where_steps_are_counted_the_first_ones_have_room():
+    html = chart("t", [Series("a", [(0, 4.0), (9, 3.0), (99, 2.0), (999, 1.0)])], counted=True)
+    assert [round(right) for right, _ in corners(paths(html, "line")[0])] == [0, 333, 667, SIZE]
+    ticks = labels(html, "x")
+    assert list(ticks) == ["0", "1", "10", "100", "999"]
+    assert ticks["1"] == pytest.approx(math.log(2) / math.log(1000), abs=1e-4)
+    assert ticks["999"] == 1.0
+    assert labels(chart("t", [Series("a", [(0, 1.0)])], counted=True), "x") == {"0": 0.0, "1": 1.0}
+
+
 def test_a_line_without_a_name_is_not_in_the_legend():
     html = chart("t", [Series("a", [(0, 1.0), (1, 2.0)]), Series("", [(0, 1.5), (1, 1.5)], color=1, faint=True)])
     assert re.findall(r"<li[^>]*>([^<]*)</li>", html) == ["a"]

@@ -52,6 +52,20 @@ def test_nothing_is_wider_than_the_screen_and_no_number_is_broken(browser, addre
     page.close()
 
 
+def test_the_pointer_finds_steps_where_the_first_ones_have_room(browser, tmp_path):
+    losses = [(0, 4.0), (9, 3.0), (99, 2.0), (999, 1.0)]
+    page = browser.new_page()
+    drawn = Page("p", "s").section("Curves").chart("Loss", [Series("a", losses)], counted=True)
+    page.goto(drawn.write(tmp_path / "p.html").as_uri())
+    area = page.locator("figure .area").bounding_box()
+    for share, told in ((0.02, "step 0"), (0.35, "step 9"), (0.6, "step 99"), (0.9, "step 999")):
+        page.mouse.move(area["x"] + share * area["width"], area["y"] + 40)
+        assert page.locator("figure .box").inner_text().split("\n")[0] == told
+        dot, at = page.locator("figure .dot").bounding_box(), ("0", "9", "99", "999").index(told.split()[1])
+        assert dot["x"] + dot["width"] / 2 - area["x"] == pytest.approx(at / 3 * area["width"], abs=2)
+    page.close()
+
+
 def test_a_value_says_of_which_step_it_is(browser, address):
     page = browser.new_page()
     page.goto(address)

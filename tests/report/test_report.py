@@ -272,6 +272,23 @@ def test_no_line_leads_from_the_first_evaluation_to_the_next(make_run):
         assert line["points"][1][1] is None
 
 
+def test_early_evaluations_are_in_the_curves_and_in_nothing_else(make_run):
+    """They are of a part of the text, so the best of all is not theirs, however low."""
+    run = make_run()
+    lines = run.read_metrics()
+    early = [{"step": s, "tokens": 90 * s, "seconds": s, "early/val/loss": 3.0 - s / 2} for s in (1, 2, 5)]
+    run.truncate_metrics(lambda line: False)
+    for line in [lines[0], *early, *lines[1:]]:
+        run.append_metrics(line)
+    path = report(run.path)
+    facts = [json.loads(unescape(found)) for found in re.findall(r'data-chart="([^"]*)"', path.read_text("utf-8"))]
+    drawn = [line["points"] for chart in facts for line in chart["series"] if line["name"].startswith("validation")]
+    course = [[0, 3.1], [1, 2.5], [2, 2.0], [5, 0.5], [10, 2.2], [20, 1.9], [30, 2.1], [40, 2.4]]
+    assert drawn == [course, course]
+    assert [chart["counted"] for chart in facts[:2]] == [False, True]
+    assert "Best at step 20 of 40" in Words(path).text
+
+
 def test_fine_tuning_tells_what_was_trained_and_what_was_forgotten(make_run):
     run = make_run()
     text = run.config_path.read_text(encoding="utf-8").replace("rank = 0", "rank = 2")

@@ -31,6 +31,12 @@ def test_every_value_is_there_under_its_own_name(folder):
     assert events["final/val/loss"] == [(9, 1.5)]
 
 
+def test_early_evaluations_belong_to_the_curve_of_all(folder):
+    lines = [{"step": 1, "early/val/loss": 3.0}, {"step": 5, "val/loss": 2.0}]
+    track(TensorBoard(folder, Config()), lines, 0.0)
+    assert read_events(folder) == {"val/loss": [(1, 3.0), (5, 2.0)]}
+
+
 def test_a_line_can_be_seen_at_once(folder):
     tracker = TensorBoard(folder, Config())
     tracker.write(3, {"train/loss": 0.5}, 1000.0)

@@ -55,19 +55,21 @@ def chart(
     log: bool = False,
     zero: bool = False,
     wide: bool = False,
+    counted: bool = False,
     verticals: Sequence[tuple[float, str]] = (),
     horizontals: Sequence[tuple[float, str]] = (),
 ) -> str:
     """A `<figure>` with axes, a legend and the lines of `series`; "" if none of them has a point.
 
     `x` and `y` name the axes, `log` makes y logarithmic (for values above 0), `zero` lets it begin at 0, `wide` takes
-    the whole width. `verticals` and `horizontals` are dashed lines with a label, such as (500, "best").
+    the whole width. `counted` lets x begin at 0 and go on by factors, so that the first steps have room. `verticals`
+    and `horizontals` are dashed lines with a label, such as (500, "best").
     """
     series = _drawable(series, log)
     if not series:
         return ""
     levels = [value for value, _ in horizontals] + ([0.0] if zero else [])
-    across, up = _axes(series, log, levels)
+    across, up = _axes(series, log, levels, counted)
     facts, summary = _facts(series, x, across, up), "; ".join(map(_in_words, series))
     unit = f" <span>{escaped(y)}</span>" if y else ""
     data = escaped(json.dumps(finite(facts)))
@@ -93,6 +95,8 @@ class Axis:
     high: float
     ticks: tuple[float, ...]
     log: bool = False
+    counted: bool = False
+    """Logarithmic from 1 on, with a place for 0."""
 
     @classmethod
     def spanning(cls, low: float, high: float, *, log: bool = False, rounded: bool = False) -> "Axis":
@@ -119,8 +123,17 @@ class Axis:
         high = high if high > low else 2 * low
         return cls(low, high, tuple(tick for tick in ticks if low <= tick <= high), log=True)
 
+    @classmethod
+    def counting(cls, high: float) -> "Axis":
+        """The axis of a count from 0 to `high`, on which 1, 10 and 100 are as far apart as 10, 100 and 1,000."""
+        high = max(1.0, high)
+        decades = [10.0**power for power in range(math.ceil(math.log10(high) + 1e-9))]
+        return cls(0.0, high, (0.0, *(tick for tick in decades if tick <= high / 1.8), high), counted=True)
+
     def share(self, value: float) -> float:
         """How far along the axis `value` lies: 0 at the low end, 1 at the high one."""
+        if self.counted:
+            return math.log1p(value) / math.log1p(self.high)
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -190,13 +203,14 @@ def _kind(series: Series) -> str:
     return f"c{series.color} faint" if series.faint else f"c{series.color}"
 
 
-def _axes(series: Sequence[Series], log: bool, levels: Sequence[float]) -> tuple[Axis, Axis]:
+def _axes(series: Sequence[Series], log: bool, levels: Sequence[float], counted: bool) -> tuple[Axis, Axis]:
     """The axes of x and y, which hold all points and whiskers, and `levels` of y."""
     xs = [at for drawn in series for at, _ in drawn.points]
     ys = [value for drawn in series for _, value in drawn.points if value is not None]
     ys += [edge for drawn in series for _, *edges in drawn.intervals for edge in edges]
     ys += levels
-    return Axis.spanning(min(xs), max(xs)), Axis.spanning(min(ys), max(ys), log=log, rounded=True)
+    across = Axis.counting(max(xs)) if counted else Axis.spanning(min(xs), max(xs))
+    return across, Axis.spanning(min(ys), max(ys), log=log, rounded=True)
 
 
 def _facts(series: Sequence[Series], x: str, across: Axis, up: Axis) -> dict[str, object]:
@@ -205,6 +219,7 @@ def _facts(series: Sequence[Series], x: str, across: Axis, up: Axis) -> dict[str
         "x": x,
         "domain": [across.low, across.high, up.low, up.high],
         "log": up.log,
+        "counted": across.counted,
         "series": [
             {"name": drawn.name, "color": drawn.color, "points": [[_number(a), _number(b)] for a, b in drawn.points]}
             for drawn in series

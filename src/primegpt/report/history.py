@@ -4,7 +4,7 @@ Only reads. What cannot be read is named in `remarks`, and the rest is shown all
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from primegpt.errors import CheckpointError, PrimegptError, RunFolderError
 from primegpt.model.size import parameter_count
 from primegpt.run.checkpoint import Checkpoint, list_checkpoints, step_of
 from primegpt.run.contents import config_in_use, data_record
-from primegpt.run.files import figures_of
+from primegpt.run.files import EARLY, figures_of
 from primegpt.run.folder import RunFolder
 from primegpt.run.sessions import sessions
 from primegpt.tokenizers import store
@@ -84,12 +84,18 @@ class History:
 
     def points(self, key: str, x: str = "step") -> Points:
         """The curve of `key` over `x`; a value that was NaN or infinite is None."""
-        rows = [(number(line.get(x)), number(line[key])) for line in self.lines if key in line]
+        return self._points((key,), x)
+
+    def _points(self, keys: Sequence[str], x: str) -> Points:
+        rows = [(number(line.get(x)), number(line[key])) for line in self.lines for key in keys if key in line]
         return [(at, value) for at, value in rows if at is not None]
 
     def curve(self, key: str, x: str = "step") -> Points:
-        """`points` to draw, with a gap after an evaluation of step 0: a line from there would cut off the curve."""
+        """`points` to draw, with those of early evaluations; where there are none, with a gap after an evaluation of
+        step 0: a line from there would cut off the curve."""
         points, steps = self.points(key, x), self.points(key)
+        if self.points(EARLY + key):
+            return self._points((key, EARLY + key), x)
         begins = bool(steps) and steps[0][0] == 0 and len(steps) == len(points)
         return [*points[:1], *([(points[0][0], None)] if begins else []), *points[1:]]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from primegpt.report.chart import Series
 from primegpt.report.page import Page
 from primegpt.run.atomic import write_bytes_atomic
+from primegpt.run.files import EARLY
 
 if TYPE_CHECKING:  # it takes a second to import, and few commands draw
     from matplotlib.axes import Axes
@@ -95,7 +96,8 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path, name: str = "", uni
     """Draw training and validation loss from the lines of metrics.jsonl into the PNG at `path`; rewards, of such.
 
     `name` is that of the run, `unit` what the loss is and is counted by. What was measured before the first step is
-    a dot by itself: a line from there would cut off the true curve.
+    a dot by itself: a line from there would cut off the true curve. Early evaluations tell that: with them there is no
+    gap, and a second panel gives the first steps room.
     """
     rewarded = any("val/reward" in line for line in lines)
     losses = [
@@ -104,18 +106,26 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path, name: str = "", uni
         ("val/loss", "validation text, fixed part", PALETTE[1], 1.5),
     ]
     rewards = [("reward", "completions of steps", GREY, 0.8), ("val/reward", "validation prompts", PALETTE[1], 1.5)]
-    figure, (axes,) = figure_of(7, 4, dpi=120)
-    axes.set_title(f"{'Reward' if rewarded else 'Loss'}{f' of {name}' if name else ''}", fontsize=11, loc="left")
-    for key, label, color, width in rewards if rewarded else losses:
-        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-        if points and points[0][0] == 0:
-            axes.plot(*points.pop(0), "o", color=color, markersize=4, label="" if points else label)
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
-    axes.set_xlabel("step")
-    axes.set_ylabel("reward" if rewarded else unit or "loss")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+    early = any(f"{EARLY}val/loss" in line for line in lines)
+    figure, panels = figure_of(11 if early else 7, 4, dpi=120, panels=1 + early)
+    for axes in panels:
+        for key, label, color, width in rewards if rewarded else losses:
+            names = (key, EARLY + key)
+            points = [(line["step"], line[n]) for line in lines for n in names if line.get(n) is not None]
+            if points and points[0][0] == 0 and not early:
+                axes.plot(*points.pop(0), "o", color=color, markersize=4, label="" if points else label)
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
+        axes.set_xlabel("step")
+    panels[0].set_title(f"{'Reward' if rewarded else 'Loss'}{f' of {name}' if name else ''}", fontsize=11, loc="left")
+    panels[0].set_ylabel("reward" if rewarded else unit or "loss")
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(frameon=False)
+    if early:
+        panels[1].set_title("with room for the first steps", fontsize=11, loc="left")
+        panels[1].set_xscale("symlog", linthresh=1)
+        panels[1].set_xlim(left=0)
+        panels[1].xaxis.set_major_formatter("{x:,.0f}")
     save(figure, path)
 
 

@@ -262,6 +262,8 @@ def _own_loss(page: Page, run: History, y: str) -> None:
     best = run.early_stopping.best_step
     marks = [(best, "best")] if best is not None and best < run.step else []
     page.chart("Loss", lines, y=y, wide=True, horizontals=levels, verticals=marks)
+    if run.points("early/val/loss"):
+        page.chart("Loss, with room for the first steps", lines, y=y, wide=True, counted=True)
 
 
 def _figure(run: History, name: str) -> list[Series]:

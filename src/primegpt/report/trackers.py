@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from primegpt.config import Config, read_saved
 from primegpt.report.tracking import warning
+from primegpt.run.files import EARLY
 from primegpt.run.folder import RunFolder
 
 PROJECT = "primegpt"  # what the runs of all folders are under, where the environment names nothing else
@@ -201,8 +202,9 @@ def track(tracker: Tracker, lines: Iterable[Mapping[str, Any]], began: float) ->
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The values of a line that a curve can be drawn of."""
-    return {key: value for key, value in line.items() if not key.endswith("step") and isinstance(value, int | float)}
+    """The values of a line that a curve can be drawn of; those of early evaluations belong to that of all others."""
+    values = {key: value for key, value in line.items() if not key.endswith("step") and isinstance(value, int | float)}
+    return {key.removeprefix(EARLY): value for key, value in values.items()}
 
 
 if __name__ == "__main__":
