@@ -38,7 +38,8 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve
   experiment FILE.toml          a question about training, answered with an interval; also `experiment alignment`
 
-RUN is a run folder, by default the latest in runs/. `primegpt --install-completion` lets the shell complete. A first try:
+RUN is a run folder, by default the latest in runs/. `primegpt --install-completion` lets the shell complete.
+A first try:
 
   primegpt train my.txt --minutes 2
   primegpt generate
