@@ -1,0 +1,102 @@
+"""The lessons of docs/learn print what they say, draw what they show, and are the notebooks that lie beside them."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from primegpt.report.pictures import PALETTE
+
+ROOT = Path(__file__).parents[1]
+MAKER = runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))
+PAGES, parts, outputs, notebook = (MAKER[name] for name in ("PAGES", "parts", "outputs", "notebook"))
+RUN = f"""
+import json, pathlib, runpy, sys
+run = runpy.run_path({str(ROOT / "docs" / "make_notebooks.py")!r})["run"]
+print(json.dumps(run(*map(pathlib.Path, sys.argv[1:]))))
+"""
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def pictures(page: Path) -> list[Path]:
+    return [page.parent / part.text for part in parts(page) if part.kind == "picture"]
+
+
+@each_page
+def test_lessons_print_what_they_say_and_draw_what_they_show(page, tmp_path):
+    # One thread: two that wait for each other spin, beside another process for minutes.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-c", RUN, str(page), str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    for said, printed in zip(outputs(page), json.loads(done.stdout), strict=True):
+        assert printed == said
+    for picture in pictures(page):
+        assert difference(tmp_path / picture.name, picture) < 0.02, "run: python docs/make_notebooks.py --pictures"
+
+
+def difference(one: Path, other: Path) -> float:
+    """Between two pictures, 0 to 1: the mean over squares of 20 pixels, of the square that differs most.
+
+    Another matplotlib sets letters a pixel further; a curve that runs elsewhere moves whole squares.
+    """
+    from matplotlib.image import imread
+
+    a, b = (imread(path)[..., :3] for path in (one, other))
+    assert a.shape == b.shape
+    rows, columns = (size // 20 * 20 for size in a.shape[:2])
+    squares = (a - b)[:rows, :columns].reshape(rows // 20, 20, columns // 20, 20, 3)
+    return float(np.abs(squares.mean(axis=(1, 3))).max())
+
+
+@each_page
+def test_a_lesson_has_a_picture_and_two_exercises_with_answers(page):
+    text = page.read_text(encoding="utf-8")
+    assert pictures(page)
+    assert all(picture.stat().st_size < 60_000 for picture in pictures(page))
+    _, _, exercises = text.partition("\n## Try it\n")
+    answers = re.findall(r"^<details.*?</details>$", exercises, re.DOTALL | re.MULTILINE)
+    assert len(re.findall(r"^\*\*\d\.\*\* ", exercises, re.MULTILINE)) == len(answers) == 2
+    assert all("```python" in answer for answer in answers)
+
+
+@each_page
+def test_a_notebook_is_its_page(page):
+    assert page.with_suffix(".ipynb").read_text(encoding="utf-8") == notebook(page), (
+        "run: python docs/make_notebooks.py"
+    )
+
+
+def test_there_is_no_other_notebook_or_picture():
+    learn = ROOT / "docs" / "learn"
+    assert {path.stem for path in learn.glob("*.ipynb")} == {page.stem for page in PAGES}
+    shown = {picture.resolve() for page in PAGES for picture in pictures(page)}
+    assert {path.resolve() for path in (ROOT / "docs" / "images" / "learn").iterdir()} == shown
+
+
+def test_a_notebook_says_all_that_its_page_says():
+    """Every block of code, output, picture and line of prose, wherever it stands."""
+    for page in PAGES:
+        cells = json.loads(notebook(page))["cells"]
+        whole = "".join("".join(cell["source"]) + "\n" for cell in cells)
+        printed = "".join("".join(o["text"]) for cell in cells for o in cell.get("outputs", []) if "text" in o)
+        text = page.read_text(encoding="utf-8")
+        assert printed == "".join(re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+        text = re.sub(r"^```text\n.*?^```|^!\[.*|^</?details.*", "", text, flags=re.DOTALL | re.MULTILINE)
+        for line in re.sub(r"\]\((\d[\w-]*)\.md", r"](\1.ipynb", text).splitlines():
+            assert line.startswith("```python") or line == "```" or line in whole, line
+
+
+def test_pictures_have_the_colours_of_all_others():
+    import matplotlib
+
+    style = matplotlib.rc_params_from_file(
+        ROOT / "src" / "primegpt" / "report" / "paper.mplstyle", use_default_template=False
+    )
+    assert tuple(style["axes.prop_cycle"].by_key()["color"]) == PALETTE
