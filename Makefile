@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH  := torch==2.13.0
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint test-reliability test-peers clean
+.PHONY: demo test lint test-reliability test-peers docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/primegpt demo
@@ -28,6 +28,9 @@ test-reliability: $(VENV)/installed-dev
 test-peers: $(VENV)/installed-peers
 	$(PYTEST) -m peers
 
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/make_site.py
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("primegpt needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +42,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 $(VENV)/installed-peers: $(VENV)/installed-dev
 	$(PIP) --editable '.[dev,peers]'
 	# llama.cpp is compiled here, which takes minutes and a compiler; its tests are skipped where that fails. Without
@@ -47,4 +54,4 @@ $(VENV)/installed-peers: $(VENV)/installed-dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache .pytest_cache .ruff_cache .hypothesis

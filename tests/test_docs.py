@@ -2,6 +2,7 @@
 
 import io
 import json
+import pkgutil
 import re
 import runpy
 import shlex
@@ -15,7 +16,7 @@ import pytest
 import tomli_w
 
 import primegpt
-from primegpt import tokenizers
+from primegpt import extend, tokenizers
 from primegpt.cli.commands import app
 from primegpt.cli.main import HELP, run
 from primegpt.config import recipe_path, resolve
@@ -190,10 +191,49 @@ def test_the_help_page_names_exactly_the_commands():
     assert listed == registered
 
 
-def test_the_reference_is_as_the_code_is():
-    """Every public name, signature and setting; `python docs/make_api.py` writes it anew."""
-    page = runpy.run_path(str(ROOT / "docs" / "make_api.py"))["api_page"]()
-    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == page, "run: python docs/make_api.py"
+def test_the_settings_are_as_the_code_has_them():
+    """Every setting, its default and its help; `python docs/make_settings.py` writes them anew."""
+    page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["settings_page"]()
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page, "run: python docs/make_settings.py"
+
+
+def test_the_reference_names_exactly_what_is_public():
+    """And all of it, with public methods, has something to say of itself."""
+    names = {f"primegpt.{name}" for name in primegpt.__all__ if name not in ("extend", "tokenizers")}
+    names |= {
+        f"primegpt.{part.__name__.split('.')[1]}.{name}" for part in (tokenizers, extend) for name in part.__all__
+    }
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^::: (\S+)", page, re.MULTILINE)) == names
+    for name in names:
+        assert pkgutil.resolve_name(name).__doc__, name
+
+
+def test_the_site_leads_to_every_page():
+    site = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    layout = runpy.run_path(str(ROOT / "docs" / "make_site.py"))["place_of"]
+    pages = {layout(path.relative_to(ROOT).as_posix()) for path in [*PAGES, ROOT / "CHANGELOG.md"]}
+    named = re.findall(r"'([^']*\.md)'", str(site["nav"]))
+    assert sorted(named) == sorted(pages)
+
+
+def test_the_site_says_what_is_wrong_with_it(tmp_path):
+    """Of a page that leads nowhere, or lets the reader's browser ask others for something."""
+    problems = runpy.run_path(str(ROOT / "docs" / "make_site.py"))["problems"]
+    problems.__globals__["SITE"] = tmp_path
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.html").write_text('<p id="x">', encoding="utf-8")
+    good = '<a href="a/b.html#x"></a><a href="/a/b.html"></a><a href="#y" id="y"></a><a href="https://pytorch.org"></a>'
+    bad = '<a href="a/c.html"></a><a href="a/b.html#z"></a><script src="https://unpkg.com/x"></script>'
+    (tmp_path / "index.html").write_text(good + bad + '<img src="//x.org/y.png">', encoding="utf-8")
+    (tmp_path / "site.css").write_text("@font-face {src: url(https://fonts.gstatic.com/x)}", encoding="utf-8")
+    assert list(problems()) == [
+        "index.html links to a/c.html, which is not there",
+        "index.html links to a/b.html#z, where nothing has that name",
+        "index.html loads https://unpkg.com/x",
+        "index.html loads //x.org/y.png",
+        "site.css loads https://fonts.gstatic.com/x",
+    ]
 
 
 def test_the_layout_names_every_folder_and_files_that_are_there():

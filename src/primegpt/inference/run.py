@@ -48,10 +48,11 @@ MAX_SAMPLES = 100_000  # of a prompt, written side by side
 class Run:
     """A trained model with all that belongs to it.
 
-    >>> run = primegpt.load("runs/my-1")
-    >>> run.generate("Once upon a time", max_new_tokens=200)
-    >>> run.evaluate("other.txt")["text"]["bits_per_byte"]
-    >>> [line["val/loss"] for line in run.metrics if "val/loss" in line]
+    Examples:
+        >>> run = primegpt.load("runs/my-1")
+        >>> run.generate("Once upon a time", max_new_tokens=200)
+        >>> run.evaluate("other.txt")["text"]["bits_per_byte"]
+        >>> [line["val/loss"] for line in run.metrics if "val/loss" in line]
     """
 
     folder: RunFolder
