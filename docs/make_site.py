@@ -57,7 +57,7 @@ def main() -> None:
 def lay_out(path: str) -> list[str]:
     """Write a file of the repository, or a folder of source, to where it lies in build/docs; what it links to."""
     source, target = ROOT / path, PAGES / place_of(path)
-    if path.startswith("docs/") and (source.is_dir() or source.suffix in (".py", ".ipynb")):
+    if path.startswith("docs/") and (source.is_dir() or source.suffix == ".py"):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix not in (".md", ".py") and source.is_file() and path != "LICENSE":
