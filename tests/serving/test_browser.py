@@ -495,6 +495,126 @@ def test_the_curve_grows_while_a_run_trains(visit, runs, tmp_path):
         page.goto("about:blank")  # before the server goes, which it asks again and again
 
 
+def test_charts_tell_values_and_change_their_scales(visit, runs):
+    page = visit(at="#training")
+    page.locator("#curves circle").nth(3).wait_for()
+    rows = RunFolder(runs[0]).read_metrics()
+    losses = {row["step"]: row[key] for row in rows for key in ("early/val/loss", "val/loss") if key in row}
+    alone = page.locator("#beside option").first
+    page.select_option("#beside", alone.get_attribute("value"))
+    page.locator(".life").nth(1).wait_for(state="detached")
+    assert page.locator("#legend li").all_text_contents() == ["songs, validation text", "songs, training batches"]
+    page.locator("#curves").focus()
+    page.keyboard.press("End")
+    told = page.locator("#curves .box").inner_text().split("\n")
+    assert told[0] == "step 50, nats per token"
+    assert f"{losses[50]:.3f} songs, validation text" in told
+    page.keyboard.press("Home")
+    assert f"{losses[0]:.3f} songs, validation text" in page.locator("#curves .box").inner_text()
+    frame = page.locator("#curves svg").bounding_box()
+    page.mouse.move(frame["x"] + frame["width"] - 12, frame["y"] + 60)
+    assert page.locator("#curves .box").inner_text().split("\n")[0].startswith("step 50,")
+
+    def path(kind: str) -> str:
+        return page.locator(f"#curves path.{kind}").get_attribute("d")
+
+    def heights(kind: str) -> list[float]:
+        return [float(point.split()[1]) for point in path(kind)[1:].split("L")]
+
+    rough = heights("train")
+    slide(page, "smoothing", 0.9)
+    assert sum(abs(b - a) for a, b in pairwise(heights("train"))) < sum(abs(b - a) for a, b in pairwise(rough))
+    before = path("val")
+    page.select_option("#steps-scale", "even")
+    xs = [float(point.split()[0]) for point in path("val")[1:].split("L")]
+    assert path("val") != before
+    steps = sorted(losses)
+    assert (xs[1] - xs[0]) / (xs[-1] - xs[0]) == pytest.approx((steps[1] - steps[0]) / steps[-1], abs=2e-3)
+    before = path("val")
+    page.select_option("#loss-scale", "log")
+    assert path("val") != before
+    ours = page.locator("#curves path.val").evaluate("e => getComputedStyle(e).stroke")
+    page.select_option("#run", "1")
+    page.locator("#legend li", has_text="plain").first.wait_for()
+    theirs = page.locator("#curves path.val").first.evaluate("e => getComputedStyle(e).stroke")
+    assert theirs != ours
+    page.select_option("#beside", "0")
+    page.locator(".life").nth(1).wait_for()
+    colours = page.locator("#curves path.val").evaluate_all("all => all.map((e) => getComputedStyle(e).stroke)")
+    assert colours == [theirs, ours]  # those of the runs, whichever stands first
+    assert "bits per byte" in page.locator(".life").first.inner_text()  # as the chart has it
+    assert "bits per byte" in page.locator(".life").nth(1).inner_text()
+
+
+def test_a_run_that_trains_says_how_far_it_is_and_its_newest_is_followed(visit, runs, tmp_path):
+    live = tmp_path / "live"
+    shutil.copytree(runs[1], live)
+    with RunFolder(live).lock(), served([live]) as where:
+        folder = RunFolder(live)
+        last = next(row for row in reversed(folder.read_metrics()) if "lr" in row)
+        folder.append_metrics({**last, "step": 40, "seconds": 20.0, "tokens_per_sec": 1234.4})
+        page = visit(where=where, at="#training")
+        now = page.locator(".life .now", has_text="1,234 tokens a second")
+        now.wait_for()
+        assert now.text_content() == "step 40 of 50, 1,234 tokens a second, 5 s left"
+        slider = page.locator(".life input[type=range]")
+        assert slider.input_value() == slider.get_attribute("max")
+        newest = int(slider.get_attribute("max"))
+        model = folder.load_checkpoint("last", pytest.fail)
+        save_checkpoint(folder.checkpoints_dir, 60, {"model": model.tensors["model"]}, model.state, resumable=False)
+        page.locator(".life h2", has_text="step 60").wait_for()
+        assert slider.input_value() == str(newest + 1)
+        slider.focus()
+        page.keyboard.press("Home")  # who looks at another one is left alone
+        assert not page.locator("#follow").is_checked()
+        page.wait_for_timeout(2500)
+        assert slider.input_value() == "0"
+        page.check("#follow")
+        assert slider.input_value() == str(newest + 1)
+        page.goto("about:blank")
+
+
+def test_the_prompt_is_the_same_in_every_view_and_run(visit):
+    page = visit()
+    page.fill("#prompt", PROMPT)
+    page.click("#tab-training")
+    assert page.input_value("#life-prompt") == PROMPT
+    assert settled(page.locator(".life.first .text")).startswith(PROMPT)
+    page.fill("#life-prompt", "a happy pop song about the moon")
+    page.keyboard.press("Enter")
+    assert settled(page.locator(".life.other .text")).startswith("a happy pop song about the moon")
+    page.select_option("#run", "1")
+    page.locator("#facts", has_text="plain").wait_for()
+    page.click("#tab-write")
+    assert page.input_value("#prompt") == "a happy pop song about the moon"
+
+
+def test_another_run_writes_and_reads_beside(visit, tmp_path, picture):
+    words, same = parrot(tmp_path / "words", WORDS), parrot(tmp_path / "same", WORDS)
+    digits = parrot(tmp_path / "digits", "0123456789" * 8)
+    with served([words, same, digits]) as where:
+        page = visit(where=where)
+        assert page.locator("#other-write").is_hidden()
+        page.select_option("#beside", "1")
+        page.locator("#other-write").wait_for()
+        set_number(page, "max_new_tokens", 30)
+        press_write(page, "the")
+        theirs = settled(page.locator("#other-write-text"))
+        assert theirs == page.locator("#write-sheet").text_content()  # the same weights, settings and seed
+        picture(page, "beside")
+        page.click("#tab-look")
+        page.locator("#other-look-status", has_text="bits per byte").wait_for()
+        assert page.locator("#other-look-sheet .token").count() == page.locator("#look-sheet .token").count()
+        told = page.locator("#other-look-status").text_content()
+        assert told.split(" bits")[0] == told.split("same, ")[1].split(" to ")[0]
+        page.select_option("#beside", "2")  # of another alphabet
+        page.locator("#other-look-title", has_text="digits").wait_for()
+        page.locator("#other-look-status", has_text="does not know").wait_for()
+        assert page.locator("#other-look-sheet .token").count() == 0
+        page.select_option("#beside", "")
+        page.locator("#other-look").wait_for(state="hidden")
+
+
 def test_it_is_used_without_a_mouse(visit):
     page = visit()
     page.keyboard.press("Tab")
@@ -536,6 +656,14 @@ def test_accessible_and_whole_in_light_and_dark_wide_and_narrow(visit, picture, 
         ]
         assert serious == [], view
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
+        if view in ("write", "look"):
+            page.select_option("#beside", "1")
+            page.locator(f"#other-{view}").wait_for()
+            page.wait_for_timeout(1500)
+            beside = page.evaluate("axe.run().then((found) => found.violations)")
+            assert [v["id"] for v in beside if v["impact"] in ("serious", "critical")] == [], view
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view}: two runs are too wide"
+            page.select_option("#beside", "")
         if (width, scheme) in ((1280, "dark"), (360, "light")):
             picture(page, f"{view}-{'dark' if width > 360 else 'narrow'}")
     moving = page.evaluate("document.getAnimations().length")

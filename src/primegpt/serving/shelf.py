@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from primegpt.config import DECAY
-from primegpt.errors import UsageError
+from primegpt.errors import PrimegptError, UsageError
 from primegpt.inference.run import Run
 from primegpt.run.checkpoint import list_checkpoints
+from primegpt.run.files import EARLY
 from primegpt.run.folder import RunFolder
 from primegpt.serving.examples import examples
 from primegpt.serving.schema import SETTINGS
-from primegpt.terminal import to_stderr
+from primegpt.terminal import silent, to_stderr
 
 # How the page may have a text written: without decay, since it shows what is drawn from as the temperature stands.
 PAGE_SETTINGS = [name for name in SETTINGS if name not in DECAY]
@@ -78,6 +79,7 @@ class Shelf:
             "banned": decoder.banned.tolist(),
             "stops": sorted(decoder.stop_ids),
             "vocab_size": tokenizer.vocab_size,
+            "unit": opened.config.tokenizer.facts.unit,
             "fingerprint": tokenizer.fingerprint,
             "n_layer": config.n_layer,
             "n_head": config.n_head,
@@ -99,12 +101,25 @@ class Shelf:
             "steps": self.steps(run),
             "best": folder.pointed("best"),
             "training": folder.in_use(),
+            "max_steps": self.planned_steps(run),
             "rows": len(rows),
             "metrics": [{key: row[key] for key in SHOWN if key in row} for row in rows[after:]],
         }
 
+    def planned_steps(self, run: int) -> int | None:
+        """The steps in all of a run that trains, as its newest checkpoint has them; None for others."""
+        folder = self.folder(run)
+        if not folder.in_use():
+            return None
+        try:
+            newest = folder.load_newest(silent, (), resumable=False)
+        except PrimegptError:  # it may go just as it is read
+            return None
+        return newest.state.get("train", {}).get("max_steps") if newest else None
 
-SHOWN = ("step", "tokens", "seconds", "train/loss", "train/eval_loss", "val/loss", "val/bits_per_byte")
+
+LOSSES = ("val/loss", "val/bits_per_byte")
+SHOWN = ("step", "tokens", "seconds", "tokens_per_sec", "train/loss", *LOSSES, *(EARLY + name for name in LOSSES))
 
 
 def plain_label(name: str, kind: str) -> str:

@@ -1,6 +1,7 @@
 // The page starts here: runs, views, theme.
 
 import { get } from "./api.js";
+import { startBeside } from "./beside.js";
 import { $, arrows, count, h } from "./dom.js";
 import { startInside } from "./inside.js";
 import { startLook } from "./look.js";
@@ -39,6 +40,7 @@ async function start() {
   startWrite();
   startLook();
   startInside();
+  startBeside();
   startTraining();
   if (!linked().text) await choose(0);
   await follow();
@@ -87,7 +89,7 @@ function view(name) {
     $(`tab-${other}`).setAttribute("aria-selected", other === name);
     $(`tab-${other}`).tabIndex = other === name ? 0 : -1;
   }
-  for (const part of ["rules", "actions"]) $(`${part}-${name}`)?.append($(part)); // one of each, in the view that is shown
+  for (const part of ["rules", "actions", "versus"]) $(`${part}-${name}`)?.append($(part)); // one of each, in the view that is shown
   history.replaceState(null, "", `#${name}`);
   emit("view");
 }

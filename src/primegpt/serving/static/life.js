@@ -1,15 +1,18 @@
 // One run's life: a slider over its checkpoints, and what each makes of the same prompt and seed.
 
-import { ask, stream } from "./api.js";
+import { own } from "./beside.js";
 import { count, h, later } from "./dom.js";
-import { latest, vocabularyOf } from "./state.js";
+import { latest } from "./state.js";
+import { written } from "./written.js";
 
 const TOKENS = 90;
 const PAUSE = 900; // milliseconds on each checkpoint when they are played
 
 export class Life {
-  constructor(run, kind, moved) {
+  // `moved` is called when another checkpoint is shown; `chosen` when it was chosen by hand.
+  constructor(run, kind, moved, chosen) {
     Object.assign(this, { run, kind, moved, texts: new Map(), wanted: null, ending: null });
+    this.measure = { name: "val/loss", unit: "" };
     const name = `Checkpoint of ${run.name}`;
     this.slider = h("input", {
       type: "range",
@@ -17,17 +20,22 @@ export class Life {
       max: run.steps.length - 1,
       step: 1,
       "aria-label": name,
-      oninput: () => this.move(),
+      oninput: () => {
+        chosen();
+        this.move();
+      },
     });
     this.slider.value = run.steps.indexOf(run.best) < 0 ? run.steps.length - 1 : run.steps.indexOf(run.best);
     this.where = h("output", {});
     this.loss = h("span", {});
     this.text = h("p", { class: "text" });
+    this.now = h("p", { class: "note now", hidden: true });
     this.playing = h("button", { type: "button", class: "quiet", onclick: () => this.play() }, "Play its life");
     this.element = h(
       "section",
-      { class: `card life ${kind}`, "aria-label": run.name },
+      { class: `card life ${kind}`, "--own": own(run), "aria-label": run.name },
       h("h2", {}, run.name, this.where),
+      this.now,
       this.slider,
       h("div", { class: "buttons" }, this.loss, this.playing),
       this.text,
@@ -60,15 +68,17 @@ export class Life {
     this.move();
   }
 
-  // There may be more checkpoints than a moment ago, or fewer.
-  refresh() {
+  // There may be more checkpoints than a moment ago, or fewer. The newest is shown where one wants to `follow`.
+  refresh(follow) {
     const step = this.shown;
-    const atEnd = Number(this.slider.value) === Number(this.slider.max);
-    this.slider.max = this.run.steps.length - 1;
-    const at = this.run.steps.indexOf(step);
-    if (at >= 0 && !(atEnd && this.run.training)) this.slider.value = at;
-    else this.slider.value = this.run.steps.length - 1;
+    const { steps, training } = this.run;
+    this.slider.max = steps.length - 1;
+    const at = training && follow ? -1 : steps.indexOf(step);
+    this.slider.value = at < 0 ? steps.length - 1 : at;
+    this.now.hidden = !training;
+    this.now.textContent = training ? live(this.run) : "";
     if (this.step() !== step) this.move();
+    else this.label();
   }
 
   label() {
@@ -76,39 +86,37 @@ export class Life {
     this.where.textContent = `step ${count(step)}`;
     this.slider.setAttribute("aria-valuetext", this.said());
     const loss = this.lossAt(step);
-    this.loss.textContent = loss == null ? "not evaluated" : `validation loss ${loss.toFixed(3)}`;
+    this.loss.textContent = loss == null ? "not evaluated" : `validation ${loss.toFixed(3)} ${this.measure.unit}`;
   }
 
-  lossAt = (step) => this.run.metrics.find((row) => row.step === step && row["val/loss"] != null)?.["val/loss"];
+  lossAt(step) {
+    const row = this.run.metrics.find((row) => row.step === step && valued(row, this.measure.name) != null);
+    return row && valued(row, this.measure.name);
+  }
 
   said() {
     const loss = this.lossAt(this.step());
-    return `${this.run.name}, step ${this.step()}${loss == null ? "" : `, validation loss ${loss.toFixed(2)}`}`;
+    const told = loss == null ? "" : `, validation loss ${loss.toFixed(2)} ${this.measure.unit}`;
+    return `${this.run.name}, step ${this.step()}${told}`;
   }
 
   async read(current) {
     this.ending?.abort();
     if (!this.wanted) return;
     const step = this.step();
-    const { text, seed } = this.wanted;
+    const { prompt, seed } = this.wanted;
     const show = (...parts) => this.text.replaceChildren(...parts);
-    const own = { run: this.run.run, step };
-    const words = await vocabularyOf(this.run.run);
-    if (this.texts.has(step)) return show(h("i", {}, text), this.texts.get(step));
+    if (this.texts.has(step)) return show(h("i", {}, prompt.text), this.texts.get(step));
     const mine = (this.ending = new AbortController());
+    const settings = { ...this.run.generate, seed, max_new_tokens: TOKENS, stop_strings: [] };
     try {
-      const { ids } = await ask("encode", { ...own, text });
-      const decoder = new TextDecoder();
-      let written = "";
-      const settings = { ...this.run.generate, seed, max_new_tokens: TOKENS, stop_strings: [] };
-      for await (const token of stream("write", { ...own, ids, ...settings }, mine.signal)) {
+      let last = "";
+      for await (const { text, rest } of written(this.run.run, step, prompt, settings, mine.signal)) {
         if (!current()) return mine.abort();
-        if (token.id == null) continue;
-        written += decoder.decode(words.bytes(token.id), { stream: true });
-        show(h("i", {}, text), written);
+        show(h("i", {}, text), rest);
+        last = rest;
       }
-      this.texts.set(step, written);
-      if (current()) show(h("i", {}, text), written || "(it ends at once)");
+      this.texts.set(step, last);
     } catch (error) {
       if (error.name !== "AbortError" && current()) show(error.message);
     }
@@ -133,4 +141,28 @@ export class Life {
     this.playingNow = false;
     this.ending?.abort();
   }
+}
+
+// What was measured under a name; in the first steps by an early evaluation.
+export const valued = (row, name) => row[name] ?? row[`early/${name}`];
+
+// How far a run that trains is: step, speed, and how long the rest will take at the pace so far.
+function live({ metrics, max_steps: last }) {
+  const { step, seconds } = metrics.at(-1) ?? { step: 0 };
+  const speed = metrics.findLast((row) => row.tokens_per_sec)?.tokens_per_sec;
+  const left = last > step && step ? (seconds / step) * (last - step) : null;
+  return [
+    `step ${count(step)}${last ? ` of ${count(last)}` : ""}`,
+    speed && `${count(Math.round(speed))} tokens a second`,
+    left !== null && `${time(left)} left`,
+  ]
+    .filter(Boolean)
+    .join(", ");
+}
+
+export function time(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }

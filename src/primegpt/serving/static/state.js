@@ -6,6 +6,7 @@ import { Tree } from "./tree.js";
 import { Vocabulary } from "./vocabulary.js";
 
 export const state = { runs: [], run: 0, step: null, tree: new Tree(), settings: {}, vocabulary: null, view: "write" };
+state.beside = undefined; // the number of the run beside it; null for none, undefined as long as nobody has chosen
 
 const listeners = new Map();
 

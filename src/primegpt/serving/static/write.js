@@ -158,6 +158,7 @@ export async function continueText(remark = "", anew = false) {
   sheet.show(tree.path(), state.vocabulary);
   button(true);
   tell(remark || "Writing …");
+  if (anew) emit("drawn", { prompt: tree.about.prompt, settings, signal: mine.signal });
   const started = performance.now();
   let written = 0;
   let reason = "stopped";
