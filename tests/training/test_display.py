@@ -85,3 +85,12 @@ def test_alone_on_the_machine_nothing_is_said(monkeypatch):
     display.began_at -= displays.WATCH_AFTER + 1
     display.on_step(state(), None)
     assert said == []
+
+
+def test_steps_that_are_not_those_of_the_plan_say_so():
+    display = PlainDisplay(lambda text: None)
+    now = state(10)
+    display.on_step(now, None)
+    assert display.describe(now).startswith("step 10/100  ")
+    now.max_steps = 81  # it takes longer than was measured, though not twice as long
+    assert display.describe(now).startswith("step 10/81 (100 planned)  ")

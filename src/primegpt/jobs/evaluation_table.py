@@ -1,5 +1,7 @@
-"""`evaluate`'s report in words."""
+"""`evaluate`'s report in words and columns."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 
@@ -20,12 +22,9 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
         cut = f", {answers['contexts_cut']:,} contexts cut on the left" if answers["contexts_cut"] else ""
         pace = f"{1000 * answers['seconds_per_item']:.1f} ms an item"
         rows.append(("HellaSwag", f"{answers['items']:,} items, chance {answers['chance']:.0%}, {pace}{cut}"))
-        units = {"acc": "sum", "acc_norm": "by characters", "acc_bytes": "by bytes", "acc_tokens": "by tokens"}
-        for metric, unit in units.items():
-            error = answers[f"{metric}_stderr"]
-            rows.append(
-                (metric, f"{answers[metric]:.2%}" + (f" ± {error:.2%}" if error is not None else "") + f"  {unit}")
-            )
+        rows += _in_columns(
+            [("", "right", "± standard error", "log-probability"), *map(partial(_choices, answers), UNITS)]
+        )
     if measured := report.get("adherence"):
         rows += _adherence_rows(measured)
     if copied := report.get("memorization"):
@@ -38,18 +37,36 @@ def describe_evaluation(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("KL divergence", f"{apart['per_token']:.4f} [{low:.4f}, {high:.4f}] nats per token from {apart['from']}"),
             ("", f"{apart['per_answer']:.2f} per answer; {apart['prompts']:,} answers, {apart['tokens']:,} tokens"),
         ]
-    for task, metrics in report.get("harness", {}).items():
-        rows.append((task, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
+    tasks = report.get("harness", {}).items()
+    rows += _in_columns([(task, name, f"{value:.4f}") for task, found in tasks for name, value in found.items()])
     return rows
 
 
-def _adherence_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
-    scores = [("adherence", _SCORES)]
-    for name, result in measured["generated"].items():
-        scores += [(f"adherence, {name}", _scores(result)), ("  real answers", _scores(measured["real"][name]))]
-    columns = zip(*(row for _, row in scores), strict=True)
+UNITS = {"acc": "sum", "acc_norm": "by characters", "acc_bytes": "by bytes", "acc_tokens": "by tokens"}
+
+
+def _choices(answers: dict[str, Any], metric: str) -> tuple[str, ...]:
+    """How many endings were right, where the log-probability of each is counted as `metric` does."""
+    error = answers[f"{metric}_stderr"]
+    return metric, f"{answers[metric]:.2%}", "" if error is None else f"{error:.2%}", UNITS[metric]
+
+
+def _in_columns(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Rows of a name and cells as those of a name and a text, the cells below one another; numbers end alike."""
+    if not rows:
+        return []
+    columns = list(zip(*(cells for _, *cells in rows), strict=True))
     widths = [max(map(len, column)) for column in columns]
-    rows = [(name, "  ".join(map(str.rjust, row, widths)).rstrip()) for name, row in scores]
+    sides = [str.rjust if any(cell[:1] in "+-0123456789" for cell in column) else str.ljust for column in columns]
+    lines = [[side(cell, width) for side, cell, width in zip(sides, cells, widths, strict=True)] for _, *cells in rows]
+    return [(row[0], "  ".join(line).rstrip()) for row, line in zip(rows, lines, strict=True)]
+
+
+def _adherence_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    scores = [("adherence", *_SCORES)]
+    for name, result in measured["generated"].items():
+        scores += [(f"adherence, {name}", *_scores(result)), ("  real answers", *_scores(measured["real"][name]))]
+    rows = _in_columns(scores)
     if measured["left_out"]:
         names = ", ".join(measured["left_out"])
         rows.append(("", f"left out: {names}, which can be judged of the songbook's songs alone"))
@@ -96,12 +113,9 @@ def _memorization_rows(copied: dict[str, Any]) -> list[tuple[str, str]]:
     written, held_out = copied["generated"], copied["held_out"]
     sizes = [key for key in written if key.startswith("share_")]
     rows = [
-        (f"copied {key.removeprefix('share_')}-grams", f"{written[key]:.1%} (validation text {held_out[key]:.1%})")
-        for key in sizes
+        (f"copied {key.removeprefix('share_')}-grams", f"{written[key]:.1%}", f"{held_out[key]:.1%}") for key in sizes
     ]
+    spans = ("longest copied span", f"{written['longest']} tokens", f"{held_out['longest']} tokens")
     quoted = " ".join(written["longest_text"].split())
     quoted = quoted if len(quoted) < 80 else quoted[:79] + "…"
-    return [
-        *rows,
-        ("longest copied span", f"{written['longest']} tokens (validation text {held_out['longest']}): {quoted}"),
-    ]
+    return [*_in_columns([("memorisation", "samples", "validation text"), *rows, spans]), ("", quoted)]

@@ -36,6 +36,7 @@ class PlainDisplay:
         self.say, self.interval = say, interval
         self.printed_at = self.began_at = time.monotonic()
         self.watches = True  # for other programs
+        self.planned: int | None = None  # steps, when this session began
         self.last: dict[str, Any] = {}
         self.val_loss: float | None = None
 
@@ -49,7 +50,7 @@ class PlainDisplay:
         self.say(text)
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
-        self.last = line or self.last
+        self.last, self.planned = line or self.last, self.planned or state.max_steps
         self.watch()
         if line and time.monotonic() - self.printed_at > self.interval:
             self.printed_at = time.monotonic()
@@ -70,7 +71,9 @@ class PlainDisplay:
         return "  ".join(self.parts(state))
 
     def parts(self, state: TrainState) -> list[str]:
-        parts = [f"step {state.step:,}/{state.max_steps:,}"]
+        self.planned = self.planned or state.max_steps
+        planned = f" ({self.planned:,} planned)" if self.planned != state.max_steps else ""
+        parts = [f"step {state.step:,}/{state.max_steps:,}{planned}"]
         if self.last:
             parts.append(f"loss {self.last['train/loss']:.3f}")
         if self.val_loss is not None:
