@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from primegpt import api
+from primegpt.config import resolve
 from primegpt.data.songbook import songbook
 from primegpt.data.verse import themes
 from primegpt.evaluation.adherence import word_adherence
 from primegpt.experiments import alignment
+from primegpt.experiments.analysis import Given, Trained
 from primegpt.experiments.file import find_file, read_experiment
 from primegpt.experiments.stages import plan_work
 from primegpt.terminal import silent
@@ -95,3 +97,31 @@ def test_no_song_can_take_more_from_its_prompt_than_the_prompt_says():
     estimate -= single * math.log(single) + (1 - single) * math.log(1 - single)
     assert len(nouns) == len(themes())
     assert alignment.prompt_entropy() == pytest.approx(estimate, rel=0.03)
+
+
+def test_what_came_out_is_drawn_over_the_alignment():
+    """By seeds; arms that differ in more than their alignment stay out of it."""
+    measures = ("own.text.loss", "primegpt.experiments.alignment:follows.words")
+    config = resolve({})
+
+    def run(arm: str, seed: int, loss: float, words: float | None) -> Trained:
+        return Trained(arm, seed, False, config, {"steps": 7}, 7, dict(zip(measures, (loss, words), strict=True)))
+
+    runs = (
+        run("alignment 1", 1, 1.5, 0.4),
+        run("alignment 0", 1, 1.75, 0.0),
+        run("alignment 0", 2, 1.5, None),
+        run("alignment 0, no masking", 1, 9.0, 9.0),
+    )
+    found = alignment.analysis(Given(runs, measures))
+    loss, lift = found.plots
+    assert loss.series[0].points == [(0.0, 1.625), (1.0, 1.5)]
+    assert loss.series[0].intervals == [(0.0, 1.5, 1.75), (1.0, 1.5, 1.5)]
+    assert [(line.name, line.points) for line in lift.series] == [("words of the prompt", [(0.0, 0.0), (1.0, 0.4)])]
+    ((header, nothing, whole, own),) = found.tables
+    assert header == ("alignment", "own", "words")
+    assert nothing == ("0", "1.625 [1.50, 1.75]", "0.000")
+    assert whole == ("1", "1.500", "0.400")
+    songs = list(songbook(alignment.PROMPTS, seed=alignment.PROMPT_SEED))
+    lyrics = [song.lyrics for song in songs]
+    assert own[1:] == ("–", f"{word_adherence([song.prompt for song in songs], lyrics).lift:.3f}")

@@ -14,8 +14,11 @@ from primegpt.data.songbook import EMOTIONS, GENRES, Song, songbook
 from primegpt.data.verse import themes
 from primegpt.evaluation.adherence import adherence, prompt_information, theme_overlap, voice_match, word_overlap
 from primegpt.evaluation.songform import distinct_ngram_share, rhyming_pair_share, valid_section_order
+from primegpt.experiments.analysis import Findings, Given
 from primegpt.inference.run import Run
 from primegpt.jobs.answers import PROMPT_SEED, song_pair, without_prompt
+from primegpt.report.chart import Series
+from primegpt.report.pictures import Plot
 
 PROMPTS = 100  # that every model writes to, and none has seen
 
@@ -42,6 +45,60 @@ def follows(run: Run) -> dict[str, float | None]:
         "rhymes": fmean(map(rhyming_pair_share, written)),
         "distinct": distinct_ngram_share(written),
     }
+
+
+SHARE = "alignment: share of songs that are written to their prompt"
+PLOTS = (  # a picture's name, its title, its y axis, and lines by the ends of their measures' names
+    ("alignment-loss", "What the loss tells", "nats per token", {"own": "songs like its own", "aligned": "aligned"}),
+    (
+        "alignment-lift",
+        "What the songs tell",
+        "adherence lift",
+        {"words": "words of the prompt", "theme": "themes", "genre": "genre", "emotion": "emotion"},
+    ),
+    ("alignment-information", "What a prompt is worth", "nats per token", {"information": "prompt information"}),
+)
+
+
+def analysis(given: Given) -> Findings:
+    """Each measure over the alignment, the mean of the seeds with the lowest and the highest of them."""
+    found: dict[float, dict[str, list[float]]] = {}
+    for run in given.runs:
+        word, _, share = run.arm.partition(" ")
+        if word != "alignment" or "," in share:  # the others differ in more than that
+            continue
+        of_share = found.setdefault(float(share), {})
+        for measure, value in run.values.items():
+            if value is not None:
+                of_share.setdefault(_short(measure), []).append(value)
+    names = [_short(measure) for measure in given.measures]
+    rows = [(f"{share:g}", *(_told(values.get(name)) for name in names)) for share, values in sorted(found.items())]
+    own = lifts(songs := list(songbook(PROMPTS, seed=PROMPT_SEED)), [song.lyrics for song in songs])
+    rows.append(("the songbook's own songs", *(_told([lift] if (lift := own.get(name)) else None) for name in names)))
+    plots = []
+    for name, title, y, lines in PLOTS:
+        series = [_series(label, key, found) for key, label in lines.items()]
+        drawn = [each for each in series if each.points]
+        plots += [Plot(name, title, drawn, SHARE, y, zero=name == "alignment-loss")] if drawn else []
+    return Findings(tables=[[("alignment", *names), *rows]], plots=plots)
+
+
+def _short(measure: str) -> str:
+    """ "words" of "primegpt.experiments.alignment:follows.words", "own" of "own.text.loss"."""
+    return measure.removesuffix(".text.loss").rpartition(".")[2]
+
+
+def _told(values: Sequence[float] | None) -> str:
+    if not values:
+        return "–"
+    extremes = f" [{min(values):.2f}, {max(values):.2f}]" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{extremes}"
+
+
+def _series(label: str, name: str, found: Mapping[float, Mapping[str, Sequence[float]]]) -> Series:
+    known = sorted((share, values[name]) for share, values in found.items() if name in values)
+    points = [(share, fmean(values)) for share, values in known]
+    return Series(label, points, dots=True, intervals=[(share, min(v), max(v)) for share, v in known])
 
 
 def tricks(run: Run) -> dict[str, dict[str, float | None]]:
