@@ -2,7 +2,7 @@
 
 Measured in docs/experiments.md, "Many passes over a small text": a network learns until it knows the text by heart,
 which shows in the validation loss. The average of its weights is at its best just before, at any learning rate, so that
-nothing but the end has to be found.
+nothing but the end has to be found; and the more the weights decay, the later it comes.
 """
 
 from primegpt.config import Config
@@ -13,7 +13,9 @@ from primegpt.model.size import human_bytes, human_count, human_seconds, paramet
 FEW = 4.0  # passes up to which a text is as good as new (Muennighoff et al. 2023, arXiv:2305.16264)
 AVERAGE = 0.1
 PATIENCE = 3  # evaluations, of about ten
-MOST = 15.0  # passes that are planned for: the best came after 5 to 11, and evaluations have to be close to find it
+MOST = 30.0  # passes that are planned for: twice as many as without more decay, and still a little better
+FORGETTING = 36.0  # a plan of P passes has weights that forget, by their decay alone, in 36 / P passes ...
+MOST_DECAY = 2.0  # ... unless that were more than was tried
 
 
 def of(plan: Config, corpus: Corpus) -> float:
@@ -25,9 +27,21 @@ def guarded(plan: Config, corpus: Corpus) -> Config:
     """`plan` with what many passes ask for, where it makes so many and nothing else was asked for."""
     if of(plan, corpus) <= FEW:
         return plan
-    values = {"average": AVERAGE, "patience": PATIENCE}
+    values = {"average": AVERAGE, "patience": PATIENCE, "weight_decay": decay(plan, corpus)}
     asked = plan.train.model_fields_set
     return plan.with_values(train={name: value for name, value in values.items() if name not in asked})
+
+
+def decay(plan: Config, corpus: Corpus) -> float:
+    """The weight decay for as many passes as `plan` makes, no less than it has.
+
+    A rate r and a decay d forget what a step has learnt in 1 / (r d) steps. What serves is a number of passes (Wang &
+    Aitchison 2024, arXiv:2405.13698), fewer where there are more to come.
+    """
+    train = plan.train
+    rate = train.muon_learning_rate if train.optimizer == "muon" else train.learning_rate
+    wanted = of(plan, corpus) ** 2 / (FORGETTING * rate * (train.max_steps or 1))
+    return max(train.weight_decay, min(MOST_DECAY, float(f"{wanted:.2g}")))
 
 
 def why(plan: Config, corpus: Corpus, minutes: float, *, is_largest: bool) -> str:
