@@ -14,7 +14,7 @@ FEW = 4.0  # passes up to which a text is as good as new (Muennighoff et al. 202
 AVERAGE = 0.1
 PATIENCE = 3  # evaluations, of about ten
 MOST = 30.0  # passes that are planned for: twice as many as without more decay, and still a little better
-FORGETTING = 36.0  # a plan of P passes has weights that forget, by their decay alone, in 36 / P passes ...
+FORGETTING = 45.0  # a plan of P passes has weights that forget, by their decay alone, in 45 / P passes ...
 MOST_DECAY = 2.0  # ... unless that were more than was tried
 
 
