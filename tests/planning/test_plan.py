@@ -18,8 +18,8 @@ from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.prepare import prepare
 from primegpt.errors import ConfigError, OutOfMemory
 from primegpt.model.gpt import GPT
+from primegpt.planning import course, timing
 from primegpt.planning import plan as planning
-from primegpt.planning import timing
 from primegpt.planning.timing import StepTime
 from primegpt.run.folder import RunFolder
 from primegpt.training.early import early_seconds
@@ -73,7 +73,7 @@ def test_more_minutes_have_room_for_as_much_between_steps_as_the_plan(timed, pla
     """Evaluations every other step take most of the time; a run that was extended planned them as free."""
     first, _ = planned(**{budget: 3.0 if budget == "minutes" else 300}, **intervals)
     seconds = first.plan.expected_seconds - first.plan.closing_seconds
-    assert planning.steps_in(first, seconds) == pytest.approx(first.train.max_steps, rel=0.05)
+    assert course.steps_in(first, seconds) == pytest.approx(first.train.max_steps, rel=0.05)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 2), (8, 4), (20, 10), (50, 10)])
@@ -112,7 +112,7 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(model, train, key):
 
 @pytest.mark.parametrize(("budget", "value"), [("tokens", 10**15), ("epochs", 1e6)])
 def test_a_budget_of_more_steps_than_a_run_may_have_is_named(planned, timed, monkeypatch, budget, value):
-    monkeypatch.setattr(planning, "MAX_STEPS", 10**6)
+    monkeypatch.setattr(course, "MAX_STEPS", 10**6)
     with pytest.raises(ConfigError, match=rf"train\.{budget} = .* steps, and a run may have 1,000,000"):
         planned(**{budget: value})
 
@@ -120,7 +120,7 @@ def test_a_budget_of_more_steps_than_a_run_may_have_is_named(planned, timed, mon
 def test_a_year_of_short_steps_is_planned(planned, monkeypatch):
     """527,040 minutes were more steps than a run may have, and the plan refused itself."""
     monkeypatch.setattr(timing, "measure_step", lambda *a, **o: StepTime(step=1e-3, position=1e-7, token=1e-5))
-    assert planned(minutes=527_040)[0].train.max_steps == planning.MAX_STEPS
+    assert planned(minutes=527_040)[0].train.max_steps == course.MAX_STEPS
 
 
 def test_threads_that_would_wait_for_a_core_are_refused(monkeypatch):
@@ -265,7 +265,7 @@ def test_the_forecast_of_counted_steps_has_every_part(timed, planned):
     """Steps, evaluations of both sets by their real size, samples at each time, and what is read at the end."""
     config, corpus = planned(max_steps=100, eval_interval=10, sample_interval=50, data={"val_tokens": 400})
     evaluated, judged = 11 * 2 * 400 * 1e-4, corpus.val_targets * 1e-4
-    expected = 100 * 0.5 + evaluated + 3 * 200 * 0.01 + judged + planning.CLOSING_SECONDS
+    expected = 100 * 0.5 + evaluated + 3 * 200 * 0.01 + judged + course.CLOSING_SECONDS
     assert config.plan.expected_seconds == pytest.approx(expected, rel=0.01)
 
 
@@ -290,7 +290,7 @@ def test_early_evaluations_are_paid_for_and_take_little(timed, planned, budget, 
 def test_held_out_text_that_was_evaluated_whole_is_not_read_again(timed, planned, text, tmp_path, monkeypatch):
     config, corpus = planned(max_steps=100, data={"val_tokens": 10**6})
     assert config.data.val_tokens == corpus.val_targets
-    assert config.plan.closing_seconds == planning.CLOSING_SECONDS
+    assert config.plan.closing_seconds == course.CLOSING_SECONDS
     values = settings(max_steps=4) | {"data": {"val_tokens": 10**6}}
     monkeypatch.setattr("primegpt.jobs.trainers.evaluate_all", lambda *_: pytest.fail("read again"))
     run = api.train(text, out=tmp_path / "run", settings=values, say=lambda line: None)
@@ -307,9 +307,9 @@ def test_held_out_text_that_was_evaluated_whole_is_not_read_again(timed, planned
 
 
 def test_what_is_no_likelihood_is_judged_at_the_end_however_much_was_evaluated(timed, planned, monkeypatch):
-    monkeypatch.setattr(planning, "objective_for", lambda config: SimpleNamespace(is_likelihood=False))
+    monkeypatch.setattr(course, "objective_for", lambda config: SimpleNamespace(is_likelihood=False))
     config, corpus = planned(max_steps=100, data={"val_tokens": 10**6})
-    assert config.plan.closing_seconds == pytest.approx(planning.CLOSING_SECONDS + corpus.val_targets * 1e-4)
+    assert config.plan.closing_seconds == pytest.approx(course.CLOSING_SECONDS + corpus.val_targets * 1e-4)
 
 
 def test_a_time_budget_pays_for_what_was_asked_for(timed, planned):

@@ -45,6 +45,7 @@ from primegpt.jobs.reference import beside_reference
 from primegpt.jobs.trainers import finish, trainer_for
 from primegpt.parallel.distributed import join
 from primegpt.parallel.world import World
+from primegpt.planning.course import steps_for_counted_budget, steps_in
 from primegpt.planning.plan import (
     as_on_rank_0,
     differences,
@@ -52,8 +53,6 @@ from primegpt.planning.plan import (
     prepare_device,
     refuse_threads,
     refuse_what_cannot_fit,
-    steps_for_counted_budget,
-    steps_in,
 )
 from primegpt.planning.timing import correct
 from primegpt.report.pictures import load_in_background

@@ -6,40 +6,33 @@ resume, since a run is exactly repeatable only under the same choices.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from primegpt.config import MAX_STEPS, Config, TrainConfig, resolve
+from primegpt.config import Config, TrainConfig, resolve
 from primegpt.data.batching.batches import Batches
-from primegpt.data.batching.feed import fixed_batches, smaller_micro_batch, training_batches
+from primegpt.data.batching.feed import smaller_micro_batch, training_batches
 from primegpt.data.batching.pairs import row_lengths
 from primegpt.data.preparing.corpus import Corpus
 from primegpt.data.preparing.shards import Shards
-from primegpt.device import available_cores, bf16_speedup, choose_device, choose_precision, matmul_rate, memory_of
+from primegpt.device import available_cores, choose_device, choose_precision, matmul_rate, memory_of
 from primegpt.errors import ConfigError, OutOfMemory
 from primegpt.hugepages import keep_in_huge_pages
 from primegpt.model.memory import batch_bytes, training_memory, what_to_lower
-from primegpt.model.size import human_bytes, human_seconds, parameter_count
+from primegpt.model.size import human_bytes, parameter_count
 from primegpt.parallel.world import ALONE, World
+from primegpt.planning.course import course_for, doubts
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
-from primegpt.training.early import early_seconds, early_steps
-from primegpt.training.objective import objective_for
-from primegpt.training.pace import EVALUATION_SECONDS, EVALUATIONS, intervals
+from primegpt.training.pace import intervals
 from primegpt.training.state import INTERVALS
 from primegpt.training.step import Precision
 
-EVALUATION_SHARE = 0.025  # of the budget, for evaluations on the fixed sets
-SLACK = 0.03  # of the training time, for checkpoints, the log and the display
-CLOSING_SECONDS = 0.8  # the plot, the files of the run
 MOST_THREADS = 16  # a core; a run that goes on elsewhere may have some too many, and stays the same to the bit
-FEW_STEPS = 50  # that hardly teach a network anything
-REREAD_SHARE = 0.05  # of a time budget, for the loss on the text that a base model has learnt
 LENGTHS = 16  # that batches of records have, and the context: kernels are kept for each (docs/experiments.md)
 
 NOT_COMPILED = "not compiled: "
@@ -102,13 +95,9 @@ def make_plan(
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
     elapsed += time.monotonic() - started + reference_seconds(config, corpus, times)
     left = max(1.0, 60 * minutes - elapsed) if minutes else 0.0
-    counted = steps_for_counted_budget(train, batches)
-    course = plotted(config, corpus, times, counted, left, rereading, world.size)
-    allowed, most_steps = course.training_seconds, None
-    if left and (passes := batches.epoch(course.steps)) > most_passes:
-        left = course.closing_seconds + allowed * most_passes / passes
-        course = plotted(config, corpus, times, counted, left, rereading, world.size)
-        most_steps = course.steps
+    course = course_for(
+        config, corpus, batches, times, left=left, rereading=rereading, most_passes=most_passes, ranks=world.size
+    )
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}
@@ -121,8 +110,8 @@ def make_plan(
         "train_tokens": len(corpus.train),
         "step_seconds": times.step,
         "peak_flops": matmul_rate(train.device, Precision(train.precision, train.device).dtype),
-        "training_seconds": allowed,
-        "most_steps": most_steps,
+        "training_seconds": course.training_seconds + course.spare_seconds,
+        "most_steps": course.most_steps,
         "closing_seconds": course.closing_seconds,
         "expected_seconds": course.expected_seconds,
         "reread_targets": course.reread_targets,
@@ -138,56 +127,6 @@ def make_plan(
         plan=record,
     )
     return as_on_rank_0(planned, world)
-
-
-class Course(NamedTuple):
-    """What a run will do, and how long that takes in seconds."""
-
-    steps: int
-    early: Sequence[int]  # those after which it is evaluated early
-    val_tokens: int
-    reread_targets: int
-    training_seconds: float  # that it may take, 0 where the budget is not of time
-    closing_seconds: float
-    expected_seconds: float
-    costs: Mapping[str, float]  # of what is done between steps, each time
-
-
-def plotted(
-    config: Config, corpus: Corpus, times: StepTime, counted: int | None, left: float, rereading: int, ranks: int
-) -> Course:
-    """The steps that were asked for (`counted`), or as many as fit into the seconds `left`; and all that belongs to
-    them: evaluations, samples, and what is read at the end.
-    """
-    train = config.train
-    budget = left or (counted or 1) * times.step
-    given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
-    per_target = times.position * positions_per_target(config, corpus.val)
-    val_tokens = config.data.val_tokens or affordable_targets(config, budget, per_target / ranks, timed=bool(left))
-    val_tokens = min(val_tokens, corpus.val_targets)
-    costs = {
-        "eval_interval": 2 * val_tokens * per_target / ranks,
-        "sample_interval": times.token * config.generate.max_new_tokens,
-    }
-    early = early_seconds(config, val_tokens, per_target / ranks)
-    in_fp32 = times.position * (bf16_speedup() if rereading and train.precision == "bf16" else 1.0)
-    if left and not config.data.base_text:
-        rereading = min(rereading, max(1, int(REREAD_SHARE * left / 2 / in_fp32)))
-    # As `jobs.trainers.evaluated` has it: what an evaluation has found is not asked for again.
-    told = val_tokens >= corpus.val_targets and objective_for(config).is_likelihood
-    judged = 0 if told else corpus.val_targets
-    closing = CLOSING_SECONDS + judged * per_target + 2 * rereading * in_fp32
-    if counted:
-        often = intervals(given, counted)
-        training = counted * times.step + sum(cost * (counted / often[name] + 1) for name, cost in costs.items())
-        at = early_steps(train, often["eval_interval"], training / early)
-        expected = training + early * sum(map(bool, at)) + closing
-        return Course(counted, at, val_tokens, rereading, 0.0, closing, expected, costs)
-    training = max(1.0, left - closing)
-    often = intervals(given, affordable_steps(training, times.step, given, costs), training, costs)
-    at = early_steps(train, often["eval_interval"], training / early)
-    steps = min(MAX_STEPS, affordable_steps(training - early * sum(map(bool, at)), times.step, given, costs))
-    return Course(steps, at, val_tokens, rereading, training, closing, training + closing, costs)
 
 
 def fitting_step(
@@ -277,24 +216,6 @@ def fastest_step(
     return (config, times[kernel], notes, [f"{NOT_COMPILED}{compiled}"]) if times else None
 
 
-def doubts(train: TrainConfig, course: Course, minutes: float | None) -> Iterator[str]:
-    """What speaks against a plan, each with its remedy; where steps were asked for, they are taken to be meant."""
-    if minutes and course.closing_seconds > 60 * minutes / 2:
-        yield (
-            f"what is read at the end, validation text above all, takes about {human_seconds(course.closing_seconds)} "
-            f"of {human_seconds(60 * minutes)}: lower --data.val_fraction, or give more --minutes"
-        )
-    if course.steps < FEW_STEPS and not train.max_steps:
-        what = "what fits the time" if minutes else "all that was asked for"
-        more = "--minutes" if minutes else "--epochs or --tokens"
-        yield (
-            f"{course.steps:,} step{'s are' if course.steps != 1 else ' is'} {what}, too few to learn much: give more "
-            f"{more}, or "
-            "take smaller steps (--train.batch_size, --train.gradient_accumulation_steps) or a smaller model "
-            "(--model.n_embd)"
-        )
-
-
 def few_lengths(records: Shards, context: int) -> tuple[int, ...]:
     """The lengths to pad records to: each is the next one for as many of them as any other is."""
     parts = np.quantile(row_lengths(records) - 1, np.linspace(0, 1, LENGTHS + 1)[1:], method="higher").clip(1)
@@ -304,57 +225,6 @@ def few_lengths(records: Shards, context: int) -> tuple[int, ...]:
 def begins_documents(corpus: Corpus) -> bool:
     """Whether a text that is to be continued begins a document, as most did in training."""
     return corpus.n_documents > 1 and not corpus.train.has_roles
-
-
-def steps_for_counted_budget(train: TrainConfig, batches: Batches) -> int | None:
-    """The steps of a budget in steps, tokens or epochs; None when none of these is given."""
-    steps, budget = train.max_steps, "max_steps"
-    if train.tokens:
-        steps, budget = math.ceil(train.tokens / batches.tokens_per_step), "tokens"
-    elif train.epochs:
-        steps, budget = math.ceil(train.epochs / batches.epoch(1)), "epochs"
-    if (steps or 0) > MAX_STEPS:
-        asked = f"train.{budget} = {getattr(train, budget):,}"
-        raise ConfigError(f"{asked} are {steps:,} steps, and a run may have {MAX_STEPS:,}", "give less")
-    return steps
-
-
-def positions_per_target(config: Config, shards: Shards) -> float:
-    """Tokens of fixed batches, padding included, for each that is asked for: 1 in a text, more in records."""
-    seen = list(islice(fixed_batches(config, shards, 8 * config.tokens_per_step), 8))
-    return sum(batch.ids.numel() for batch in seen) / max(1, sum(batch.supervised for batch in seen))
-
-
-def affordable_targets(config: Config, budget: float, seconds_per_target: float, *, timed: bool) -> int:
-    """Validation targets that keep all evaluations (train and validation set each time) within their share."""
-    steps_apart = config.train.eval_interval
-    evaluations = min(EVALUATIONS, budget // EVALUATION_SECONDS) if timed and not steps_apart else EVALUATIONS
-    affordable = EVALUATION_SHARE * budget / (2 * (evaluations + 1)) / seconds_per_target
-    batch = config.train.batch_size * config.sequence_length
-    return batch * max(1, round(affordable / batch))
-
-
-def affordable_steps(seconds: float, step: float, given: Mapping[str, int | None], costs: Mapping[str, float]) -> int:
-    """Steps of `step` seconds that fit into `seconds`, with what is done between them: each of `costs` every so many
-    steps as `given`, or as often as the plan will have it."""
-    often = intervals({}, 10**6, seconds, costs)
-    counts = {name: 10**6 / often[name] for name in costs if not given[name]}
-    between = sum(costs[name] * (1 + counts.get(name, 0.0)) for name in costs)
-    each = step + sum(cost / interval for name, cost in costs.items() if (interval := given[name]))
-    return max(1, int((seconds * (1 - SLACK) - between) / each))
-
-
-def steps_in(config: Config, seconds: float) -> int:
-    """Steps of a run with a plan that fit into `seconds` more, with as much between them as it was planned for."""
-    train, plan = config.train, config.plan
-    steps, planned = train.max_steps or 1, plan.expected_seconds - plan.closing_seconds
-    given = {
-        name: None if name in plan.chosen else getattr(train, name) for name in ("eval_interval", "sample_interval")
-    }
-    times = sum(steps / getattr(train, name) + 1 for name in given if getattr(train, name))
-    between = planned * (1 - (SLACK if plan.training_seconds else 0.0)) - steps * plan.step_seconds
-    costs = dict.fromkeys(given, max(0.0, between) / max(1.0, times))  # one as much as the other: only the sum is known
-    return affordable_steps(seconds, plan.step_seconds, given, costs)
 
 
 def conditions(config: Config, world: World = ALONE) -> dict[str, object]:

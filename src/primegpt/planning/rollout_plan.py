@@ -13,7 +13,7 @@ from primegpt.errors import ConfigError, OutOfMemory, is_out_of_memory
 from primegpt.model.gpt import GPT
 from primegpt.model.memory import inference_memory, training_memory
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
-from primegpt.planning.plan import CLOSING_SECONDS, REREAD_SHARE, affordable_steps, steps_for_counted_budget
+from primegpt.planning.course import CLOSING_SECONDS, REREAD_SHARE, affordable_steps, steps_for_counted_budget
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.training.objective import Objective
 from primegpt.training.pace import intervals
