@@ -13,8 +13,9 @@ from primegpt.errors import UsageError
 from primegpt.tokenizers.char import CharTokenizer
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 24}
-# What rounding to each type may change, as a share of the largest number of a row (q8_0: of a block of it).
-PRECISION = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 254 + 2**-10}
+# What rounding to each type may change, as a share of the largest number of a row (q8_0 and q4_0: of a block of it;
+# q4_0 has 8 steps to the side of the largest and 7 to the other).
+PRECISION = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 254 + 2**-10, "q4_0": 1 / 8 + 2**-10}
 
 
 def quiet(message: str) -> None:
@@ -78,6 +79,31 @@ def test_rows_that_do_not_fill_blocks_fall_back_to_half_precision(make_run, tmp_
     assert kinds["blk.0.attn_q.weight"] == "F16"  # 48 columns
     assert kinds["blk.0.attn_output.weight"] == "Q8_0"  # 32
     assert kinds["blk.0.attn_q_norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_four_bits_are_laid_out_as_llama_cpp_reads_them_and_the_output_layer_has_eight(make_run, tmp_path, tied):
+    """A block: the scale in f16, then 16 bytes, whose low halves are its first 16 numbers and the high ones the others."""
+    run = make_run("qwen3", n_head=4, head_dim=16, intermediate_size=40, tie_embeddings=tied)
+    path = api.export(run, tmp_path / "m.gguf", to="gguf", dtype="q4_0", say=quiet)
+    reader = gguf.GGUFReader(path)
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    kinds = {name.removesuffix(".weight"): tensor.tensor_type.name for name, tensor in found.items()}
+    assert kinds["token_embd"] == ("Q8_0" if tied else "Q4_0")
+    assert kinds.get("output", "Q8_0") == "Q8_0"
+    assert kinds["blk.0.ffn_down"] == "F16"  # rows of 40
+    assert field(reader, "general.file_type") == gguf.LlamaFileType.MOSTLY_Q4_0
+    original = api.load(run, device="cpu").model.weights()["h.0.attn.c_proj.weight"].numpy()
+    blocks = found["blk.0.attn_output.weight"].data.reshape(-1, 18)
+    scales = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    numbers = (np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).astype(np.float32) - 8) * scales
+    largest = np.abs(original.reshape(-1, 32)).max(axis=1)
+    assert np.abs(scales[:, 0]) == pytest.approx(largest / 8, rel=2**-10)
+    off = np.abs(numbers - original.reshape(-1, 32))
+    ends = np.abs(numbers) > 6.5 * np.abs(scales)  # beyond the last step of the shorter side there is none
+    assert (off <= np.abs(scales) * np.where(ends, 1.0, 0.501)).all()
+    back = api.load(api.import_model(path, tmp_path / "back", say=quiet), device="cpu").model.weights()
+    assert np.array_equal(back["h.0.attn.c_proj.weight"].numpy(), numbers.reshape(original.shape))
 
 
 def test_characters_and_prime_are_refused_with_what_works(random_model, save_run, make_run, tmp_path, capsys):

@@ -33,7 +33,7 @@ FAMILIES = [
 ]
 # How far the logits, of standard deviation 1, may be off in the root mean square: twice what rounding of weights, and
 # for q8_0 of activations, was seen to do.
-BOUNDS = {"f32": 1e-3, "f16": 3e-3, "bf16": 3e-2, "q8_0": 9e-2}
+BOUNDS = {"f32": 1e-3, "f16": 3e-3, "bf16": 3e-2, "q8_0": 9e-2, "q4_0": 0.9}
 
 
 def quiet(message: str) -> None:

@@ -214,7 +214,7 @@ def export(
     *,
     to: Literal["hf", "gguf"] = "hf",
     out: Path | None = None,
-    dtype: Literal["f32", "f16", "bf16", "q8_0"] | None = None,
+    dtype: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None,
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Write a run for Transformers (a folder) or for llama.cpp (a GGUF file).

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
-DTYPES = ("f32", "f16", "bf16", "q8_0")
-Q8_BLOCK = 32  # numbers that share a scale
+DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+BLOCKS = {"q8_0": 32, "q4_0": 32}  # numbers that share a scale
 POSITIONS, FREQUENCIES = "position_embd", "rope_freqs.weight"
 
 _NORMS = {"ln_1": ("attn_norm",), "ln_2": ("ffn_norm",)}
@@ -60,8 +60,8 @@ def write_file(
 ) -> Family:
     """Write the GGUF file `out`, whole or not at all, and return the family its model is of.
 
-    Matrices and token embeddings are stored as `dtype` (f32, f16, bf16 or q8_0), all else as f32, as llama.cpp's own
-    converter does. `weights` are ours, by our names. Raises UsageError for a model (named `owner` in messages) or a
+    Matrices and token embeddings are stored as `dtype` (f32, f16, bf16, q8_0 or q4_0), all else as f32, as llama.cpp's
+    own converter does; beside q4_0 the output layer is q8_0. `weights` are ours, by our names. Raises UsageError for a model (named `owner` in messages) or a
     tokenizer that llama.cpp cannot run.
     """
     if dtype not in DTYPES:
@@ -222,7 +222,7 @@ def _write_tensors(
 
     found = [(w, part) for w in weight_table(config, family, GGUF[family.name]) for part in w.parts]
     for weight, part in found:
-        kind = _stored_as(weight, part, dtype)
+        kind = _stored_as(weight, part, dtype, config)
         stored = np.dtype({"F32": "float32", "F16": "float16"}.get(kind.name, "uint8"))
         shape = weight.their_shape(part)
         in_bytes = shape if stored != np.uint8 else quant_shape_to_byte_shape(shape, kind)
@@ -235,7 +235,7 @@ def _write_tensors(
     writer.write_ti_data_to_file()
     for weight, part in found:
         values = _values(weight, part, config, family, weights)
-        writer.write_tensor_data(quantize(values, _stored_as(weight, part, dtype)))
+        writer.write_tensor_data(quantize(values, _stored_as(weight, part, dtype, config)))
     if divisors is not None:
         writer.write_tensor_data(divisors)
 
@@ -250,13 +250,15 @@ def frequency_divisors(config: ModelConfig) -> "np.ndarray | None":
     return (plain / rotary_frequencies(config)).numpy()
 
 
-def _stored_as(weight: Weight, part: Part, dtype: str) -> "GGMLQuantizationType":
+def _stored_as(weight: Weight, part: Part, dtype: str, config: ModelConfig) -> "GGMLQuantizationType":
     from gguf import GGMLQuantizationType
 
     if len(weight.shape) == 1 or part.name.startswith(POSITIONS):
         return GGMLQuantizationType.F32
-    if dtype == "q8_0" and weight.shape[1] % Q8_BLOCK:
+    if weight.shape[1] % BLOCKS.get(dtype, 1):
         return GGMLQuantizationType.F16
+    if dtype == "q4_0" and weight.ours == ("wte.weight" if config.tie_embeddings else "lm_head.weight"):
+        return GGMLQuantizationType.Q8_0  # llama.cpp takes q6_k for the output layer, which `gguf` cannot write
     return GGMLQuantizationType[dtype.upper()]
 
 

@@ -143,8 +143,8 @@ def export(
 ) -> Path:
     """Write a run's weights and tokenizer for Transformers (`to="hf"`, a folder) or llama.cpp (`to="gguf"`, a file).
 
-    `dtype` (gguf only) is f32, f16, bf16 or q8_0. Raises UsageError for what the other side cannot express, before
-    anything is written; MismatchError for a run whose parts do not belong together.
+    `dtype` (gguf only) is f32, f16, bf16, q8_0 or q4_0. Raises UsageError for what the other side cannot express,
+    before anything is written; MismatchError for a run whose parts do not belong together.
     """
     folder = RunFolder.open(Path(run) if run else latest_run())
     owner = str(folder.path)
