@@ -1,5 +1,6 @@
 """A run in Python: what it says, what it does, and that it can be quiet."""
 
+import html
 import json
 import math
 import os
@@ -151,6 +152,31 @@ def test_a_run_in_three_lines(run, songs, random_model, save_run):
     imported = primegpt.load(save_run(random_model(vocab_size=run.tokenizer.vocab_size), run.tokenizer))
     assert "imported, not trained here\n" in repr(imported)
     assert math.isfinite(loss)
+
+
+def test_a_run_in_a_notebook_has_its_curves_and_orders_nobody(run, random_model, save_run):
+    shown = run._repr_html_()
+    assert shown.count("<polyline") == 2  # of three steps, and of the evaluations
+    assert "finished after 3 steps on " in shown
+    imported = primegpt.load(save_run(random_model(vocab_size=run.tokenizer.vocab_size), run.tokenizer))
+    moved = imported.folder.path.rename(imported.folder.path.with_name("<script>alert(1)<"))
+    shown = primegpt.load(moved)._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;alert(1)&lt;" in shown
+    assert "<svg" not in shown
+
+
+def test_a_completion_in_a_notebook_shades_what_was_unlikely(run):
+    (found,) = run.complete("the", logprobs=True, max_new_tokens=8)
+    assert found.pieces is not None
+    assert "".join(found.pieces) == found.text
+    assert len(found.pieces) == len(found.ids)
+    shown = found._repr_html_()
+    for piece, logprob in zip(found.pieces, found.logprobs, strict=True):
+        assert f'title="{math.exp(logprob):.1%}">{html.escape(piece)}</span>' in shown
+    (plain,) = run.complete("the", max_new_tokens=8)
+    assert plain.pieces is None
+    assert "<span" not in plain._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from primegpt.training import display as displays
-from primegpt.training.display import LiveDisplay, PlainDisplay
+from primegpt.training.display import LiveDisplay, NotebookDisplay, PlainDisplay
 
 
 def state(step: int = 40) -> SimpleNamespace:
@@ -94,3 +94,28 @@ def test_steps_that_are_not_those_of_the_plan_say_so():
     assert display.describe(now).startswith("step 10/100  ")
     now.max_steps = 81  # it takes longer than was measured, though not twice as long
     assert display.describe(now).startswith("step 10/81 (100 planned)  ")
+
+
+def test_a_notebook_shows_progress_in_one_place_and_not_at_every_step(monkeypatch):
+    clock, shown = [100.0], list[str]()
+    monkeypatch.setattr(displays.time, "monotonic", lambda: clock[0])
+    with NotebookDisplay(shown.append) as display:
+        for step in range(1, 41):
+            clock[0] += 0.1
+            display.on_step(state(step), line(step, 4.0 - step / 20))
+        assert 7 <= len(shown) <= 9  # of 4 seconds
+        display.on_message("warning: <b>this</b> is text")
+        assert "warning: &lt;b&gt;this&lt;/b&gt; is text" in shown[-1]
+        display.on_evaluation(state(), {"step": 40, "val/loss": 1.9876}, True)
+    assert "step 40/100" in shown[-1]
+    assert "width:40.0%" in shown[-1]
+    assert "validation loss 1.9876 (best)" in shown[-1]
+    assert "3.950 at step 1, 2.000 at step 40" in shown[-1]
+
+
+def test_a_long_curve_in_a_notebook_keeps_its_ends():
+    display = NotebookDisplay(lambda html: None)
+    for step in range(1, 3001):
+        display.on_step(state(step), line(step, 5.0 - step / 1000))
+    assert len(display.losses) <= displays.MOST_POINTS
+    assert (display.losses[0], display.losses[-1]) == ((1, 4.999), (3000, 2.0))

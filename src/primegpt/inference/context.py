@@ -7,12 +7,14 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from primegpt import notebook
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
 from primegpt.tokenizers.base import Tokenizer
@@ -90,6 +92,12 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     logprobs: list[float] | None = None
     score: float | None = None  # of beam search
+    pieces: list[str] | None = None
+    """With `logprobs`: `text` by the token. Of a character that takes several, all is with the last of them."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the text, warm where a token was unlikely."""
+        return notebook.completion(self.text, self.pieces, self.logprobs, self.finish_reason)
 
 
 class Context(Protocol):
@@ -239,6 +247,20 @@ class TextStream:
 def overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` with which `stop` begins."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def pieces_of(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[str] | None:
+    """`text` cut where the tokens of `ids` end; None where they spell something else.
+
+    A text that ends before a stop string leaves nothing for the tokens after it.
+    """
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(id) for id in ids]
+    if not pieces or not (whole := "".join(pieces) + stream.flush()).startswith(text):
+        return None
+    ends = [min(len(text), end) for end in accumulate(map(len, pieces))]
+    ends[-1] = min(len(text), len(whole))
+    return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
 class Offsets:

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from primegpt.config import GenerateConfig
 from primegpt.errors import MismatchError, NonFiniteError, UsageError
-from primegpt.inference.context import CachedContext, Completion, Context, Row, TextStream, UncachedContext, inference
+from primegpt.inference.context import (
+    CachedContext,
+    Completion,
+    Context,
+    Row,
+    TextStream,
+    UncachedContext,
+    inference,
+    pieces_of,
+)
 from primegpt.inference.logits import choose, penalised
 from primegpt.model.gpt import GPT
 from primegpt.seeds import derive_seed
@@ -143,7 +152,10 @@ class Decoder:
         assert row.finish_reason, "the row is still being written"
         prompt = row.ids[: row.prompt_length]
         text = self.tokenizer.decode_within(row.added) if text is None else text
-        return Completion(prompt, row.added, text, row.finish_reason, row.logprobs if logprobs else None)
+        if not logprobs:
+            return Completion(prompt, row.added, text, row.finish_reason)
+        pieces = pieces_of(self.tokenizer, row.added, text)
+        return Completion(prompt, row.added, text, row.finish_reason, row.logprobs, pieces=pieces)
 
     # ---- the loop
 

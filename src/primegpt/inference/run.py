@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
+from primegpt import notebook
 from primegpt.config import TOKENIZER_KINDS, Config, GenerateConfig, Layer, refuse_idle
 from primegpt.data.layout import Template
 from primegpt.data.shown import introduction
@@ -79,6 +80,14 @@ class Run:
             f"     {told.status.partition(';')[0]}{learnt}{reached}\n"
             f"     {self.folder.path}, checkpoint {self.step:,}, on {device}"
         )
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the same, and the course of its loss."""
+        from primegpt.report.history import History  # above, as in `__repr__`
+
+        told, lines = History.read(self.folder.path), repr(self).removeprefix("Run: ").split("\n     ")
+        curves = [("training loss", told.curve("train/loss")), ("validation loss", told.curve("val/loss"))]
+        return notebook.card(self.name, lines, curves)
 
     @property
     def name(self) -> str:

@@ -1,10 +1,12 @@
-"""What a person sees of a run while it trains: a live bar in a terminal, plain lines elsewhere."""
+"""What a person sees of a run while it trains: a live bar in a terminal or a notebook, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from primegpt import notebook
 from primegpt.device import available_cores, other_load
 from primegpt.model.size import human_seconds
 from primegpt.run.files import figures_of
@@ -26,11 +28,13 @@ class Observer(Protocol):
 WATCH_AFTER = 60  # seconds, over which the system takes the mean of its load
 ROOMY = 100  # columns of a terminal
 SPARK = 24  # bars of the course of the loss, at most
+REDRAWN = 0.5  # seconds between two drawings in a notebook
+MOST_POINTS = 400  # of its curve; then every other one goes
 COLORS = {r"\(best\)$": "green", r"^warning.*": "yellow", r"^(── sample at step [\d,]+ )?─+$": "dim"}
 
 
 class PlainDisplay:
-    """A line at each evaluation, and one every `interval` seconds; for logs, pipes and notebooks."""
+    """A line at each evaluation, and one every `interval` seconds; for logs and pipes."""
 
     def __init__(self, say: Say = to_stderr, interval: float = 10.0) -> None:
         self.say, self.interval = say, interval
@@ -168,6 +172,53 @@ class LiveDisplay(PlainDisplay):
         return "  ".join(parts)
 
 
+class NotebookDisplay(PlainDisplay):
+    """The same under the cell that trains, drawn anew in place."""
+
+    def __init__(self, show: Say) -> None:
+        """`show` puts HTML where the last one was."""
+        super().__init__()
+        self.show, self.losses, self.told = show, list[tuple[float, float]](), list[str]()
+        self.done, self.now, self.shown_at = 0.0, "starting", -math.inf
+
+    def __enter__(self) -> "NotebookDisplay":
+        self.draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.draw()
+
+    def print(self, text: str) -> None:
+        self.told.append(text)
+        self.draw()
+
+    def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None:
+        self.last = line or self.last
+        if line and "train/loss" in line:
+            self.losses.append((state.step, line["train/loss"]))
+            if len(self.losses) > MOST_POINTS:
+                del self.losses[1:-1:2]
+        self.watch()
+        self.done, self.now = state.step / max(1, state.max_steps), self.describe(state)
+        if time.monotonic() - self.shown_at > REDRAWN:
+            self.draw()
+
+    def draw(self) -> None:
+        self.shown_at = time.monotonic()
+        self.show(notebook.progress(self.done, self.now, self.losses, self.told))
+
+
+def under_the_cell() -> Say:
+    """Shows HTML under the cell of a notebook that is being run, each time in the place of the last."""
+    from IPython.display import HTML
+    from IPython.display import display as show
+
+    handle = show(HTML(""), display_id=True)
+    return lambda html: handle.update(HTML(html))
+
+
 def display(say: Say) -> PlainDisplay:
-    """Progress by `say`; the live display where that is a terminal."""
+    """Progress by `say`; a live display where that is a terminal or a notebook."""
+    if say is to_stderr and notebook.in_notebook():
+        return NotebookDisplay(under_the_cell())
     return LiveDisplay() if say is to_stderr and sys.stderr and sys.stderr.isatty() else PlainDisplay(say)
