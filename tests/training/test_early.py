@@ -11,6 +11,8 @@ TRAIN = resolve({}).train
 def test_all_marks_before_the_first_evaluation_where_there_is_time():
     assert early_steps(TRAIN, first=69, fitting=1e4) == (1, 2, 5, 10, 20, 50)
     assert early_steps(TRAIN, first=50, fitting=1e4) == (1, 2, 5, 10, 20)
+    assert early_steps(TRAIN, first=5, fitting=1e4) == (1, 2)
+    assert early_steps(TRAIN, first=4, fitting=1e4) == ()
     assert early_steps(TRAIN, first=1, fitting=1e4) == ()
 
 

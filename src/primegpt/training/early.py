@@ -17,6 +17,7 @@ from primegpt.model.size import parameter_count
 from primegpt.run.files import EARLY
 from primegpt.run.saving import MARKS
 
+SOONEST = 5  # where the first regular evaluation comes sooner, there is nothing to see before it
 PART = 4  # of the batches of a fixed set, one in so many is read
 SHARE = 0.015  # of the time of training, at most, for all of them
 SAVING_SECONDS, SAVED_PER_SECOND = 0.02, 200e6  # of weights: their files by themselves, and bytes
@@ -31,7 +32,7 @@ def early_steps(train: TrainConfig, first: int, fitting: float) -> tuple[int, ..
     if train.early_evaluations is not None:
         return train.early_evaluations
     marks, most = list(takewhile(lambda mark: mark < first, MARKS[1:])), int(SHARE * fitting)
-    return tuple(marks[:: -ceil(len(marks) / most)][::-1]) if marks and most else ()
+    return tuple(marks[:: -ceil(len(marks) / most)][::-1]) if first >= SOONEST and most else ()
 
 
 def early_seconds(config: Config, val_tokens: int, per_target: float) -> float:
