@@ -70,10 +70,12 @@ def test_the_page_and_all_it_needs_come_from_here_and_are_small(client):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]
+    ids = re.findall(r'\bid="([^"]+)"', page.text)
+    assert len(ids) == len(set(ids))
     names = [path.name for path in STATIC.iterdir()]
     size = sum(len(client.get(f"/static/{name}").content) for name in names)
     assert size == sum((STATIC / name).stat().st_size for name in names)
-    assert 0 < size < 200_000
+    assert 0 < size < 250_000
     for name in re.findall(r'(?:src|href)="([^"#]+)"', page.text):
         assert client.get(f"/{name}").status_code == 200, name
     for name in names:

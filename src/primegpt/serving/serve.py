@@ -21,6 +21,7 @@ from primegpt.errors import UsageError
 from primegpt.inference.run import Run, load
 from primegpt.model.size import human_bytes
 from primegpt.run.folder import latest_run
+from primegpt.serving import lessons
 from primegpt.serving.completions import chat_completions, check_model, completions
 from primegpt.serving.engine import Engine
 from primegpt.serving.playground import Playground
@@ -123,7 +124,7 @@ async def tell_fault(request: Request, error: Exception) -> Response:
     return ApiError(500, "the request failed; the server's log says why").response()
 
 
-PAGE = ("/", "/static/")  # holds nothing of a run, so it is given without a token
+PAGE = ("/", "/static/", "/learn/", "/images/learn/")  # holds nothing of a run, so it is given without a token
 
 
 def serve(
@@ -199,6 +200,6 @@ def page_routes(folders: Sequence[Path]) -> Callable[[Run], list[BaseRoute]]:
 
     def routes(run: Run) -> list[BaseRoute]:
         shelf.keep(0, run)
-        return Playground(shelf).routes()
+        return [*Playground(shelf).routes(), *lessons.routes()]
 
     return routes

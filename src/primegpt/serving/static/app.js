@@ -10,6 +10,7 @@ import { buildSettings } from "./settings.js";
 import { linked } from "./share.js";
 import { emit, on, open, state } from "./state.js";
 import { startTraining } from "./training.js";
+import { startTour } from "./tour.js";
 import { startWrite } from "./write.js";
 
 const VIEWS = ["write", "look", "inside", "training"];
@@ -25,7 +26,9 @@ async function start() {
     (at) => view(VIEWS[at]),
   );
   addEventListener("hashchange", follow);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => emit("theme"));
   on("steps", checkpoints);
+  on("go", view);
   on("look", (node) => {
     state.tree.chosen = node;
     view("look");
@@ -42,6 +45,7 @@ async function start() {
   startInside();
   startBeside();
   startTraining();
+  startTour();
   if (!linked().text) await choose(0);
   await follow();
 }
@@ -100,6 +104,7 @@ function theme(name) {
   $("theme").value = name;
   $("theme").replaceChildren({ auto: "◐", light: "○", dark: "●" }[name], h("span", {}, ` ${name}`));
   $("theme").setAttribute("aria-label", `Theme: ${name}`);
+  emit("theme");
 }
 
 start().catch((error) => ($("facts").textContent = `This did not work: ${error.message}`));

@@ -1,148 +1,175 @@
-// The attention of one layer: a small map of every head, a large one of the chosen head.
+// One block at the chosen place: where each head reads and what it adds, the MLP, and the whole map of a head.
 
-import { askOnce, unpack } from "./api.js";
-import { $, arrows, h, s } from "./dom.js";
+import { askOnce, floats, unpack } from "./api.js";
+import { $, arrows, colour, count, h, percent } from "./dom.js";
+import { Heatmap } from "./heatmap.js";
+import { strip } from "./strip.js";
 import { asked, latest, model, on, state } from "./state.js";
 
-const LARGE = 36; // tokens on the large map, fewer where it is narrow
-let maps = null; // { bytes, heads, tokens } of the layer; a byte is the root of a weight, so that small ones show
+const READ = 6; // tokens that are named under the heads
+let place = null; // { ids, at, path }: the tokens shown, the chosen one among them, all ids up to it
+let block = null; // what the server said of the block at that place
+let weights = null; // (H, seen)
+let maps = null; // { bytes, heads, tokens } of the block; a byte is the root of a weight, so that small ones show
 let head = 0;
-let at = 0;
-let ids = [];
+let picked = false; // by hand; else it is the head that adds most
 let changed = () => {};
+const map = new Heatmap($("map"), $("cell"));
 
 export function startAttention(whenChanged) {
   changed = whenChanged;
   $("layer").addEventListener("change", load);
+  $("whole").addEventListener("toggle", large);
+  addEventListener("resize", large);
   on("model", () => {
-    $("layer").replaceChildren(
-      ...Array.from({ length: model().n_layer }, (_, layer) => h("option", { value: layer }, layer + 1)),
-    );
-    head = 0;
+    const { n_layer } = model();
+    $("layer").replaceChildren(...Array.from({ length: n_layer }, (_, at) => h("option", { value: at }, at + 1)));
+    $("layer-note").textContent = `of ${n_layer}; each has attention, then an MLP`;
+    picked = false;
   });
   arrows($("heads"), () => [...$("heads").children], pick);
 }
 
-export function showAttention(tokens, chosen) {
-  [ids, at] = [tokens, chosen];
-  load();
+export function showBlock(chosen) {
+  place = chosen;
+  return load();
 }
 
-// The weights with which the token at `place` reads from all up to it.
-export function weightsOf(place) {
-  if (!maps || place < 0 || place >= maps.tokens) return null;
-  const from = (head * maps.tokens + place) * maps.tokens;
-  return Array.from(maps.bytes.subarray(from, from + maps.tokens), (byte) => (byte / 255) ** 2);
+// With what weight the chosen head reads a token, `back` places before the chosen one (0, −1, …); undefined for others.
+export function weightsAt(back) {
+  if (!weights || back > 0) return undefined;
+  const seen = weights.length / block.heads.length;
+  return seen - 1 + back < 0 ? undefined : weights[head * seen + seen - 1 + back];
 }
+
+const label = (id) => state.vocabulary.label(id);
 
 const load = latest(async (current) => {
-  const answer = await askOnce("attention", asked({ ids, layer: Number($("layer").value) || 0 }));
-  if (!current()) return;
-  maps = { bytes: unpack(answer.maps), heads: answer.heads, tokens: answer.tokens };
-  head = Math.min(head, maps.heads - 1);
-  $("heads").replaceChildren(...Array.from({ length: maps.heads }, (_, index) => small(index)));
-  large();
-  changed();
+  const layer = Number($("layer").value) || 0;
+  try {
+    const answer = await askOnce("block", asked({ ids: place.path, layer }));
+    const map = answer.weights && (await askOnce("attention", asked({ ids: place.ids, layer })));
+    if (!current()) return;
+    block = answer;
+    weights = block.weights && floats(block.weights);
+    maps = map && { bytes: unpack(map.maps), heads: map.heads, tokens: map.tokens };
+  } catch (error) {
+    if (current()) $("attention-note").textContent = error.message;
+    return;
+  }
+  if (!picked) head = loudest();
+  $("attention-note").textContent = block.weights
+    ? "What matters at this place may stand before it. Each head compares it with every token up to here, and takes from them in shares that add up to 100 %."
+    : "This attention is of an extension: what it adds is known, and not where it reads.";
+  $("heads").replaceChildren(...block.heads.map((_, index) => card(index)));
+  heads();
+  mlp();
 });
 
+const loudest = () => block.heads.reduce((best, { length }, at, all) => (length > all[best].length ? at : best), 0);
+
 function pick(index) {
-  head = index;
+  [head, picked] = [index, true];
   [...$("heads").children].forEach((button, other) => {
     button.setAttribute("aria-checked", other === head);
     button.tabIndex = other === head ? 0 : -1;
   });
-  large();
-  changed();
+  heads();
+}
+
+// The tokens that a head reads most, [back, weight] each.
+function most(index) {
+  const seen = weights.length / block.heads.length;
+  const own = Array.from(weights.subarray(index * seen, (index + 1) * seen));
+  return own.map((weight, at) => [at + 1 - seen, weight]).sort(([, one], [, other]) => other - one);
+}
+
+const tokenAt = (back) => label(place.path[place.path.length - 1 + back]);
+
+function card(index) {
+  const [first, second] = most(index);
+  const { length, pushes } = block.heads[index];
+  const attributes = {
+    type: "button",
+    class: "head",
+    role: "radio",
+    "aria-checked": index === head,
+    tabindex: index === head ? 0 : -1,
+    onclick: () => pick(index),
+  };
+  const read = (found) => (found ? h("span", {}, `${percent(found[1])} ${tokenAt(found[0])}`) : null);
+  const adds = `adds ${length.toFixed(2)}${pushes ? ` → ${label(pushes.ids[0])}` : ""}`;
+  return h("button", attributes, small(index), h("b", {}, `Head ${index + 1}`), read(first), read(second), h("span", { class: "adds" }, adds));
 }
 
 function small(index) {
   const size = maps.tokens;
   const canvas = h("canvas", { width: size, height: size, "aria-hidden": "true" });
   const pen = canvas.getContext("2d");
+  pen.fillStyle = colour("given");
+  pen.fillRect(0, 0, 1, 1);
+  const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data;
   const image = pen.createImageData(size, size);
-  const [red, green, blue] = ink();
   for (let i = 0; i < size * size; i++) {
     image.data.set([red, green, blue, maps.bytes[index * size * size + i]], 4 * i);
   }
   pen.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function heads() {
+  changed();
+  $("read-from").replaceChildren(...(weights ? most(head).slice(0, READ).map(reading) : []));
+  $("reads").textContent = weights ? `Head ${head + 1} of block ${layer()} reads from` : "";
+  const { attention, vectors } = block;
+  $("attention-strips").replaceChildren(strip("What all heads add to the stream", floats(vectors.attention)));
+  const own = block.heads[head]?.pushes;
+  const lines = own ? [`Head ${head + 1} alone raises `, ...named(own), ". "] : [];
+  $("attention-pushes").replaceChildren(...lines, ...(attention.pushes ? ["Together they raise ", ...named(attention.pushes), "."] : []));
+  large();
+}
+
+const layer = () => Number($("layer").value) + 1;
+
+function reading([back, weight]) {
+  const drawn = h("span", { class: "drawn" });
+  drawn.style.width = `${100 * weight}%`;
+  const where = back === 0 ? `${tokenAt(back)} itself` : tokenAt(back);
+  const far = back === 0 ? "" : `, ${count(-back)} before`;
   return h(
-    "button",
-    {
-      type: "button",
-      class: "head",
-      role: "radio",
-      "aria-checked": index === head,
-      tabindex: index === head ? 0 : -1,
-      onclick: () => pick(index),
-    },
-    canvas,
-    `Head ${index + 1}`,
+    "li",
+    { class: "bar" },
+    h("span", { class: "word", "aria-label": `${where}${far}` }, where),
+    h("span", { class: "track" }, drawn),
+    h("span", { class: "number" }, percent(weight)),
   );
 }
 
-// The teal of the style sheet, as numbers.
-function ink() {
-  const probe = h("canvas", { width: 1, height: 1 }).getContext("2d");
-  probe.fillStyle = getComputedStyle($("write")).backgroundColor;
-  probe.fillRect(0, 0, 1, 1);
-  return probe.getImageData(0, 0, 1, 1).data;
+// The tokens that a part raises, by how much more than the average token's logit.
+const named = ({ ids, by }) => ids.flatMap((id, at) => [at ? ", " : "", h("q", {}, label(id)), ` ${by[at].toFixed(2)}`]);
+
+function mlp() {
+  const { neurons, vectors, mlp: said } = block;
+  const values = neurons && floats(neurons);
+  const largest = values?.reduce((top, value) => Math.max(top, Math.abs(value)), 0);
+  const busy = values?.reduce((sum, value) => sum + (Math.abs(value) > largest / 10 ? 1 : 0), 0);
+  $("mlp-note").textContent =
+    "Then, at this place alone: " +
+    (values
+      ? `${count(values.length)} neurons each look for a pattern in the stream, and add a row of their own where they find it. ${count(busy)} of them say more than a tenth of what the loudest does.`
+      : "the MLP is of an extension, and only what it adds is known.");
+  $("mlp-strips").replaceChildren(
+    ...(values ? [strip(`What the neurons of block ${layer()} say`, values)] : []),
+    strip("What they add to the stream", floats(vectors.mlp)),
+    strip(`The stream after block ${layer()}`, floats(vectors.after)),
+  );
+  $("mlp-pushes").replaceChildren(
+    ...(said.pushes ? ["It raises the logits of ", ...named(said.pushes), ", in nats above the average token."] : []),
+  );
 }
 
-// Rows read, columns are read from; the end of the text, or what lies around the chosen token.
 function large() {
-  const shown = Math.min(LARGE, maps.tokens, Math.max(12, Math.floor($("map").clientWidth / 20)));
-  const first = Math.min(Math.max(0, at - shown + 6), maps.tokens - shown);
-  const size = 16;
-  const edge = size * shown;
-  const name = (index) => state.vocabulary.label(ids[first + index]).slice(0, 12);
-  const longest = Math.max(...Array.from({ length: shown }, (_, index) => name(index).length));
-  const left = 12 + 6.5 * longest;
-  const top = 14 + 5.5 * longest;
-  const cells = [];
-  for (let row = 0; row < shown; row++) {
-    const weights = maps.bytes.subarray((head * maps.tokens + first + row) * maps.tokens);
-    for (let column = 0; column <= row; column++) {
-      const shade = weights[first + column] / 255;
-      if (shade < 0.03) continue;
-      const cell = s("rect", {
-        class: "cell",
-        x: left + column * size,
-        y: top + row * size,
-        width: size - 1,
-        height: size - 1,
-        rx: 2,
-        opacity: shade.toFixed(3),
-      });
-      cell.append(s("title", {}, `${name(row)} reads ${(100 * shade ** 2).toFixed(0)} % from ${name(column)}`));
-      cells.push(cell);
-    }
-  }
-  const labels = Array.from({ length: shown }, (_, index) => [
-    s("text", { x: left - 7, y: top + index * size + 12, "text-anchor": "end" }, name(index)),
-    s("text", { transform: `translate(${left + index * size + 11} ${top - 7}) rotate(-60)` }, name(index)),
-  ]);
-  const chosen = at - first;
-  const line =
-    chosen >= 0 && chosen < shown
-      ? s("rect", {
-          class: "line",
-          x: left - 1,
-          y: top + chosen * size - 1,
-          width: (chosen + 1) * size + 1,
-          height: size + 1,
-          rx: 3,
-        })
-      : null;
-  const bed = s("path", { class: "bed", d: `M${left} ${top}V${top + edge}H${left + edge}Z` });
-  const label = `Attention of head ${head + 1}, layer ${Number($("layer").value) + 1}: rows read from columns`;
-  $("map").replaceChildren(
-    s(
-      "svg",
-      { viewBox: `0 0 ${left + edge + 48} ${top + edge + 4}`, role: "img", "aria-label": label },
-      bed,
-      cells,
-      line,
-      ...labels.flat(),
-    ),
-  );
+  if (!$("whole").open || !maps || !place) return;
+  const name = `Attention of head ${head + 1}, block ${layer()}: rows read from columns`;
+  map.show({ ...maps, head, at: place.at, label: name, names: place.ids.map(label) });
 }

@@ -47,6 +47,40 @@ export function arrows(container, items, choose) {
   });
 }
 
+// Likewise for rows of items, which arrow keys go through in both directions; moving calls `choose(row, column)`.
+export function grid(container, rows, choose) {
+  const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+  container.addEventListener("keydown", (event) => {
+    const all = rows();
+    const row = all.findIndex((items) => items.includes(event.target));
+    if (row < 0 || !(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const [down, across] = steps[event.key];
+    const to = all[row + down];
+    const at = all[row].indexOf(event.target) + across;
+    if (!to?.[at]) return;
+    choose(row + down, at);
+    to[at].focus();
+  });
+}
+
+// A colour of the style sheet, as it is in the theme that is shown, for canvases.
+export function colour(name) {
+  const probe = h("span", {});
+  probe.style.color = `var(--${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+export const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
+export const ordinal = (n) => {
+  const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");
+  return n === 1 ? "very" : `${count(n)}${tail}`;
+};
+
 export const percent = (p) => {
   const value = 100 * p;
   if (value > 0 && value < 0.01) return "< 0.01 %";

@@ -2,7 +2,7 @@
 
 import { askOnce, floats } from "./api.js";
 import { drawBranches } from "./branches.js";
-import { $, among, count, h, percent } from "./dom.js";
+import { $, among, count, h, ordinal, percent } from "./dom.js";
 import { remember } from "./kept.js";
 import { distribution } from "./rules.js";
 import { Sheet } from "./sheet.js";
@@ -148,8 +148,3 @@ function go(node) {
   state.tree.chosen = node;
   emit("text");
 }
-
-const ordinal = (n) => {
-  const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");
-  return n === 1 ? "very" : `${n.toLocaleString("en")}${tail}`;
-};

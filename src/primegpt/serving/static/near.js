@@ -2,8 +2,21 @@
 
 import { askOnce } from "./api.js";
 import { plot } from "./curves.js";
-import { $, h } from "./dom.js";
+import { $, count, h } from "./dom.js";
 import { asked, latest, model, state } from "./state.js";
+
+let curve = []; // of the chosen place with every place
+
+export function startNear() {
+  $("near-place").addEventListener("input", said);
+}
+
+// Any number of the curve, by keyboard too.
+function said() {
+  const at = Number($("near-place").value);
+  const value = curve[at - 1];
+  $("near-said").textContent = value === undefined ? "" : `place ${count(at)}: ${value.toFixed(3)}`;
+}
 
 export const showNear = latest(async (current, id, position) => {
   const { tokens, positions } = await askOnce("near", asked({ id, position }));
@@ -13,6 +26,10 @@ export const showNear = latest(async (current, id, position) => {
     model().position === "learned"
       ? `How alike the embedding of place ${position + 1} is to that of every other place: a model that has learnt order finds near places alike.`
       : `This model turns queries and keys by their place (rotary). The curve tells how much is left, seen from place ${position + 1}, of a match that would be perfect side by side.`;
+  curve = positions;
+  $("near-place").max = positions.length;
+  $("near-place").value = Math.max(1, position);
+  said();
   plot($("near-positions"), {
     label: `Cosine similarity of place ${position + 1} with all ${positions.length} places`,
     height: 150,
