@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH  := torch==2.13.0
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint test-reliability test-peers docs clean
+.PHONY: demo test lint test-reliability test-peers docs pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/primegpt demo
@@ -30,6 +30,11 @@ test-peers: $(VENV)/installed-peers
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docs/make_site.py
+
+pictures: $(VENV)/installed
+	# Of the playground, with two runs trained for them: a quarter of an hour, and a Chromium is needed.
+	$(PIP) 'playwright>=1.50'
+	$(BIN)/python docs/make_pictures.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("primegpt needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
