@@ -83,7 +83,7 @@ def test_rows_that_do_not_fill_blocks_fall_back_to_half_precision(make_run, tmp_
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_four_bits_are_laid_out_as_llama_cpp_reads_them_and_the_output_layer_has_eight(make_run, tmp_path, tied):
-    """A block: the scale in f16, then 16 bytes, whose low halves are its first 16 numbers and the high ones the others."""
+    """A block: the scale in f16, then 16 bytes: in their low halves its first 16 numbers, in the high ones the rest."""
     run = make_run("qwen3", n_head=4, head_dim=16, intermediate_size=40, tie_embeddings=tied)
     path = api.export(run, tmp_path / "m.gguf", to="gguf", dtype="q4_0", say=quiet)
     reader = gguf.GGUFReader(path)

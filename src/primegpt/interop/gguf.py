@@ -61,8 +61,8 @@ def write_file(
     """Write the GGUF file `out`, whole or not at all, and return the family its model is of.
 
     Matrices and token embeddings are stored as `dtype` (f32, f16, bf16, q8_0 or q4_0), all else as f32, as llama.cpp's
-    own converter does; beside q4_0 the output layer is q8_0. `weights` are ours, by our names. Raises UsageError for a model (named `owner` in messages) or a
-    tokenizer that llama.cpp cannot run.
+    own converter does; beside q4_0 the output layer is q8_0. `weights` are ours, by our names. Raises UsageError for a
+    model (named `owner` in messages) or a tokenizer that llama.cpp cannot run.
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not a type of a GGUF file", nearest(dtype, DTYPES))
