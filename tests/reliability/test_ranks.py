@@ -23,6 +23,7 @@ from primegpt.config import resolve
 from primegpt.data.batching.batches import IGNORED, Batch
 from primegpt.model.gpt import GPT
 from primegpt.run.checkpoint import list_checkpoints, verify_checkpoint
+from primegpt.run.folder import RunFolder
 from primegpt.training.progress import TIMING_KEYS
 from primegpt.training.step import Precision, compute_gradients
 
@@ -232,6 +233,20 @@ def test_curves_of_fifty_steps_are_those_of_one_process(place, alone, parallel, 
             f"{stem}-{i + 1:05d}-of-{ranks:05d}.safetensors" for stem in ("model", "optimizer") for i in range(ranks)
         }
         assert verify_checkpoint(path).files.keys() == {*names, "state.json"}  # a share of each rank
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_weights_that_are_kept_early_are_those_of_one_process(place, parallel):
+    """And the steps that follow: an evaluation without a save before it left sharded weights gathered."""
+    short = ("--train.max_steps", "8", "--train.keep_checkpoints", "milestones", "--train.parallel", parallel)
+    kept = []
+    for ranks in (0, 2):
+        run = RunFolder(place.train(f"early-{parallel}-{ranks}", *short, ranks=ranks))
+        kept.append(run.load_checkpoint(3, pytest.fail, ("model",)))
+    one, two = kept
+    assert [one.resumable, two.resumable] == [False, False]
+    for name, weight in one.tensors["model"].items():
+        torch.testing.assert_close(two.tensors["model"][name], weight, atol=1e-4, rtol=0)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is on this machine")

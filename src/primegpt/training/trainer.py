@@ -17,7 +17,7 @@ from primegpt.data.batching.feed import smaller_micro_batch
 from primegpt.errors import DiskError, NonFiniteError, OutOfMemory, PrimegptError, is_out_of_memory
 from primegpt.evaluation.perplexity import EvaluationSet, Figures, LossResult, add_figures, evaluate_loss
 from primegpt.model.gpt import GPT
-from primegpt.parallel.world import ALONE, World, local
+from primegpt.parallel.world import ALONE, World, local, release
 from primegpt.run.checkpoint import Checkpoint, commit_evaluation, read_evaluation, step_name
 from primegpt.run.folder import RunFolder
 from primegpt.run.saving import last_good
@@ -32,7 +32,7 @@ from primegpt.training.objective import CROSS_ENTROPY, Objective
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.pace import Pace, Timetable
 from primegpt.training.progress import Speed, evaluation_line, is_finite, memory_mb, remarks_at_the_end, train_line
-from primegpt.training.saved import divided, put_back, tensors_of, weights_of
+from primegpt.training.saved import Tensors, divided, put_back, tensors_of, weights_of
 from primegpt.training.state import EarlyStopping, TrainState
 from primegpt.training.step import Precision, compute_gradients, sum_over_ranks, update
 
@@ -216,12 +216,17 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of the present step. An update that ruined the weights is not saved."""
+        if self.world.sharded:
+            release(self.model)  # an evaluation or a sample leaves them gathered
         tensors = tensors_of(self.model, self.average, self.optimizers, self.batches.source)
+        self.require_finite(tensors)
+        self.checkpoints.save(self.state.step, tensors, self.record())
+
+    def require_finite(self, tensors: Tensors) -> None:
         # One value that is not finite shows in the sum, which takes a thirteenth of the time of asking each of them.
         finite = all(local(tensor).sum().isfinite() for named in tensors.values() for tensor in named.values())
         if self.world.max(not finite):
             self.stop_at_non_finite("weights")
-        self.checkpoints.save(self.state.step, tensors, self.record())
 
     def record(self) -> dict[str, Any]:
         """What state.json of a checkpoint holds."""
@@ -247,11 +252,15 @@ class Trainer:
 
     def evaluate_early(self) -> None:
         """Loss on a part of the fixed sets, for looks at it alone; and the weights, where milestones are kept."""
+        if (
+            self.config.train.keep_checkpoints == "milestones"
+        ):  # first, since evaluating leaves sharded weights gathered
+            weights = weights_of(self.model, self.average)
+            self.require_finite(weights)
+            self.checkpoints.keep_weights(self.state.step, weights, self.record())
         line = self.evaluated(self.train_set.part or self.train_set, self.val_set.part or self.val_set)
         if not is_finite(line):
             self.stop_at_non_finite("loss on the fixed sets")
-        if self.config.train.keep_checkpoints == "milestones":
-            self.checkpoints.keep_weights(self.state.step, weights_of(self.model, self.average), self.record())
         self.folder.append_metrics(early_line(line))
         self.observer.on_message(f"step {self.state.step:,}: validation loss about {line['val/loss']:.2f}")
 
