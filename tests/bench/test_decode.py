@@ -71,19 +71,19 @@ def test_a_random_model_in_every_format(tmp_path):
     )
     assert [comparison.task.split(":")[0] for comparison in found] == [
         f"{what}, {precision}, {streams}"
-        for precision in ("fp32", "bf16", "int8")
+        for precision in ("fp32", "bf16", "int8", "int4")
         for streams in ("1 stream", "2 streams")
         for what in ("Prefill", "Decoding")
     ]
     assert all(comparison.results[0].median > 0 for comparison in found)
     limits = [comparison.results[0].limit for comparison in found if comparison.task.startswith("Decoding")]
-    assert [limit / limits[0] for limit in limits] == pytest.approx([1, 2, 2, 4, 4, 8])
+    assert [limit / limits[0] for limit in limits] == pytest.approx([1, 2, 2, 4, 4, 8, 6.4, 12.8])
     assert "of the limit" in found[1].as_markdown()
     assert "of the limit" not in found[0].as_markdown()
     names = [result.name for result in found[1].results]
     assert names == ["primegpt", "Transformers", "llama.cpp f32"]
     assert found[1].results[1].absent == "no package transformers is installed"
-    assert found[-1].results[1].absent == "has no int8 for CPUs of its own"
+    assert found[-1].results[1].absent == "has no int4 for CPUs of its own"
 
 
 def test_what_a_peer_cannot_express_makes_it_absent(tmp_path, save_run, random_model, monkeypatch):

@@ -119,7 +119,7 @@ def test_the_temperature_s_decay_and_early_stopping_are_settings_of_the_command_
     assert "generate.early_stopping = True has no effect without beam search" in error
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_every_precision_writes(trained: Path, output, precision: str) -> None:
     found, _ = output("generate", trained, "the ", "--precision", precision, "--max-new-tokens", 5)
     assert len(found) > len("the \n")

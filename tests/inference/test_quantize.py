@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from primegpt.inference.quantize import Int8Linear, PackedLinear, SummedLinear, for_decoding
+from primegpt.inference.quantize import Int4Linear, Int8Linear, PackedLinear, SummedLinear, for_decoding, in_groups
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
 
@@ -63,7 +63,7 @@ def test_products_are_those_of_the_weights(kind, dtype, error, shape, rows, thre
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05), ("int8", 0.05)])
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 0.05), ("int8", 0.05), ("int4", 0.3)])
 def test_a_copy_computes_the_models_function(random_model: MakeModel, preset: str, precision, error: float) -> None:
     model, ids = random_model(preset), torch.arange(40).view(1, 40)
     before = {name: weight.clone() for name, weight in model.weights().items()}
@@ -100,6 +100,64 @@ def test_int8_takes_little_more_than_a_byte_a_weight(random_model: MakeModel) ->
     layer = Int8Linear(nn.Parameter(random(3072, 768)), None)
     assert layer.weight.dtype == torch.uint8
     assert layer.weight.numel() < 1.05 * 3072 * 768
+
+
+FOUR_BIT = [(64, 32), (80, 96), (16, 64), (2304, 32)]  # whole blocks of the kernel, and what is left of one
+
+
+@pytest.mark.parametrize("shape", FOUR_BIT)
+@pytest.mark.parametrize("rows", [(1, 1), (3, 1), (2, 20)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_product_in_int4_is_that_of_the_levels_and_of_the_weights_within_their_steps(shape, rows, threads) -> None:
+    """Beside the weights: 32 of N(0, 1) span some 4.1, in 15 steps, each an even error: 4.1 / 15 / sqrt(12) = 8%."""
+    torch.set_num_threads(threads)
+    weight, bias, x = random(*shape), random(shape[0], 1)[:, 0], random(*rows, shape[1]).bfloat16().float()
+    levels, scales = in_groups(weight, 32)
+    scale, offset = scales.double().permute(1, 0, 2).split(1, dim=2)
+    rounded = ((levels.double().view(shape[0], -1, 32) - 8) * scale + offset).view(shape)
+    found = Int4Linear(nn.Parameter(weight), nn.Parameter(bias))(x)
+    assert found.dtype == torch.float32
+    for matrix, error in ((rounded, 5e-3), (weight.double(), 0.1)):
+        exact = x.double() @ matrix.T + bias.double()
+        assert (found.double() - exact).norm() / exact.norm() < error
+
+
+def test_levels_are_nearer_than_those_between_the_least_and_the_greatest_weight() -> None:
+    def squares(rounds: int) -> float:
+        levels, scales = in_groups(weight, 32, rounds)
+        scale, offset = scales.float().permute(1, 0, 2).split(1, dim=2)
+        return ((levels.view(256, -1, 32) - 8) * scale + offset - weight.view(256, -1, 32)).square().sum().item()
+
+    weight = random(256, 256)
+    assert squares(0) > squares(1) > squares(2) > squares(3)
+    assert squares(3) < 0.88 * squares(0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-30])
+def test_groups_of_equal_weights_stay_what_they_are(value: float) -> None:
+    levels, scales = in_groups(torch.full((16, 32), value), 32)
+    found = (levels - 8) * scales.float()[0, :, :1] + scales.float()[0, :, 1:]
+    assert torch.allclose(found, torch.full((16, 32), value), rtol=2**-8, atol=0.0)
+
+
+def test_a_row_in_int4_is_the_same_bits_alone_and_among_others() -> None:
+    layer, x = Int4Linear(nn.Parameter(random(208, 96)), None), random(37, 96)
+    assert torch.equal(torch.cat([layer(x[row : row + 1]) for row in range(37)]), layer(x))
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_matrices_that_int4_does_not_fit_are_int8(random_model: MakeModel, summed: bool) -> None:
+    twin = for_decoding(random_model(n_embd=48, n_head=3, n_layer=1), "int4", summed=summed)
+    kinds = {name: type(layer) for name, layer in twin.named_modules() if name.endswith(("c_attn", "c_proj", "c_fc"))}
+    eight = SummedLinear if summed else Int8Linear
+    assert kinds.pop("h.0.mlp.c_proj") is Int4Linear  # rows of 192
+    assert set(kinds.values()) == {eight}
+    assert type(twin.lm_head) is eight
+
+
+def test_int4_takes_five_bits_a_weight() -> None:
+    layer = Int4Linear(nn.Parameter(random(3072, 768)), None)
+    assert layer.weight.nbytes + layer.scales.nbytes == 5 * 3072 * 768 // 8
 
 
 def test_a_torch_without_the_packed_product_multiplies_plainly(random_model: MakeModel) -> None:

@@ -183,7 +183,7 @@ def test_the_cache_is_as_large_as_forecast(
     assert forecast.total >= forecast.weights + forecast.weight_copies + forecast.kv_cache + forecast.activations
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("name", ["gpt2", "prime"])
 def test_copies_for_decoding_are_as_large_as_forecast(name: str, precision: str) -> None:
     """What the model for decoding holds, and the one that learnt does not."""
@@ -197,7 +197,7 @@ def test_copies_for_decoding_are_as_large_as_forecast(name: str, precision: str)
     copies = [tensor for tensor in tensors_of(twin) if tensor.is_mkldnn or tensor.data_ptr() not in shared]
     actual = sum(tensor.numel() * tensor.element_size() for tensor in copies)
     assert memory.inference_memory(config).weight_copies == pytest.approx(actual, rel=0.01)
-    assert 0.2 * 4 * size.matmul_parameters(config.model) < actual
+    assert 0.15 * 4 * size.matmul_parameters(config.model) < actual
 
 
 def tensors_of(model: GPT) -> list[torch.Tensor]:
@@ -357,7 +357,7 @@ def write(path: Path, precision: str) -> None:
 @on_linux
 @pytest.mark.reliability
 @pytest.mark.alone
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_measured_generation(precision: str, tmp_path: Path) -> None:
     """36M parameters behind a prompt of 1,000 tokens: 0.3 to 0.4 GB, where the weights are 0.14."""
     folder = RunFolder(save_random_run(tmp_path / "run", WRITER))

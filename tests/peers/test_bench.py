@@ -37,11 +37,11 @@ def test_all_write_the_same_text_with_the_same_weights(run, tmp_path):
 
 def test_every_comparison_has_its_peers(run):
     found = bench_decode(run, prompt=4, tokens=8, streams=[1, 3], turns=1, threads=1, buffer_megabytes=8)
-    assert len(found) == 3 * 2 * 2
+    assert len(found) == 4 * 2 * 2
     for comparison in found:
         ours, transformers, llama = comparison.results
         assert ours.rates
-        assert bool(transformers.rates) == ("int8" not in comparison.task)
+        assert bool(transformers.rates) == ("int" not in comparison.task.split(",")[1])
         assert bool(llama.rates) == (importlib.util.find_spec("llama_cpp") is not None)
 
 

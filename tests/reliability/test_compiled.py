@@ -14,7 +14,7 @@ SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 64, "vocab_size"
 
 @pytest.mark.reliability
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is on this machine")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_compiled_texts(tmp_path, capfd, precision) -> None:
     run = api.load(save_random_run(tmp_path / "run", SIZES))
     with torch.no_grad():

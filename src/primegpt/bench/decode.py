@@ -35,7 +35,8 @@ from primegpt.model.gpt import GPT
 from primegpt.model.size import human_count
 from primegpt.terminal import Say, silent
 
-BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}  # of one weight; llama.cpp's q8_0 takes 34 bytes for 32 weights
+# Of one weight; int4 has 4 more for 32 weights. llama.cpp's q8_0 takes 34 bytes for 32 weights, q4_0 takes 18.
+BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
 OURS, COMPILED, TRANSFORMERS, LLAMA = "primegpt", "primegpt compiled", "Transformers", "llama.cpp"
 COLD_TOKENS = 200
 COLD_PROMPT = "The river"
@@ -54,7 +55,7 @@ def bench_decode(
     prompt: int = 32,
     tokens: int = 128,
     streams: Sequence[int] = (1, 16),
-    precisions: Sequence[str] = ("fp32", "bf16", "int8"),
+    precisions: Sequence[str] = ("fp32", "bf16", "int8", "int4"),
     sizes: Mapping[str, int] | None = None,
     turns: int = 3,
     threads: int | None = None,
@@ -187,8 +188,8 @@ def contestants(
 
 
 def transformers_path(exports: Exports, precision: str) -> Path | str:
-    if precision == "int8":
-        return "has no int8 for CPUs of its own"
+    if precision in ("int8", "int4"):
+        return f"has no {precision} for CPUs of its own"
     return exported_or_absent(exports, "transformers", "hf")
 
 

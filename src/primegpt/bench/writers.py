@@ -27,7 +27,7 @@ class Written:
 Writer = Callable[[Sequence[list[int]], int], Written]
 
 # The file type of llama.cpp that stands beside each of our number formats.
-GGUF_TYPES = {"fp32": "f32", "bf16": "f16", "int8": "q8_0"}
+GGUF_TYPES = {"fp32": "f32", "bf16": "f16", "int8": "q8_0", "int4": "q4_0"}
 
 
 def written(ids: list[list[int]], start: float, stamps: Sequence[float], tokens: int) -> Written:

@@ -162,7 +162,7 @@ def decode(
     prompt: int = 32,
     tokens: int = 128,
     streams: str = "1,16",
-    precisions: str = "fp32,bf16,int8",
+    precisions: str = "fp32,bf16,int8,int4",
     shape: dict[str, int] | None = None,
     compile: bool = False,
     cold: bool = False,

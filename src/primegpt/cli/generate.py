@@ -217,7 +217,7 @@ def serve(
     queue
         How many more may wait; what comes then is refused (429).
     precision
-        Number format of the weights: auto, fp32, bf16 or int8.
+        Number format of the weights: auto, fp32, bf16, int8 or int4.
     """
     from primegpt import api
 

@@ -546,7 +546,7 @@ class GenerateConfig(Section):
     """Beam search divides a text's log-probability by its length to this power: above 0 favours long texts."""
     early_stopping: bool = False
     """End beam search once as many texts as beams are complete, though better ones might follow."""
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8", "int4"] = "auto"
     """Number format of the weights while writing. auto: bf16 for large models where the machine is fast in it."""
     compile: bool = False
     """Compile the step of one token: starts some seconds later, writes faster. On CPUs; needs a C++ compiler."""

@@ -1,4 +1,4 @@
-"""Weights for decoding: in fp32, bf16 or int8, laid out so that a product with one row reads them fastest.
+"""Weights for decoding: in fp32, bf16, int8 or int4, laid out so that a product with one row reads them fastest.
 
 Writing one token reads every weight once and does next to nothing with it, so the time is that of reading memory:
 half the bytes, half the time. The libraries' ordinary products with a single row use about a quarter of what a CPU
@@ -27,19 +27,20 @@ from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
 from primegpt.terminal import Say
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16", "int8", "int4"]
 
 
 @torch.no_grad()
 def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = False) -> GPT:
     """A copy of `model` for inference, on its device. Weights that stay as they are share their storage.
 
-    int8 keeps embeddings and norms in fp32 and quantises the matrices; activations are never quantised. `summed`
-    lays the weights out for compiled steps. Raises ConfigError for int8 elsewhere than on a CPU.
+    int8 and int4 keep embeddings and norms in fp32 and quantise the matrices (int4: those that it fits; int8 the
+    others); activations are never quantised. `summed` lays the weights out for compiled steps. Raises ConfigError for
+    int8 or int4 elsewhere than on a CPU.
     """
     on_cpu = model.device.type == "cpu"
-    if precision == "int8" and not on_cpu:
-        raise ConfigError("generate.precision = 'int8' works on CPUs alone", "use bf16")
+    if precision in ("int8", "int4") and not on_cpu:
+        raise ConfigError(f"generate.precision = {precision!r} works on CPUs alone", "use bf16")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     shared: dict[int, object] = {
         id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()
@@ -48,13 +49,7 @@ def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = Fa
     twin: GPT = copy.deepcopy(model, shared).eval()
     if not on_cpu:
         return twin  # there the ordinary product reads memory as fast as it goes
-    layer: Callable[[Tensor, Tensor | None], nn.Module] = {
-        "fp32": PackedLinear,
-        "bf16": PackedLinear,
-        "int8": Int8Linear,
-    }[precision]
-    if summed:
-        layer = partial(SummedLinear, int8=precision == "int8")
+    layer = _layer_for(precision, summed)
     if twin.lm_head is None:
         twin.lm_head = layer(twin.wte.weight, None)
     for module in list(twin.modules()):
@@ -64,6 +59,16 @@ def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = Fa
     held = {p.data_ptr() for p in model.parameters()}
     use_huge_pages(p for p in twin.parameters() if p.data_ptr() not in held)
     return twin
+
+
+def _layer_for(precision: Precision, summed: bool) -> Callable[[Tensor, Tensor | None], nn.Module]:
+    """What makes a layer of a matrix and its bias."""
+    if precision == "int4":
+        eight = _layer_for("int8", summed)
+        return lambda weight, bias: (Int4Linear if Int4Linear.fits(weight) else eight)(weight, bias)
+    if summed:
+        return partial(SummedLinear, int8=precision == "int8")
+    return Int8Linear if precision == "int8" else PackedLinear
 
 
 class PackedLinear(nn.Module):
@@ -163,6 +168,70 @@ class Int8Linear(nn.Module):
         chunks, K, N = self.shape
         rows = torch.ops.quantized.embedding_bag_byte_unpack(self.weight)  # (chunks * K, N / chunks)
         return rows.view(chunks, K, N // chunks).transpose(1, 2).reshape(N, K)
+
+
+class Int4Linear(nn.Module):
+    """int4 weights, with a scale and an offset in bf16 for every 32 weights of an output; activations in bf16.
+
+    The product is torch's own (`tinygemm`), which sums in fp32, each row by itself and in one order: a text is the same
+    bit for bit beside others and alone, read at once and a token at a time. Of its kernels only that for activations in
+    bf16 is fast. Many rows go through it too: it computes as much in a second as products in fp32 do.
+    """
+
+    GROUP = 32  # weights that share a scale: of 32, 64, 128 and 256 the finest that there is
+    OUTPUTS = 16  # the kernel wants a multiple
+
+    @classmethod
+    def fits(cls, weight: Tensor) -> bool:
+        return weight.size(1) % cls.GROUP == 0 and weight.size(0) % cls.OUTPUTS == 0
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bias = bias
+        at_once = (
+            max(1, (1 << 18) // weight.size(1) // 64) * 64
+        )  # outputs; the kernel's blocks are of 64 of them or less
+        parts = [in_groups(rows, self.GROUP) for rows in weight.detach().float().split(at_once)]
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        self.weight = torch.cat([pack(levels, 2) for levels, _ in parts])
+        self.scales = torch.cat([scales for _, scales in parts], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.size(-1)).bfloat16()
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.GROUP, self.scales)
+        y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+def in_groups(weight: Tensor, group: int, rounds: int = 3) -> tuple[Tensor, Tensor]:
+    """(levels, scales): a weight is (level - 8) * scale + offset, with 16 levels.
+
+    `levels` are int32, (N, K); `scales` bf16, (K / group, N, 2), scale and offset. At first the levels reach from the
+    least weight of a group to the greatest. Then scale and offset become those of the straight line through (level,
+    weight) with the least squares, and each weight takes the nearest level anew (Lloyd 1982, with levels that stay
+    evenly spaced); a round cannot increase the squared error, three take off a seventh of it.
+    """
+    N, K = weight.shape
+    weight = weight.view(N, K // group, group)
+    least, greatest = weight.aminmax(dim=-1, keepdim=True)
+    scale = (greatest - least) / 15
+    offset, mean = least + 8 * scale, weight.mean(dim=-1, keepdim=True)
+    for _ in range(rounds):
+        levels = _nearest(weight, scale, offset).sub_(8)
+        middle = levels.mean(dim=-1, keepdim=True)
+        spread = levels.square().sum(dim=-1, keepdim=True) - group * middle.square()
+        along = (levels * weight).sum(dim=-1, keepdim=True) - group * middle * mean
+        scale = along / spread.clamp(min=0.5)  # at least 31 / 32, or 0 where all weights of the group are equal
+        offset = mean - scale * middle
+    scale, offset = scale.bfloat16(), offset.bfloat16()
+    levels = _nearest(weight, scale.float(), offset.float()).int().view(N, K)
+    return levels, torch.cat([scale, offset], dim=-1).transpose(0, 1).contiguous()
+
+
+def _nearest(weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """The level of each weight."""
+    inverse = 1 / scale.clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight - offset).mul_(inverse).add_(8).round_().clamp_(0, 15)
 
 
 # Blocks of all models share the code that is counted; releases of torch before the argument allow 8 graphs in all.
