@@ -98,10 +98,12 @@ class Visitor:
         self.page.locator(what).evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
 
     def setting(self, name: str, value: int) -> None:
-        self.click("#settings summary")
+        more = self.page.locator("#settings details")
+        more.evaluate("e => (e.open = true)")
         self.page.fill(f"#set-{name}", str(value))
         self.page.locator(f"#set-{name}").dispatch_event("change")
-        self.click("#settings summary")
+        more.evaluate("e => (e.open = false)")
+        self.page.evaluate("scrollTo(0, 0)")
 
     def write(self, seed: int = 4, tokens: int = 120) -> None:
         self.page.fill("#prompt", PROMPT)
@@ -109,6 +111,7 @@ class Visitor:
         self.setting("max_new_tokens", tokens)
         self.click("#write")
         self.ended()
+        self.page.evaluate("scrollTo(0, 0)")
 
     def ended(self) -> None:
         """Waits until a text is written."""
