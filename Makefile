@@ -31,10 +31,11 @@ test-peers: $(VENV)/installed-peers
 docs: $(VENV)/installed-docs
 	$(BIN)/python docs/make_site.py
 
-pictures: $(VENV)/installed
+pictures: $(VENV)/installed-docs
 	# Of the playground, with two runs trained for them: a quarter of an hour, and a Chromium is needed.
 	$(PIP) 'playwright>=1.50'
 	$(BIN)/python docs/make_pictures.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_recording.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("primegpt needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
