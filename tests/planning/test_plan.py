@@ -66,6 +66,11 @@ def planned(text) -> Callable[..., tuple[Config, Corpus]]:
     return make
 
 
+def test_a_run_that_ends_before_its_first_evaluation_is_evaluated_early_within_it(timed, planned):
+    config, _ = planned(max_steps=40, eval_interval=10**6, data={"val_tokens": 400})
+    assert all(step < 40 for step in config.train.early_evaluations)
+
+
 @pytest.mark.parametrize(
     ("budget", "intervals"), [("minutes", {}), ("minutes", {"eval_interval": 2}), ("max_steps", {"sample_interval": 5})]
 )

@@ -426,6 +426,21 @@ def test_what_nothing_goes_on_from_is_none_of_the_last_few(tmp_path: Path) -> No
     assert [step for step, path in existing.items() if verify_checkpoint(path).resumable] == [100, 200]
 
 
+def test_weights_after_the_step_that_a_run_goes_on_from_are_undone(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 0, 100, 200)
+    for step in (1, 110, 150):
+        save_checkpoint(run.checkpoints_dir, step, {"model": {"w": torch.zeros(2)}}, {}, resumable=False)
+    run.undo_after(100)
+    assert list(list_checkpoints(run.checkpoints_dir)) == [0, 1, 100, 200]  # a newer one that is damaged is not hidden
+
+
+def test_last_never_names_what_nothing_goes_on_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 0, 100, 200)
+    save_checkpoint(run.checkpoints_dir, 150, {"model": {"w": torch.zeros(2)}}, {}, resumable=False)
+    run.discard(200)
+    assert run.pointed("last") == 100
+
+
 def test_a_run_can_be_moved(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", 1)
     run.point("best", 1)

@@ -11,6 +11,20 @@ from primegpt.model.lora import add_lora
 from primegpt.serving import flow as flows
 from primegpt.serving import lens
 
+STRICT = """
+import torch
+from primegpt import extend
+
+@extend.norm("strict")
+class Strict(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(config.n_embd))
+
+    def forward(self, x):
+        B, T, C = x.shape
+        return self.gain * x / x.square().mean(-1, keepdim=True).sqrt()
+"""
 OWN = """
 import torch
 from torch import nn
@@ -141,6 +155,18 @@ def test_adapters_count_as_part_of_what_they_are_beside(random_model, ids):
 
 
 def test_the_guesses_end_in_what_the_model_says(model, ids):
+    found = flows.flow(model, ids[:20])
+    said = flows.guesses(model, found.stream)
+    assert close(said[-1], found.logits.softmax(-1))
+    lensed, which = lens.logit_lens(model, ids[:20], 3)
+    assert close(said.gather(-1, which[:, -1]), lensed[:, -1])
+
+
+def test_norms_of_an_extension_are_given_what_they_are_promised(tmp_path, ids):
+    """(B, T, C), wherever they are called."""
+    (tmp_path / "mine.py").write_text(STRICT, encoding="utf-8")
+    own = {"norm": "strict", "extension": extend.load(tmp_path / "mine.py").sha256}
+    model = GPT(ModelConfig(**own, n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=100)).eval()
     found = flows.flow(model, ids[:20])
     said = flows.guesses(model, found.stream)
     assert close(said[-1], found.logits.softmax(-1))

@@ -80,6 +80,7 @@ TINY_RUN = {
         "batch_size": 4,
         "max_steps": 10**6,
         "eval_interval": 10**6,
+        "early_evaluations": [0],
         "sample_interval": 10**6,
         "checkpoint_interval": 50,
         "log_interval": 1,

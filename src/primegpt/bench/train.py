@@ -227,6 +227,7 @@ def our_run(recipe: Recipe, text: Path, folder: Path, precision: str, compiled: 
             "train": {
                 **optimisation,
                 **never,
+                "early_evaluations": [0],
                 "batch_size": sizes.pop("batch_size"),
                 "log_interval": 1,
                 "precision": precision,

@@ -173,7 +173,8 @@ class Doer:
         path = self.place.folder / "made" / f".rehearsal-{job.key}"
         rehearsal = Rehearsal(steps)
         never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
-        short: Settings = {"train": never | {"tokens": None}, "generate": {"max_new_tokens": 1}}
+        none = {"tokens": None, "early_evaluations": (0,)}
+        short: Settings = {"train": never | none, "generate": {"max_new_tokens": 1}}
         atomic.remove(path)
         with suppress(Enough, NonFiniteError):
             self._run(job, self.place.said(job), path, above=short, observer=rehearsal)

@@ -14,7 +14,7 @@ from primegpt.data.layout import Template
 from primegpt.data.shown import introduction
 from primegpt.data.template import ChatTemplate, template_for
 from primegpt.device import choose_device, choose_precision, memory_of
-from primegpt.errors import ConfigError, MismatchError, UsageError, quoted
+from primegpt.errors import ConfigError, MismatchError, PrimegptError, UsageError, quoted
 from primegpt.hugepages import use_huge_pages
 from primegpt.inference.context import Completion
 from primegpt.inference.decoder import Decoder
@@ -67,25 +67,33 @@ class Run:
         """What it is, how it was trained, where it lies: a line each."""
         from primegpt.report.history import History  # reads what training has written, which stands above
 
-        model, told = self.config.model, History.read(self.folder.path)
+        return "Run: " + "\n     ".join(self._lines(History.read(self.folder.path)))
+
+    def _lines(self, told: Any) -> list[str]:
+        """The same, of a `History`."""
+        model = self.config.model
         size = f"{human_count(parameter_count(model))} parameters, {model.n_layer} layers, {model.n_embd} wide"
         losses = told.summary()
         loss = losses["best_loss"] if losses["final_loss"] is None else losses["final_loss"]
         learnt = f" on {', '.join(self.config.data.sources)}" if told.lines else ""
         reached = f", validation loss {loss:.4f} {losses['loss_unit']}" if loss is not None else ""
         device = self.model.device
-        return (
-            f"Run: {model.preset}, {size}, context {model.block_size}, {self.tokenizer.kind} of "
-            f"{self.tokenizer.vocab_size:,} ids\n"
-            f"     {told.status.partition(';')[0]}{learnt}{reached}\n"
-            f"     {self.folder.path}, checkpoint {self.step:,}, on {device}"
-        )
+        return [
+            f"{model.preset}, {size}, context {model.block_size}, {self.tokenizer.kind} of "
+            f"{self.tokenizer.vocab_size:,} ids",
+            f"{told.status.partition(';')[0]}{learnt}{reached}",
+            f"{self.folder.path}, checkpoint {self.step:,}, on {device}",
+        ]
 
     def _repr_html_(self) -> str:
         """In a notebook: the same, and the course of its loss."""
         from primegpt.report.history import History  # above, as in `__repr__`
 
-        told, lines = History.read(self.folder.path), repr(self).removeprefix("Run: ").split("\n     ")
+        try:
+            told = History.read(self.folder.path)
+        except PrimegptError as error:  # the folder is gone or broken, the model is there
+            return notebook.card(self.name, [str(error)], [])
+        lines = self._lines(told)
         curves = [("training loss", told.curve("train/loss")), ("validation loss", told.curve("val/loss"))]
         return notebook.card(self.name, lines, curves)
 

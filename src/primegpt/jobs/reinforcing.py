@@ -37,7 +37,7 @@ from primegpt.parallel.distributed import join
 from primegpt.parallel.world import ALONE
 from primegpt.planning.plan import prepare_device, refuse_threads
 from primegpt.planning.rollout_plan import plan_rows, refuse_what_cannot_fit
-from primegpt.report.pictures import plot_losses
+from primegpt.report.pictures import load_in_background, plot_losses
 from primegpt.report.tracking import require_trackers, tracked
 from primegpt.run import atomic
 from primegpt.run.checkpoint import Checkpoint, fingerprint_of
@@ -216,6 +216,7 @@ def fit(
             say_rows(plan_rows(session.config, *session.task.sizes, trainer.state), say)
             say(f"continuing at step {checkpoint.step} of {trainer.state.max_steps}")
         add_session(session.folder, str(trainer.conditions["torch"]))
+        load_in_background()
         with told(running=True):
             trainer.fit()
     return finish(session.folder, session.config, trainer.state, say)

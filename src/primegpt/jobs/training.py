@@ -296,7 +296,8 @@ def _fit(
             load_in_background()
         with told(running=True):
             trainer.fit()
-    if world.size == 1 and (seconds := trainer.pace.usual_step):
+    whole = config.train.batch_size == trainer.batches.batch_size  # no micro-batch was too large for the memory
+    if world.size == 1 and whole and (seconds := trainer.pace.usual_step):
         correct(config, seconds)
     world.leave()
     if world.rank:

@@ -93,13 +93,13 @@ def plotted(
     if counted:
         often = intervals(given, counted)
         training = counted * times.step + sum(cost * (counted / often[name] + 1) for name, cost in costs.items())
-        at = early_steps(train, often["eval_interval"], training / early)
+        at = early_steps(train, min(often["eval_interval"], counted), training / early)
         expected = training + early * sum(map(bool, at)) + closing
         return Course(counted, at, val_tokens, rereading, 0.0, closing, expected, costs)
     training = max(1.0, left - closing)
     roughly = min(MAX_STEPS, affordable_steps(training, times.step, given, costs))
     often = intervals(given, roughly, training, costs)
-    at = early_steps(train, often["eval_interval"], training / early)
+    at = early_steps(train, min(often["eval_interval"], roughly), training / early)
     steps = min(MAX_STEPS, affordable_steps(training - early * sum(map(bool, at)), times.step, given, costs))
     return Course(steps, at, val_tokens, rereading, training, closing, training + closing, costs)
 

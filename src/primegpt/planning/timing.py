@@ -83,7 +83,7 @@ def correct(config: Config, step: float) -> None:
     """A run of `config` has made its steps in `step` seconds each: that is what a later plan goes by.
 
     What was measured before the first step may be of a moment in which other programs had the machine, and would be
-    believed ever after.
+    believed ever after. All that was measured then is as much off: which kernel is the faster one stays as it was.
     """
     kernel = config.train.attention
     if kernel == "auto" or config.train.compile:
@@ -91,9 +91,9 @@ def correct(config: Config, step: float) -> None:
     with suppress(OSError, PrimegptError, ValueError, KeyError, TypeError, AttributeError):
         path = _memory(config)
         saved = json.loads(path.read_text(encoding="utf-8"))
-        times = _checked(saved, config)[kernel]
-        ratio = step / times.step
-        write_json_atomic(path, saved | {"times": saved["times"] | {kernel: [ratio * seconds for seconds in times]}})
+        ratio = step / _checked(saved, config)[kernel].step
+        times = {name: [ratio * seconds for seconds in each] for name, each in saved["times"].items()}
+        write_json_atomic(path, saved | {"times": times})
 
 
 def _checked(saved: dict[str, Any], config: Config) -> dict[Kernel, StepTime]:

@@ -138,8 +138,17 @@ class RunFolder(RunFiles):
         self.run_lock.require()
         with atomic.io_errors(f"delete step {step} in {self.checkpoints_dir}"):
             saving.delete(self.checkpoints_dir / step_name(step))
-        for newest in list(list_checkpoints(self.checkpoints_dir))[-1:]:
+        left = list_checkpoints(self.checkpoints_dir).items()
+        for newest in [step for step, path in left if not saving.is_weights_only(path)][-1:]:
             self.point("last", newest)
+
+    def undo_after(self, step: int) -> None:
+        """Delete the weights that were kept after `step`, from which a run goes on: it comes to others of its own."""
+        self.run_lock.require()
+        for later, path in list_checkpoints(self.checkpoints_dir).items():
+            if later > step and saving.is_weights_only(path):
+                with atomic.io_errors(f"delete step {later} in {self.checkpoints_dir}"):
+                    saving.delete(path)
 
     def point(self, name: Pointer, step: int) -> None:
         """Let `best` or `last` name the checkpoint of `step`. A small text file: links do not work everywhere."""
@@ -260,6 +269,9 @@ class WatchedRun(RunFolder):
         pass
 
     def discard(self, step: int) -> None:
+        pass
+
+    def undo_after(self, step: int) -> None:
         pass
 
     def point(self, name: Pointer, step: int) -> None:

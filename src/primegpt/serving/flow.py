@@ -44,7 +44,7 @@ def flow(model: GPT, ids: list[int]) -> Flow:
             x = x + known
             parts += [read[0, -1], known[0, -1]]
             stream.append(x[0, -1])
-        normed = model.ln_f(x[0, -1])
+        normed = model.ln_f(x)[0, -1]  # norms of an extension take (B, T, C)
         row = None if model.wpe is None else model.wpe.weight[len(window) - 1].detach().float()
         token, logits = model.wte.weight[window[-1]].detach().float(), model.logits(normed).float()
     return Flow(token, row, torch.stack(parts).float(), torch.stack(stream).float(), normed.float(), logits)
@@ -83,7 +83,7 @@ def head(model: GPT, ids: Tensor | None) -> Tensor:
 def guesses(model: GPT, stream: Tensor) -> Tensor:
     """What would be said at each point of `stream` (L + 1, C) if the network ended there: probabilities (L + 1, V)."""
     with inference(model):
-        return model.logits(model.ln_f(stream.to(model.wte.weight.dtype))).float().softmax(dim=-1)
+        return model.logits(model.ln_f(stream.to(model.wte.weight.dtype)[None]))[0].float().softmax(dim=-1)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def logit_lens(model: GPT, ids: list[int], count: int, places: int | None = None
     with inference(model):
         hidden = model.trace(as_batch(model, ids)).hidden
         last = slice(-places if places else None, None)
-        rows = [model.logits(model.ln_f(state[0, last])).float().softmax(dim=-1).topk(count) for state in hidden]
+        rows = [model.logits(model.ln_f(state[:, last]))[0].float().softmax(dim=-1).topk(count) for state in hidden]
     return torch.stack([row.values for row in rows]), torch.stack([row.indices for row in rows])
 
 

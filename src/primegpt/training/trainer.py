@@ -344,6 +344,7 @@ class Trainer:
             self.precision.scaler.load_state_dict(checkpoint.state["scaler"])
         self.batches = divided(self.batches, self.state.events)
         self.folder.truncate_metrics(self._precedes)
+        self.folder.undo_after(checkpoint.step)
         self.restored_from = checkpoint.path  # its tensors are as large as ours
         self.checkpoints.saved_step = checkpoint.step
         self.folder.point("last", checkpoint.step)  # a newer one was damaged, or the kill came just before this
