@@ -574,6 +574,10 @@ def test_a_run_that_trains_says_how_far_it_is_and_its_newest_is_followed(visit, 
         assert slider.input_value() == "0"
         page.check("#follow")
         assert slider.input_value() == str(newest + 1)
+        for by in ("#curves svg", ".life .buttons button"):  # nor is one who chooses on the curve, or plays
+            page.check("#follow")
+            page.locator(by).click()
+            assert not page.locator("#follow").is_checked()
         page.goto("about:blank")
 
 
@@ -614,8 +618,35 @@ def test_another_run_writes_and_reads_beside(visit, tmp_path, picture):
         page.locator("#other-look-title", has_text="digits").wait_for()
         page.locator("#other-look-status", has_text="does not know").wait_for()
         assert page.locator("#other-look-sheet .token").count() == 0
+        page.click("#tab-write")  # where it has written nothing yet
+        page.locator("#other-write-title", has_text="digits").wait_for()
+        assert settled(page.locator("#other-write-text")).startswith("the23456")
+        press_write(page, "fox")
+        page.click("#tab-look")
+        page.click("#undo")
+        page.click("#tab-write")
+        assert settled(page.locator("#other-write-text")).startswith("the23456")  # beside the text that is shown
         page.select_option("#beside", "")
-        page.locator("#other-look").wait_for(state="hidden")
+        page.locator("#other-write").wait_for(state="hidden")
+
+
+def test_another_run_is_opened_whole_in_every_view(visit, tmp_path):
+    with served([parrot(tmp_path / "words", WORDS), parrot(tmp_path / "digits", "0123456789" * 8)]) as where:
+        page = visit(where=where)
+        texts = {}
+        for run, prompt in (("0", "the"), ("1", "12")):
+            page.select_option("#run", run)
+            page.locator("#facts", has_text="digits" if run == "1" else "words").wait_for()
+            set_number(page, "max_new_tokens", 20)
+            press_write(page, prompt)
+            texts[run] = page.locator("#write-sheet").text_content()
+        for view, place in (("look", "#alternatives:not([inert]) .came"), ("inside", '.flow[aria-busy="false"]')):
+            page.click(f"#tab-{view}")
+            for run in ("0", "1", "0", "1"):
+                page.locator(place).wait_for()
+                page.select_option("#run", run)
+                page.locator(f"#{view}-sheet", has_text=texts[run][:6]).wait_for()
+                assert page.locator(f"#{view}-sheet").text_content() == texts[run]
 
 
 def test_it_is_used_without_a_mouse(visit):
@@ -845,7 +876,7 @@ def test_a_writing_that_is_halted_leaves_the_text_that_is_opened_alone(visit, tm
 
 
 def test_a_link_to_what_is_not_served_says_so(visit, tmp_path):
-    with served([parrot(tmp_path / "parrot", WORDS)]) as where:
+    with served([parrot(tmp_path / "first", WORDS), parrot(tmp_path / "parrot", WORDS)]) as where:
         for run, step, said in (("songs", 0, "run songs,"), ("parrot", 77, "step 77 of parrot,"), ("parrot", 0, "")):
             page = visit(where=where, at=f"#write&run={run}&step={step}&text=the")
             page.wait_for_function("document.getElementById('prompt').value === 'the'")
@@ -853,6 +884,7 @@ def test_a_link_to_what_is_not_served_says_so(visit, tmp_path):
             status = page.locator("#status").text_content()
             assert said in status
             assert ("not here" in status) == bool(said)
+            assert page.input_value("#run") == ("1" if run == "parrot" else "0")
 
 
 def test_markup_that_a_model_writes_stays_text(visit, tmp_path):

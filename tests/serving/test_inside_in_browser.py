@@ -2,11 +2,13 @@
 
 import re
 import runpy
+import time
 from pathlib import Path
 
 import pytest
 
 import primegpt
+from primegpt.inference.decoder import Decoder
 from primegpt.serving.lessons import found
 from primegpt.tokenizers.char import CharTokenizer
 
@@ -127,6 +129,9 @@ def test_every_number_can_be_reached_by_touch_and_by_keyboard(visit, touch):
     page.locator("#near-tokens .bar").first.wait_for()
     page.fill("#near-place", "3")
     assert page.locator("#near-said").text_content().startswith("place 3: ")
+    sums = page.locator("#forming tfoot td").all()[-2:]
+    above = page.locator("#forming tbody tr").last.locator(".push").all()
+    assert [cell.bounding_box()["x"] for cell in sums] == [cell.bounding_box()["x"] for cell in above]
     assert page.locator("[title]").count() == 0  # no number is in a tooltip alone
 
 
@@ -214,6 +219,29 @@ def test_the_tour_can_be_left_gone_on_with_and_is_remembered_as_done(visit):
     page.locator("#bars li").first.wait_for(state="attached")
     assert page.locator("#tour.fresh").count() == 0
     assert guide.count() == 0
+
+
+def test_the_tour_is_left_while_it_writes_and_keeps_the_prompt(visit, tmp_path, monkeypatch):
+    step = Decoder.next_ids
+
+    def slow_step(*given, **more):
+        time.sleep(0.03)
+        return step(*given, **more)
+
+    monkeypatch.setattr(Decoder, "next_ids", slow_step)
+    with served([shared["parrot"](tmp_path / "parrot", shared["WORDS"])]) as where:
+        page = visit(where=where)
+        page.fill("#prompt", "the")
+        page.click("#tour")
+        page.locator(".guide .primary").click()
+        page.locator("#write-sheet .by-model").nth(3).wait_for(state="attached")
+        assert page.locator(".guide .primary").is_disabled()
+        page.locator(".guide button", has_text="Leave").click()
+        page.locator("#write:not(.stop)").wait_for()
+        page.wait_for_timeout(400)
+        assert page.locator(".guide").count() == 0
+        assert page.input_value("#prompt") == "the"
+        page.goto("about:blank")
 
 
 def test_each_station_leads_to_its_lesson(visit):

@@ -8,7 +8,7 @@ import { startLook } from "./look.js";
 import { startKept } from "./kept.js";
 import { buildSettings } from "./settings.js";
 import { linked } from "./share.js";
-import { emit, on, open, state } from "./state.js";
+import { emit, model, on, open, state, stepOf } from "./state.js";
 import { startTraining } from "./training.js";
 import { startTour } from "./tour.js";
 import { startWrite } from "./write.js";
@@ -25,7 +25,7 @@ async function start() {
     () => VIEWS.map((name) => $(`tab-${name}`)),
     (at) => view(VIEWS[at]),
   );
-  addEventListener("hashchange", follow);
+  addEventListener("hashchange", () => follow().catch(failed));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => emit("theme"));
   on("steps", checkpoints);
   on("go", view);
@@ -36,8 +36,8 @@ async function start() {
 
   state.runs = await get("play/runs");
   $("run").replaceChildren(...state.runs.map(({ run, name }) => h("option", { value: run }, name)));
-  $("run").addEventListener("change", () => choose(Number($("run").value)));
-  $("step").addEventListener("change", () => choose(state.run, Number($("step").value)));
+  $("run").addEventListener("change", () => choose(Number($("run").value)).catch(failed));
+  $("step").addEventListener("change", () => choose(state.run, Number($("step").value)).catch(failed));
   buildSettings($("settings"), state.runs[0].generate);
   startKept();
   startWrite();
@@ -67,9 +67,10 @@ async function follow() {
   view(VIEWS.includes(wanted) ? wanted : state.view);
 }
 
-async function choose(run, step = state.runs[run].step) {
-  await open(run, step);
-  const about = state.runs[run];
+async function choose(run, step = stepOf(state.runs[run])) {
+  if (!(await open(run, step))) return;
+  const about = model();
+  $("run").value = run;
   $("facts").textContent =
     `${about.name}: ${millions(about.parameters)} parameters in ${about.n_layer} layers of ${about.n_head} heads, ` +
     `${count(about.vocab_size)} tokens, a context of ${count(about.block_size)}.`;
@@ -107,4 +108,9 @@ function theme(name) {
   emit("theme");
 }
 
-start().catch((error) => ($("facts").textContent = `This did not work: ${error.message}`));
+function failed(error) {
+  $("facts").textContent = `This did not work: ${error.message}`;
+  $("run").value = state.run; // which is asked as before
+}
+
+start().catch(failed);

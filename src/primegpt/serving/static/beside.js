@@ -3,11 +3,12 @@
 import { ask, askOnce } from "./api.js";
 import { $, count, h } from "./dom.js";
 import { Sheet } from "./sheet.js";
-import { asked, emit, latest, model, on, state, vocabularyOf } from "./state.js";
+import { asked, emit, latest, model, on, state, stepOf, vocabularyOf } from "./state.js";
 import { written } from "./written.js";
 
 const sheet = new Sheet($("other-look-sheet"), (node) => sheet.mark(node));
 let ending = null; // ends the other's writing
+let shown = null; // for which run and text it has written
 
 export function startBeside() {
   $("versus").hidden = state.runs.length < 2;
@@ -26,10 +27,10 @@ export function startBeside() {
   });
   on("drawn", write);
   on("beside model", () => {
-    const { about } = state.tree;
-    if (about && state.view === "write") write(about);
-    else ending?.abort();
+    ending?.abort();
+    shown = null;
   });
+  on("beside model text view", () => state.view === "write" && shown !== wanted() && write(state.tree.about));
   on("text view beside", () => state.view === "look" && read());
 }
 
@@ -43,23 +44,28 @@ export function other() {
 
 function title(view, run) {
   const name = h("span", { "--own": own(run) }, run.name);
-  $(`other-${view}-title`).replaceChildren(name, ` step ${count(run.step)}`);
+  $(`other-${view}-title`).replaceChildren(name, ` step ${count(stepOf(run))}`);
 }
 
 // The colour of a run, wherever it stands.
 export const own = ({ run }) => `var(--run-${run % 6})`;
 
-const write = latest(async (current, { prompt, settings, signal }) => {
+const wanted = () => JSON.stringify([other()?.run, state.tree.about?.id, state.tree.about?.prompt]);
+
+const write = latest(async (current, text) => {
   ending?.abort();
   const run = other();
   if (!run || state.view !== "write") return;
+  shown = wanted();
   const mine = (ending = new AbortController());
-  signal?.addEventListener("abort", () => mine.abort());
   title("write", run);
   const show = (...parts) => $("other-write-text").replaceChildren(...parts);
+  if (!text) return show("It writes with you.");
+  const { prompt, settings, signal } = text;
+  signal?.addEventListener("abort", () => mine.abort());
   show("…");
   try {
-    for await (const { text, rest } of written(run.run, run.step, prompt, settings, mine.signal)) {
+    for await (const { text, rest } of written(run.run, stepOf(run), prompt, settings, mine.signal)) {
       if (!current()) return mine.abort();
       show(h("i", {}, text), rest);
     }
@@ -79,7 +85,7 @@ const read = latest(async (current) => {
   if (!current()) return;
   if (remark) return ($("other-look-status").textContent = remark);
   const vocabulary = await vocabularyOf(run.run);
-  const place = { run: run.run, step: run.step };
+  const place = { run: run.run, step: stepOf(run) };
   const [its, ours] = [await askOnce("look", { ...place, ids: theirs }), await askOnce("look", asked({ ids }))];
   if (!current()) return;
   sheet.show(
@@ -98,7 +104,7 @@ async function spelt(run, ids) {
   if (run.template !== "text" || model().template !== "text")
     return { remark: "It has learnt another layout of prompts and answers, so it cannot be asked about this text." };
   const text = state.vocabulary.pieces(ids.filter((id) => !state.vocabulary.special.has(id))).join("");
-  const { ids: theirs } = await ask("encode", { run: run.run, step: run.step, text });
+  const { ids: theirs } = await ask("encode", { run: run.run, step: stepOf(run), text });
   const whole = !theirs.includes(run.special["<UNK>"]);
   return { theirs, remark: whole ? "" : "It does not know all characters of this text, so it cannot be asked about it." };
 }

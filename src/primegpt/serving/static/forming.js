@@ -3,7 +3,6 @@
 import { floats } from "./api.js";
 import { $, arrows, count, h, percent, signed } from "./dom.js";
 import { strip } from "./strip.js";
-import { state } from "./state.js";
 
 let found = null;
 let followed = 0; // which of the candidates
@@ -38,7 +37,7 @@ function pick(at) {
   showLogits(found);
 }
 
-const label = (id) => state.vocabulary.label(id);
+const label = (id) => found.vocabulary.label(id);
 
 // One row a block, from the embedding on: its guess, the followed one there, and what was added to its logit.
 function table() {
@@ -72,7 +71,9 @@ function table() {
     "tr",
     {},
     h("th", { scope: "row" }, "all blocks"),
-    h("td", { colspan: 3 }),
+    h("td", {}),
+    h("td", {}), // a narrow screen leaves this column out
+    h("td", {}),
     h("td", {}, sums[0]),
     h("td", {}, sums[1]),
   );

@@ -13,7 +13,7 @@ import { showChances, showEmbedding, showTokens } from "./stations.js";
 const SHOWN = 256; // as many tokens as the server computes attention maps for
 const STATIONS = ["tokens", "embedding", "attention", "mlp", "residual", "logits", "chances"];
 const sheet = new Sheet($("inside-sheet"), choose);
-let found = null; // what the server said of the place: { flow, logits, ids, next }
+let found = null; // what the server said of the place: { flow, logits, ids, next, vocabulary }
 
 export function startInside() {
   startAttention(tint);
@@ -87,7 +87,7 @@ const follow = latest(async (current, node) => {
       askOnce("next", asked({ ids })),
     ]);
     if (!current()) return;
-    found = { flow, logits: floats(logits), ids, next };
+    found = { flow, logits: floats(logits), ids, next, vocabulary: state.vocabulary };
     showEmbedding(found, node);
     showForming(found);
     showLogits(found);

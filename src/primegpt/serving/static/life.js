@@ -11,7 +11,7 @@ const PAUSE = 900; // milliseconds on each checkpoint when they are played
 export class Life {
   // `moved` is called when another checkpoint is shown; `chosen` when it was chosen by hand.
   constructor(run, kind, moved, chosen) {
-    Object.assign(this, { run, kind, moved, texts: new Map(), wanted: null, ending: null });
+    Object.assign(this, { run, kind, moved, chosen, texts: new Map(), wanted: null, ending: null });
     this.measure = { name: "val/loss", unit: "" };
     const name = `Checkpoint of ${run.name}`;
     this.slider = h("input", {
@@ -63,6 +63,7 @@ export class Life {
 
   // The checkpoint for which `distance(step)` is least.
   near(distance) {
+    this.chosen();
     const { steps } = this.run;
     this.slider.value = steps.reduce((best, step, at) => (distance(step) < distance(steps[best]) ? at : best), 0);
     this.move();
@@ -123,22 +124,28 @@ export class Life {
   }
 
   async play() {
-    if (this.playingNow) return (this.playingNow = false);
-    this.playingNow = true;
+    if (this.played) return this.stop();
+    this.chosen();
+    const mine = (this.played = Symbol("this time"));
     this.playing.textContent = "Stop";
-    for (let at = 0; at < this.run.steps.length && this.playingNow; at++) {
+    for (let at = 0; at < this.run.steps.length; at++) {
       this.slider.value = at;
       this.label();
       this.moved();
       await this.show();
       await new Promise((done) => setTimeout(done, PAUSE));
+      if (this.played !== mine) return; // it was stopped, and perhaps begun anew
     }
-    this.playingNow = false;
+    this.stop();
+  }
+
+  stop() {
+    this.played = null;
     this.playing.textContent = "Play its life";
   }
 
   end() {
-    this.playingNow = false;
+    this.stop();
     this.ending?.abort();
   }
 }
@@ -148,7 +155,7 @@ export const valued = (row, name) => row[name] ?? row[`early/${name}`];
 
 // How far a run that trains is: step, speed, and how long the rest will take at the pace so far.
 function live({ metrics, max_steps: last }) {
-  const { step, seconds } = metrics.at(-1) ?? { step: 0 };
+  const { step, seconds } = metrics.findLast((row) => row.seconds) ?? { step: 0 };
   const speed = metrics.findLast((row) => row.tokens_per_sec)?.tokens_per_sec;
   const left = last > step && step ? (seconds / step) * (last - step) : null;
   return [

@@ -12,7 +12,7 @@ import { continueText } from "./write.js";
 const ROWS = 16;
 const SURPRISES = 6;
 const sheet = new Sheet($("look-sheet"), choose);
-let place = null; // the logits before the chosen token
+let place = null; // the logits before the chosen token, and the vocabulary they are over
 
 export function startLook() {
   on("text view", () => state.view === "look" && show());
@@ -83,13 +83,13 @@ const look = latest(async (current, node) => {
   const ids = state.tree.ids(node.parent);
   const { logits } = await askOnce("next", asked({ ids }));
   if (!current()) return;
-  place = { node, ids, logits: floats(logits) };
+  place = { node, ids, logits: floats(logits), vocabulary: state.vocabulary };
   table();
 });
 
 // logit → ÷ T → softmax → kept, for the likeliest and for the token that came.
 function table() {
-  if (!place || state.view !== "look") return;
+  if (place?.vocabulary !== state.vocabulary || state.view !== "look") return;
   const { node, ids, logits } = place;
   const found = distribution(logits, state.settings, model().banned, ids);
   const top = found.order.slice(0, ROWS);

@@ -23,18 +23,21 @@ const vocabularies = new Map();
 export async function vocabularyOf(run) {
   const { fingerprint, special } = state.runs[run];
   if (!vocabularies.has(fingerprint)) {
-    vocabularies.set(
-      fingerprint,
-      get(`play/runs/${run}/vocabulary`).then((texts) => new Vocabulary(texts, special)),
-    );
+    const asking = get(`play/runs/${run}/vocabulary`).then((texts) => new Vocabulary(texts, special));
+    asking.catch(() => vocabularies.delete(fingerprint));
+    vocabularies.set(fingerprint, asking);
   }
   return vocabularies.get(fingerprint);
 }
 
-// Another model: a text can stay when it is spelt with the same ids.
-export async function open(run, step) {
-  const same = state.vocabulary && state.runs[run].fingerprint === state.runs[state.run].fingerprint;
+// The checkpoint to ask first; that of a run that trains may be gone by now.
+export const stepOf = ({ step, best, steps }) => [step, best].find((one) => steps.includes(one)) ?? steps.at(-1);
+
+// Another model: a text can stay when it is spelt with the same ids. False where a later choice has overtaken it.
+export const open = latest(async (current, run, step) => {
   const vocabulary = await vocabularyOf(run);
+  if (!current()) return false;
+  const same = state.vocabulary && state.runs[run].fingerprint === model().fingerprint;
   if (state.vocabulary && !same) {
     emit("halt");
     keep(); // as far as it is written
@@ -44,16 +47,19 @@ export async function open(run, step) {
   else for (const node of state.tree.path()) node.logprob = node.rank = null;
   emit("model", same);
   emit("text");
-}
+  return true;
+});
 
 export const model = () => state.runs[state.run];
 export const asked = (more = {}) => ({ run: state.run, step: state.step, ...more });
 
-// The start of every view, so that no answer of an earlier question is shown behind a later one.
+// The start of every view, so that no answer of an earlier question, or in another vocabulary's ids, is shown behind
+// a later one.
 export function latest(work) {
   let newest = 0;
   return async (...values) => {
     const mine = ++newest;
-    await work(() => mine === newest, ...values);
+    const { vocabulary } = state;
+    return work(() => mine === newest && vocabulary === state.vocabulary, ...values);
   };
 }

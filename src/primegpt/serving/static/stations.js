@@ -41,7 +41,8 @@ export function showEmbedding({ flow }, node) {
   $("embedding-strips").replaceChildren(...rows);
 }
 
-export function showChances({ logits, ids, next }) {
+export function showChances({ logits, ids, next, vocabulary }) {
+  if (vocabulary !== state.vocabulary) return; // another run was chosen, and its own are still to come
   const found = distribution(logits, state.settings, model().banned, ids);
   const own = softmax(Float64Array.from(logits));
   const shown = found.order.slice(0, ROWS);

@@ -59,6 +59,7 @@ const STEPS = [
 let at = 0;
 let guide = null;
 let outlined = null;
+let turn = 0; // a step that is waited for is not opened when the tour was left meanwhile
 
 export function startTour() {
   fresh();
@@ -76,7 +77,10 @@ function fresh() {
 }
 
 async function go(to) {
+  const mine = ++turn;
+  for (const button of guide?.querySelectorAll(".primary") ?? []) button.disabled = true;
   await STEPS[at].then?.(to > at);
+  if (mine !== turn) return;
   at = to;
   const step = STEPS[at];
   localStorage.setItem(KEY, at);
@@ -107,6 +111,7 @@ function finish() {
 }
 
 function leave() {
+  turn++;
   guide?.remove();
   outlined?.classList.remove("toured");
   guide = outlined = null;
@@ -117,7 +122,8 @@ function leave() {
 // There is a text to look at before the tour goes on.
 async function written(onward) {
   if (!onward || state.tree.root.children.length) return;
-  ($("examples").querySelector("button") ?? $("write")).click();
+  const example = $("prompt").value ? null : $("examples").querySelector("button");
+  (example ?? $("write")).click();
   const ready = () => state.tree.root.children.length > 0 && !$("write").classList.contains("stop");
   const failed = () => $("status").classList.contains("bad");
   while (!ready() && !failed()) await new Promise((done) => setTimeout(done, 100));

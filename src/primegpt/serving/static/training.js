@@ -72,7 +72,7 @@ const watch = latest(async (current) => {
     if (!current()) return; // what it has to say, a later look has asked for too
     if (!news) continue;
     run.metrics.push(...news.metrics);
-    if (news.steps.length !== run.steps.length && run.run === state.run) setTimeout(() => emit("steps"));
+    if (news.steps.join() !== run.steps.join() && run.run === state.run) setTimeout(() => emit("steps"));
     const { steps, best, rows, training, max_steps } = news;
     Object.assign(run, { steps, best, rows, training, max_steps });
   }
@@ -111,7 +111,10 @@ function draw() {
     ];
   });
   const all = lines.flatMap((line) => line.points);
-  if (!all.length) $("curves-note").textContent = "Nothing was measured of this run: it was not trained here.";
+  if (!all.length) {
+    $("curves-note").textContent = "Nothing was measured of this run: it was not trained here.";
+    $("curves").replaceChildren();
+  }
   if (!all.length || state.view !== "training") return;
   const losses = all.map(([, loss]) => loss);
   const [low, high] = [Math.min(...losses), Math.max(...losses)];

@@ -11,7 +11,7 @@ import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
 import { Tree } from "./tree.js";
 
-let next = null; // the logits behind the text, from which the bars are redrawn
+let next = null; // the logits behind the text, from which the bars are redrawn, and the vocabulary they are over
 let draft = null; // the ids of a prompt that was typed and not yet written on from
 let writing = null; // ends the writing
 let lasted = 0; // milliseconds of the last look ahead while a text came
@@ -202,7 +202,7 @@ function lookAhead() {
 
 // A token chosen by hand at the end of the text, or of the prompt that is being typed.
 function pick(id) {
-  if (writing) return; // the bars are of a place that is gone already
+  if (writing || next.vocabulary !== state.vocabulary) return; // the bars are of a place that is gone already
   remember();
   if (draft || !state.tree.about) {
     const ids = draft ?? [];
@@ -219,7 +219,7 @@ const foresee = latest(async (current) => {
     const known = ids.length ? ids : (await ask("encode", asked({ text: "" }))).ids;
     const answer = await askOnce("next", asked({ ids: known }));
     if (!current()) return;
-    next = { logits: floats(answer.logits), ids: known };
+    next = { logits: floats(answer.logits), ids: known, vocabulary: state.vocabulary };
     redraw();
   } catch (error) {
     failed(error);
@@ -228,7 +228,7 @@ const foresee = latest(async (current) => {
 
 // No question to the server: the rules are applied here.
 function redraw() {
-  if (next)
+  if (next?.vocabulary === state.vocabulary)
     bars.show(distribution(next.logits, state.settings, model().banned, next.ids), next.logits, state.vocabulary);
 }
 
