@@ -1,10 +1,16 @@
 """What a tracker holds must be what metrics.jsonl holds, after any number of sessions; here of TensorBoard's files."""
 
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from primegpt.config import Config
+from primegpt.config import Config, write_toml
 from primegpt.report.trackers import TensorBoard, _flat, track
+from primegpt.report.tracking import warning
 from primegpt.run.folder import RunFolder
 
 LINES = [{"step": step, "seconds": float(step), "train/loss": 1 / (step + 1)} for step in range(10)]
@@ -49,6 +55,64 @@ def test_a_session_leaves_no_trace_of_what_was_undone(folder):
     track(TensorBoard(folder, Config()), [line | {"lr": 0.25} for line in LINES[:7]], 0.0)
     assert read_events(folder)["lr"] == [(step, 0.25) for step in range(7)]
     assert len(list(folder.tensorboard_dir.iterdir())) == 1
+
+
+class Recorder:
+    """A tracker that notes what it is asked to do."""
+
+    place, last_step = "here", -1
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.ends: list[bool] = []
+
+    def write(self, step: int, values: Mapping[str, float], at: float) -> None:
+        self.steps.append(step)
+
+    def close(self, finished: bool) -> None:
+        self.ends.append(finished)
+
+
+@pytest.mark.parametrize(
+    ("last", "finished"),
+    [
+        ([], False),
+        ([{"step": 9, "final/step": 3, "final/val/loss": 1.5}], True),
+        ([{"step": 9, "final/step": 3, "final/val/loss": 1.5}, {"step": 9, "base/loss_before": 2.0}], True),
+    ],
+)
+def test_a_run_is_finished_once_it_has_its_result_whatever_follows(last, finished):
+    recorder = Recorder()
+    track(recorder, [*LINES, *last], 0.0)
+    assert recorder.ends == [finished]
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from primegpt.report import trackers
+
+class Failing:
+    place, last_step = "here", -1
+    def __init__(self, folder, config):
+        self.path = folder.path
+    def write(self, step, values, at):
+        raise RuntimeError("no network.")
+    def close(self, finished):
+        (self.path / "closed").write_text(str(finished))
+        raise RuntimeError("nor here")
+
+trackers.TRACKERS["failing"] = Failing
+trackers.main("failing", sys.argv[1], "0")
+"""
+
+
+def test_one_that_fails_while_it_writes_is_closed_too(folder):
+    folder.config_path.write_text(write_toml(Config()), encoding="utf-8")
+    command = [sys.executable, "-c", FAILING, str(folder.path)]
+    said = subprocess.run(command, input=json.dumps(LINES[0]), capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [f"{'tracked':<10} here", warning("failing", "fails: no network", folder)]
+    assert (folder.path / "closed").read_text(encoding="utf-8") == "False"
 
 
 def test_what_a_tracker_has_already_it_is_not_given_again(folder):

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from primegpt.jobs.training import train
 from primegpt.report import tracking
 from primegpt.report.tracking import Mirror, tracked
 from primegpt.run.folder import RunFolder
+from primegpt.signals import Interrupted
 
 LINES = [{"step": step, "seconds": float(step), "train/loss": 1 / (step + 1)} for step in range(10)]
 CONFIG = resolve({"train": {"track": "tensorboard"}})
@@ -57,7 +59,8 @@ def test_a_run_that_goes_on_is_tracked_as_if_it_had_never_stopped(folder):
     folder.append_metrics({"step": 12, "train/loss": 3.0})  # no longer followed
     kept = [(line["step"], pytest.approx(line["train/loss"])) for line in LINES[:5]]
     assert losses(folder) == [*kept, *((step, 2.0) for step in range(5, 12))]
-    assert said == [f"{'tracked':<10} tensorboard --logdir {folder.path.parent}"] * 2
+    places = [line for line in said if not line.startswith("waiting")]  # as a slow machine does
+    assert places == [f"{'tracked':<10} tensorboard --logdir {folder.path.parent}"] * 2
 
 
 def test_without_being_asked_nothing_is_begun(folder):
@@ -123,12 +126,55 @@ def test_one_that_dies_is_a_warning(folder):
 
 
 @posix
-def test_ctrl_c_leaves_it_the_last_lines(folder):
-    """The terminal sends it to both, and the training has something to save and to say yet."""
+def test_those_that_hang_are_waited_for_at_the_same_time(folder, monkeypatch):
+    monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+    monkeypatch.setattr(tracking, "SILENCE", 0.1)
+    said: list[str] = []
+    with tracked(folder, resolve({"train": {"track": "tensorboard mlflow wandb trackio"}}), said.append):
+        folder.append_metrics(LINES[0])
+        mirrors = [each for each in folder.followers if isinstance(each, Mirror)]
+        for mirror in mirrors:
+            os.kill(mirror.process.pid, signal.SIGSTOP)
+        started = time.monotonic()
+    assert 1.0 <= time.monotonic() - started < 3
+    assert said[0] == f"{'waiting':<10} for tensorboard, mlflow, wandb, trackio, 1.0 seconds at most; Ctrl-C ends it"
+    assert [mirror.process.returncode for mirror in mirrors] == [-signal.SIGKILL] * 4
+
+
+@posix
+def test_ctrl_c_ends_the_waiting_and_not_the_word_on_why_the_run_has_stopped(folder):
+    said: list[str] = []
+
+    def stopped() -> None:
+        with tracked(folder, CONFIG, said.append):
+            folder.append_metrics(LINES[0])
+            os.kill(mirror_of(folder).process.pid, signal.SIGSTOP)
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            raise Interrupted(signal.SIGINT, "stopped at step 0, saved")
+
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped at step 0, saved"):
+        stopped()
+    assert time.monotonic() - started < 10
+    assert said[-1] == tracking.warning("tensorboard", "was not waited for", folder)
+
+
+def test_it_imports_nothing_from_the_current_folder(folder, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(7)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with tracked(folder, CONFIG, print):
+        folder.append_metrics(LINES[0])
+    assert [step for step, _ in losses(folder)] == [0]
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_ends_the_training_leaves_it_the_last_lines(name, folder):
+    """Terminals and schedulers send it to both, and the training has something to save and to say yet."""
     with tracked(folder, CONFIG, print):
         folder.append_metrics(LINES[0])
         wait_until(lambda: list(folder.tensorboard_dir.glob("*")))
-        os.kill(mirror_of(folder).process.pid, signal.SIGINT)
+        os.kill(mirror_of(folder).process.pid, getattr(signal, name))
         folder.append_metrics(LINES[1])
     assert [step for step, _ in losses(folder)] == [0, 1]
 

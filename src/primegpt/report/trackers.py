@@ -5,10 +5,18 @@
 Where a tracker writes, and as whom, is its own matter: WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR and the like.
 """
 
+import signal
+
+# What stops the training is often sent to its whole group, and its last lines are still to come. This process ends when
+# they do, and ignores the signals from before the imports, which take a while.
+if __name__ == "__main__":
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -179,10 +187,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 def main(name: str, path: str, began: str) -> None:
     """Track the run at `path` with the tracker `name`, from lines on standard input, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose last lines are still to come
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library's greetings are none of the training's
-    folder = RunFolder(Path(path))
+    folder, tracker = RunFolder(Path(path)), None
     try:
         tracker = TRACKERS[name](folder, read_saved(folder.config_path))
         print(f"{'tracked':<10} {tracker.place}", file=told, flush=True)
@@ -190,15 +197,19 @@ def main(name: str, path: str, began: str) -> None:
     except (Exception, SystemExit) as error:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         print(warning(name, f"fails: {why}", folder), file=told, flush=True)
+        if tracker:
+            with suppress(Exception, SystemExit):  # what it has taken so far may be worth sending
+                tracker.close(finished=False)
 
 
 def track(tracker: Tracker, lines: Iterable[Mapping[str, Any]], began: float) -> None:
     """Hand `lines` to a tracker, but for those before its last step, which it has."""
-    line: Mapping[str, Any] = {}
+    finished = False
     for line in lines:
+        finished = finished or "final/step" in line  # base/* lines may follow it
         if line["step"] >= tracker.last_step:
             tracker.write(line["step"], _numbers(line), began + (line.get("seconds") or 0.0))
-    tracker.close(finished="final/step" in line)
+    tracker.close(finished)
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -21,7 +21,8 @@ from primegpt.errors import UsageError
 from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say
 
-PATIENCE = 30  # seconds at the end of a session for what is still on its way
+PATIENCE = 30  # seconds at the end of a session for what is still on its way, of all trackers together
+SILENCE = 3  # seconds of it that nothing is said of
 
 
 def require_trackers(config: Config) -> None:
@@ -40,9 +41,24 @@ def tracked(folder: RunFolder, config: Config, say: Say) -> Generator[None, None
     try:
         yield
     finally:
+        with suppress(KeyboardInterrupt, SystemExit):  # one more signal ends the waiting, and how the run ended is told
+            _end(folder, mirrors, say)
+
+
+def _end(folder: RunFolder, mirrors: Sequence["Mirror"], say: Say) -> None:
+    """Let all of them end at the same time, and end those that do not."""
+    for mirror in mirrors:
+        folder.followers.remove(mirror)
+        mirror.lines.put(None)
+    started, why = time.monotonic(), "was not waited for"
+    try:
+        if late := [mirror.name for mirror in mirrors if not mirror.ended(started + min(SILENCE, PATIENCE))]:
+            say(f"{'waiting':<10} for {', '.join(late)}, {PATIENCE} seconds at most; Ctrl-C ends it")
+        if not all(mirror.ended(started + PATIENCE) for mirror in mirrors):
+            why = f"does not answer, {PATIENCE} seconds after the end"
+    finally:
         for mirror in mirrors:
-            folder.followers.remove(mirror)
-            mirror.close()
+            mirror.close(why)
 
 
 class Mirror:
@@ -63,7 +79,7 @@ class Mirror:
 
     def _start(self, began: float) -> None:
         """Begin it; `began` is when the run would have if it had never stopped, so that times are those of training."""
-        command = [sys.executable, "-m", "primegpt.report.trackers", self.name, str(self.folder.path), str(began)]
+        command = [sys.executable, "-P", "-m", "primegpt.report.trackers", self.name, str(self.folder.path), str(began)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, encoding="utf-8", **pipes)
         for line in self.folder.read_metrics():
@@ -92,20 +108,26 @@ class Mirror:
         while not self.news.empty():
             self.say(self.news.get())
 
-    def close(self) -> None:
-        """Let it end, and end it where it does not."""
+    def ended(self, deadline: float) -> bool:
+        """Whether it has, by `deadline` on the monotonic clock, or never began."""
+        with suppress(subprocess.TimeoutExpired):
+            if self.process:
+                self.process.wait(max(0.0, deadline - time.monotonic()))
+            return True
+        return False
+
+    def close(self, why: str) -> None:
+        """End it where it has not ended, and say so: `why`."""
         if not self.process:
             return
-        self.lines.put(None)
-        try:
-            if self.process.wait(PATIENCE):
-                self._warn(f"ended with exit code {self.process.returncode}")
-        except subprocess.TimeoutExpired:
-            self._warn(f"does not answer, {PATIENCE} seconds after the end")
+        if self.process.poll() is None:
+            self._warn(why)
             self.process.kill()
             self.process.wait()
+        elif self.process.returncode:
+            self._warn(f"ended with exit code {self.process.returncode}")
         for thread in self.threads:
-            thread.join()
+            thread.join(1)  # a process that the library began may hold the pipes open
         self._tell()
 
     def _warn(self, what: str) -> None:
