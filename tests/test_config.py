@@ -179,8 +179,22 @@ def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path):
         ({"tensorboard": True}, ("tensorboard",)),  # as earlier versions had it
         ({"tensorboard": False}, ()),
         ({"tensorboard": False, "track": ["wandb"]}, ("wandb",)),
+        ({"tensorboard": True, "track": ["wandb"]}, ("wandb", "tensorboard")),
+        ({"tensorboard": True, "track": "wandb mlflow"}, ("wandb", "mlflow", "tensorboard")),
+        ({"tensorboard": True, "track": "tensorboard"}, ("tensorboard",)),
         ({"track": "wandb mlflow"}, ("wandb", "mlflow")),
+        ({"track": ("wandb mlflow", "trackio")}, ("wandb", "mlflow", "trackio")),  # as a command line gives it
     ],
 )
 def test_trackers_of_earlier_and_of_later_versions(written, track):
     assert saved(Layer({"train": written})).train.track == track
+
+
+@pytest.mark.parametrize("written", ["3 30", ("3 30",), [3, 30], ("3", "30")])
+def test_steps_of_early_evaluations_may_stand_in_one_text(written):
+    assert resolve({"train": {"early_evaluations": written}}).train.early_evaluations == (3, 30)
+
+
+def test_a_name_in_a_list_keeps_its_spaces():
+    written = {"special_tokens": {"control": ["<a song>", "<end>"]}}
+    assert resolve({"tokenizer": written}).tokenizer.special_tokens == {"control": ("<a song>", "<end>")}

@@ -215,9 +215,18 @@ class ModelConfig(Section):
             )
 
 
-# A command line has no lists: --tokenizer.special_tokens.control "<song> </song>".
-Words = BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)
-Names = Annotated[tuple[Name, ...], Words]
+def _apart(values: object) -> object:
+    """The words of a text, or of all texts of a list: a command line gives "wandb mlflow" as a list of one."""
+    if isinstance(values, str):
+        return tuple(values.split())
+    if isinstance(values, list | tuple):
+        return tuple(word for value in values for word in (value.split() if isinstance(value, str) else (value,)))
+    return values
+
+
+# A command line has no lists: --tokenizer.special_tokens.control "<song> </song>". In a list a name keeps its spaces.
+Names = Annotated[tuple[Name, ...], BeforeValidator(lambda names: names.split() if isinstance(names, str) else names)]
+Words = BeforeValidator(_apart)  # for what never holds a space
 Tracker = Literal["wandb", "trackio", "tensorboard", "mlflow"]
 
 
@@ -459,7 +468,9 @@ class TrainConfig(Section):
     """Largest norm of the whole gradient; 0 turns clipping off."""
     eval_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Steps between evaluations; about a tenth of the run when unset."""
-    early_evaluations: tuple[Annotated[int, Field(ge=0, le=MAX_STEPS)], ...] | None = Field(None, max_length=MAX_LIST)
+    early_evaluations: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_STEPS)], ...] | None, Words] = Field(
+        None, max_length=MAX_LIST
+    )
     """Steps of cheap evaluations beside those; 1, 2, 5, 10 … before the first when unset, as far as they take 1.5% of
     the time; 0: none."""
     sample_interval: int | None = Field(None, ge=1, le=MAX_STEPS)
@@ -506,7 +517,10 @@ class TrainConfig(Section):
         if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
             return values
         kept = {key: value for key, value in values.items() if key != "tensorboard"}
-        return kept | {"track": ("tensorboard",)} if values["tensorboard"] else kept
+        track = _apart(values.get("track", ()))
+        if values["tensorboard"] and isinstance(track, tuple) and "tensorboard" not in track:
+            kept["track"] = (*track, "tensorboard")
+        return kept
 
     def problems(self) -> Iterator[str]:
         """What is wrong between fields, each with its remedy."""
