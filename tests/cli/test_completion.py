@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+from cyclopts import App
 
 from primegpt.cli.main import run
 
@@ -29,6 +30,16 @@ def test_bash_completes_commands_flags_and_values(tmp_path, monkeypatch, capsys)
     assert completed("train", "--train.max") == ["--train.max-steps"]
     assert completed("train", "--train.track", "") == ["wandb", "trackio", "tensorboard", "mlflow"]
     assert completed("data", "f") == ["fetch"]
+
+
+def test_a_shell_that_there_is_no_script_for_is_one_line_with_those_there_are(monkeypatch, capsys):
+    def refuse(app: App, shell: str) -> None:
+        raise ValueError(f"Unsupported shell: {shell}")  # as earlier versions of Cyclopts do
+
+    monkeypatch.setattr(App, "install_completion", refuse)
+    assert run(["--install-completion", "powershell"], 0.0) == 2
+    said = "primegpt: Unsupported shell: powershell; name another: bash, zsh, fish or powershell\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):

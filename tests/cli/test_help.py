@@ -49,6 +49,7 @@ def test_a_short_page_is_not_divided(capsys):
         ("finetune", "--num-epochs", "--epochs"),
         ("train", "--train.tensorboard", "--train.track"),
         ("train", "--report-to", "--train.track"),
+        ("train", "--trackio", "--train.track"),
         ("finetune", "--dropout", "--model.dropout"),
         ("generate", "--temp", "--temperature"),
         ("generate", "--max-tokens", "--max-new-tokens"),

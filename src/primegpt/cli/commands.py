@@ -77,7 +77,7 @@ SYNONYMS = {
     **dict.fromkeys(("output", "output-dir", "out-dir", "o"), "out"),
     **dict.fromkeys(("vocab",), "vocab-size"),
     **dict.fromkeys(("dtype", "amp"), "precision"),
-    **dict.fromkeys(("tensorboard", "wandb", "mlflow", "report-to", "log-to"), "track"),
+    **dict.fromkeys(("tensorboard", "wandb", "trackio", "mlflow", "report-to", "log-to"), "track"),
 }
 
 

@@ -22,7 +22,10 @@ def install_completion(shell: Literal["bash", "zsh", "fish", "powershell"] | Non
     try:
         path = app.install_completion(shell=shell)
     except ShellDetectionError:
-        raise UsageError("which shell this is cannot be told", "name it, as in --install-completion bash") from None
+        what, remedy = "which shell this is cannot be told", "name bash, zsh, fish or powershell"
+        raise UsageError(what, f"{remedy}, as in --install-completion bash") from None
+    except ValueError as error:  # of a shell that this version of Cyclopts has no script for
+        raise UsageError(str(error), "name another: bash, zsh, fish or powershell") from None
     except OSError as error:
         raise DiskError(f"{error.filename}: {error.strerror}", "make it writable") from error
     print(f"{path}\nopen a new shell: it completes what begins with primegpt")
