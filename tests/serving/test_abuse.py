@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from primegpt.serving.engine import read_logprobs
-from primegpt.serving.playground import Layer, Place, Prompt, Text, Writing
+from primegpt.serving.playground import Guess, Layer, Place, Prompt, Text, Writing
 from primegpt.serving.schema import NEUTRAL, ChatRequest, CompletionRequest, Message, StreamOptions
 from primegpt.serving.serve import page_routes
 
@@ -162,7 +162,7 @@ def answered(served, method: str, path: str, content: bytes | None = None) -> in
 def test_absurd_values_in_every_field_of_every_body(playing, every: int) -> None:
     kinds = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/play/encode": Prompt}
     kinds |= {"/play/next": Text, "/play/look": Text, "/play/attention": Layer, "/play/lens": Text, "/play/near": Place}
-    kinds |= {"/play/write": Writing}
+    kinds |= {"/play/write": Writing, "/play/flow": Guess, "/play/block": Layer}
     posts = {route.path for route in playing.app.routes if "POST" in (getattr(route, "methods", None) or ())}
     assert posts == set(kinds), "a route that this test does not know"
     seen: dict[int, int] = {}
