@@ -492,9 +492,15 @@ def test_the_curve_grows_while_a_run_trains(visit, runs, tmp_path):
         page = visit(where=where, at="#training")
         page.locator("#live").wait_for()
         before = page.locator("#curves circle").count()
+        page.locator("#curves").focus()
+        page.keyboard.press("Home")
+        told = page.locator("#curves .box").inner_text()
         last = RunFolder(live).read_metrics()[-1]
         RunFolder(live).append_metrics({**last, "step": last["step"] + 50, "val/loss": 1.0})
         page.locator("#curves circle").nth(before).wait_for()
+        assert page.locator("#curves .box").inner_text() == told  # who reads a point goes on reading it
+        page.keyboard.press("End")
+        assert page.locator("#curves .box").inner_text().startswith(f"step {last['step'] + 50},")
         page.goto("about:blank")  # before the server goes, which it asks again and again
 
 
@@ -716,6 +722,20 @@ def test_the_theme_can_be_chosen_and_is_remembered(visit):
     page.reload()
     page.locator("#bars li").first.wait_for()
     assert page.evaluate(paper) == dark
+
+
+def test_a_browser_that_keeps_nothing_shows_the_page_all_the_same(visit, tmp_path):
+    with served([parrot(tmp_path / "parrot", WORDS)]) as where:
+        page = visit(where=where)
+        for name in ("localStorage", "sessionStorage"):
+            page.add_init_script(f"Object.defineProperty(window, '{name}', {{ get() {{ throw new DOMException() }} }})")
+        page.reload()
+        press_write(page, "the")
+        page.click("#theme")
+        page.click("#tour")
+        page.locator(".guide button", has_text="Leave").click()
+        page.goto(f"{where}learn/1-tokens")
+        assert page.locator("html").get_attribute("data-theme") == "auto"
 
 
 def test_the_first_paint_is_quick_and_little_is_sent(visit):

@@ -91,6 +91,31 @@ def test_the_text_is_tinted_by_what_the_chosen_head_reads(visit):
     assert page.locator("#read-from").text_content() not in told
 
 
+def test_a_chip_keeps_the_focus_and_an_error_takes_the_place_of_what_it_is_about(visit):
+    page = inside(visit)
+    page.locator("#chips button").nth(3).focus()
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.locator('#chips [aria-current="true"]').evaluate("e => e === document.activeElement")
+    for more in ("near", "lens-card"):
+        page.click(f"#{more} summary")
+    page.locator("#lens button").first.wait_for()
+    page.locator("#near-tokens li").first.wait_for()
+
+    page.remove_listener("console", page.complain)  # a browser tells of answers like these itself
+    wrong = '{"error": {"message": "it does not work"}}'
+    for question in ("block", "lens", "near"):
+        page.route(f"**/play/{question}", lambda route: route.fulfill(status=500, body=wrong))
+    page.locator("#inside-sheet .by-model:not(.end)").nth(7).click()
+    for note, drawn in (("attention-note", "heads"), ("lens-said", "lens"), ("places-note", "near-tokens")):
+        page.locator(f"#{note}", has_text="it does not work").wait_for()
+        assert page.locator(f"#{drawn} *").count() == 0
+    assert float(page.locator("#inside-sheet .token").first.evaluate("e => e.style.getPropertyValue('--heat')")) == 0
+    page.unroute_all()
+    page.locator("#inside-sheet .by-model:not(.end)").nth(8).click()
+    page.locator("#heads .head").first.wait_for()
+
+
 @pytest.mark.parametrize("touch", [False, True])
 def test_every_number_can_be_reached_by_touch_and_by_keyboard(visit, touch):
     page = inside(visit, width=390 if touch else 1280, has_touch=touch)

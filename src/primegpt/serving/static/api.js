@@ -1,12 +1,14 @@
 // Questions to the server that the page came from; no other address is ever asked.
 
+import { store, stored } from "./stored.js";
+
 const kept = new Map(); // answers that cannot change: the same checkpoint says the same of the same ids
 const KEPT = 80;
 
 // Off this machine the address that was printed ends in #token=…, a part that browsers never send.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
-if (given) sessionStorage.setItem("token", given);
-const token = given ?? sessionStorage.getItem("token");
+if (given) store("token", given, "sessionStorage");
+const token = given ?? stored("token", "sessionStorage");
 const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
 
 export async function get(path) {

@@ -9,6 +9,7 @@ import { startKept } from "./kept.js";
 import { buildSettings } from "./settings.js";
 import { linked } from "./share.js";
 import { emit, model, on, open, state, stepOf } from "./state.js";
+import { store, stored } from "./stored.js";
 import { startTraining } from "./training.js";
 import { startTour } from "./tour.js";
 import { startWrite } from "./write.js";
@@ -17,7 +18,7 @@ const VIEWS = ["write", "look", "inside", "training"];
 const THEMES = ["auto", "light", "dark"];
 
 async function start() {
-  theme(localStorage.getItem("theme") ?? "auto");
+  theme(stored("theme") ?? "auto");
   $("theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf($("theme").value) + 1) % THEMES.length]));
   for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => view(name));
   arrows(
@@ -101,7 +102,7 @@ function view(name) {
 
 function theme(name) {
   document.documentElement.dataset.theme = name;
-  localStorage.setItem("theme", name);
+  store("theme", name);
   $("theme").value = name;
   $("theme").replaceChildren({ auto: "◐", light: "○", dark: "●" }[name], h("span", {}, ` ${name}`));
   $("theme").setAttribute("aria-label", `Theme: ${name}`);

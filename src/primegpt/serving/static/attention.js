@@ -1,13 +1,14 @@
 // One block at the chosen place: where each head reads and what it adds, the MLP, and the whole map of a head.
 
 import { askOnce, floats, unpack } from "./api.js";
-import { $, arrows, colour, count, h, percent } from "./dom.js";
+import { $, arrows, colour, count, h, percent, resized } from "./dom.js";
 import { Heatmap } from "./heatmap.js";
 import { strip } from "./strip.js";
 import { asked, latest, model, on, state } from "./state.js";
 
 const READ = 6; // tokens that are named under the heads
-let place = null; // { ids, at, path }: the tokens shown, the chosen one among them, all ids up to it
+let chosen = null; // { ids, at, path }: the tokens shown, the chosen one among them, all ids up to it
+let place = null; // the same of what is drawn, which follows, with its { layer, vocabulary }
 let block = null; // what the server said of the block at that place
 let weights = null; // (H, seen)
 let maps = null; // { bytes, heads, tokens } of the block; a byte is the root of a weight, so that small ones show
@@ -20,7 +21,7 @@ export function startAttention(whenChanged) {
   changed = whenChanged;
   $("layer").addEventListener("change", load);
   $("whole").addEventListener("toggle", large);
-  addEventListener("resize", large);
+  resized(large);
   on("model", () => {
     const { n_layer } = model();
     $("layer").replaceChildren(...Array.from({ length: n_layer }, (_, at) => h("option", { value: at }, at + 1)));
@@ -30,33 +31,31 @@ export function startAttention(whenChanged) {
   arrows($("heads"), () => [...$("heads").children], pick);
 }
 
-export function showBlock(chosen) {
-  place = chosen;
+export function showBlock(where) {
+  chosen = where;
   return load();
 }
 
-// With what weight the chosen head reads a token, `back` places before the chosen one (0, −1, …); undefined for others.
-export function weightsAt(back) {
+// With what weight the chosen head reads the token at a depth, counted from 1; undefined for one that it does not see.
+export function weightsAt(depth) {
+  const back = weights && depth - place.path.length; // 0, −1, …
   if (!weights || back > 0) return undefined;
   const seen = weights.length / block.heads.length;
   return seen - 1 + back < 0 ? undefined : weights[head * seen + seen - 1 + back];
 }
 
-const label = (id) => state.vocabulary.label(id);
+const label = (id) => place.vocabulary.label(id);
 
 const load = latest(async (current) => {
   const layer = Number($("layer").value) || 0;
-  try {
-    const answer = await askOnce("block", asked({ ids: place.path, layer }));
-    const map = answer.weights && (await askOnce("attention", asked({ ids: place.ids, layer })));
-    if (!current()) return;
-    block = answer;
-    weights = block.weights && floats(block.weights);
-    maps = map && { bytes: unpack(map.maps), heads: map.heads, tokens: map.tokens };
-  } catch (error) {
-    if (current()) $("attention-note").textContent = error.message;
-    return;
-  }
+  const next = { ...chosen, layer, vocabulary: state.vocabulary };
+  const answer = await askOnce("block", asked({ ids: next.path, layer }));
+  const map = answer.weights && (await askOnce("attention", asked({ ids: next.ids, layer })));
+  if (!current()) return;
+  place = next;
+  block = answer;
+  weights = block.weights && floats(block.weights);
+  maps = map && { bytes: unpack(map.maps), heads: map.heads, tokens: map.tokens };
   if (!picked) head = loudest();
   $("attention-note").textContent = block.weights
     ? "What matters at this place may stand before it. Each head compares it with every token up to here, and takes from them in shares that add up to 100 %."
@@ -64,7 +63,17 @@ const load = latest(async (current) => {
   $("heads").replaceChildren(...block.heads.map((_, index) => card(index)));
   heads();
   mlp();
-});
+}, failed);
+
+// An error in place of what was drawn of another block.
+function failed(error) {
+  block = weights = maps = null;
+  const drawn = ["heads", "reads", "read-from", "attention-strips", "attention-pushes", "cell"];
+  for (const id of [...drawn, "mlp-note", "mlp-strips", "mlp-pushes"]) $(id).replaceChildren();
+  map.clear();
+  changed();
+  $("attention-note").textContent = error.message;
+}
 
 const loudest = () => block.heads.reduce((best, { length }, at, all) => (length > all[best].length ? at : best), 0);
 
@@ -129,7 +138,7 @@ function heads() {
   large();
 }
 
-const layer = () => Number($("layer").value) + 1;
+const layer = () => place.layer + 1;
 
 function reading([back, weight]) {
   const drawn = h("span", { class: "drawn" });
@@ -169,7 +178,7 @@ function mlp() {
 }
 
 function large() {
-  if (!$("whole").open || !maps || !place) return;
+  if (!$("whole").open || !maps) return;
   const name = `Attention of head ${head + 1}, block ${layer()}: rows read from columns`;
   map.show({ ...maps, head, at: place.at, label: name, names: place.ids.map(label) });
 }

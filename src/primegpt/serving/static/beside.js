@@ -96,7 +96,7 @@ const read = latest(async (current) => {
   $("other-look-status").textContent =
     `${there.toFixed(3)} bits per byte to ${run.name}, ${here.toFixed(3)} to ${model().name}: ` +
     `${there < here ? run.name : model().name} expects this text more.`;
-});
+}, (error) => ($("other-look-status").textContent = error.message));
 
 // The ids of the same text for another run; a remark where that run cannot read it as it stands.
 async function spelt(run, ids) {

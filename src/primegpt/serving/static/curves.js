@@ -51,21 +51,28 @@ export function plot(figure, { label, height, x, y, lines, marks = [], pick, tel
     svg.style.cursor = "pointer";
     svg.addEventListener("click", (event) => pick(event.clientX - svg.getBoundingClientRect().left, across));
   }
-  figure.replaceChildren(svg);
+  const before = figure.querySelector("svg");
+  before ? before.replaceWith(svg) : figure.prepend(svg);
   if (tell) telling(figure, svg, lines.filter(({ points }) => points.length), across, tell, width);
 }
 
-// A line and a box that follow the pointer, or the arrow keys: what each line is at its point that is nearest.
+// A line and a box that follow the pointer, or the arrow keys: what each line is at its point that is nearest. Both
+// stay when the lines are drawn anew, as they are again and again while a run trains.
 function telling(figure, svg, lines, across, { x, y, unit }, width) {
-  const cross = h("div", { class: "cross", hidden: true });
-  const box = h("div", { class: "box", hidden: true });
-  figure.append(cross, box);
+  const told = (figure.told ??= {
+    cross: h("div", { class: "cross", hidden: true }),
+    box: h("div", { class: "box", role: "status", hidden: true }),
+    step: null,
+  });
+  const { cross, box } = told;
+  if (!box.isConnected) figure.append(cross, box);
   const steps = [...new Set(lines.flatMap(({ points }) => points.map(([at]) => at)))].sort((a, b) => a - b);
   const nearest = (places, at) =>
     places.reduce((best, place) => (Math.abs(across(place) - at) < Math.abs(across(best) - at) ? place : best));
   let current = -1;
   const show = (index) => {
     current = Math.min(Math.max(index, 0), steps.length - 1);
+    told.step = steps[current];
     const at = across(steps[current]);
     const rows = lines.map(({ own, name, points }) => {
       const step = nearest(points.map(([a]) => a), at);
@@ -73,14 +80,18 @@ function telling(figure, svg, lines, across, { x, y, unit }, width) {
       const where = step === steps[current] ? "" : ` at ${x(step)}`;
       return h("div", { "--own": own }, h("b", {}, y(value)), ` ${name}${where}`);
     });
-    box.replaceChildren(h("div", {}, `${x(steps[current])}, ${unit}`), ...rows);
+    const all = h("div", {}, h("div", {}, `${x(steps[current])}, ${unit}`), rows);
+    if (all.textContent !== box.textContent) box.replaceChildren(...all.children); // else it would be heard again
     cross.hidden = box.hidden = false;
     cross.style.left = `${at}px`;
     const room = width - box.offsetWidth;
     const beside = at + 12 <= room ? at + 12 : at - 12 - box.offsetWidth;
     box.style.left = `${Math.min(Math.max(beside, 0), Math.max(room, 0))}px`;
   };
-  const hide = () => (cross.hidden = box.hidden = true);
+  const hide = () => {
+    told.step = null;
+    cross.hidden = box.hidden = true;
+  };
   const point = (event) => show(steps.indexOf(nearest(steps, event.clientX - svg.getBoundingClientRect().left)));
   svg.addEventListener("pointermove", point);
   svg.addEventListener("pointerdown", point);
@@ -92,6 +103,7 @@ function telling(figure, svg, lines, across, { x, y, unit }, width) {
     event.preventDefault();
     show(current + move);
   };
+  if (told.step !== null) show(steps.indexOf(nearest(steps, across(told.step))));
 }
 
 export function nice(min, max) {

@@ -29,6 +29,16 @@ export function later(work, wait = 150) {
   };
 }
 
+// When the window gets another width; its height changes on phones as one scrolls.
+export function resized(work) {
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    work();
+  });
+}
+
 // One of `items` can be reached by Tab, the others by arrow keys, Home and End; moving calls `choose(index)`.
 export function arrows(container, items, choose) {
   const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };

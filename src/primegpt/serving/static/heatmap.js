@@ -46,6 +46,11 @@ export class Heatmap {
     this.move(row, most.indexOf(Math.max(...most)));
   }
 
+  clear() {
+    this.map = null;
+    this.element.replaceChildren();
+  }
+
   cells() {
     const found = [];
     for (let row = 0; row < this.shown; row++) {

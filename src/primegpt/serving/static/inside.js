@@ -8,7 +8,7 @@ import { showLens } from "./lens.js";
 import { showNear, startNear } from "./near.js";
 import { Sheet } from "./sheet.js";
 import { asked, emit, latest, model, on, state } from "./state.js";
-import { showChances, showEmbedding, showTokens } from "./stations.js";
+import { placeOf, showChances, showEmbedding, showTokens } from "./stations.js";
 
 const SHOWN = 256; // as many tokens as the server computes attention maps for
 const STATIONS = ["tokens", "embedding", "attention", "mlp", "residual", "logits", "chances"];
@@ -80,23 +80,20 @@ const follow = latest(async (current, node) => {
   const next = path[node.depth] ?? null; // depths count from 1
   const ids = state.tree.ids(node);
   $("onward").textContent = next ? "Open the choice that was made here, in Look" : "Choose what comes next, in Write";
-  try {
-    const question = next ? { ids, came: next.id } : { ids };
-    const [flow, { logits }] = await Promise.all([
-      askOnce("flow", asked(question)),
-      askOnce("next", asked({ ids })),
-    ]);
-    if (!current()) return;
-    found = { flow, logits: floats(logits), ids, next, vocabulary: state.vocabulary };
-    showEmbedding(found, node);
-    showForming(found);
-    showLogits(found);
-    showChances(found);
-    tell(summary(node));
-  } catch (error) {
-    if (current()) tell(error.message);
-  }
-});
+  const question = next ? { ids, came: next.id } : { ids };
+  const [flow, { logits }] = await Promise.all([askOnce("flow", asked(question)), askOnce("next", asked({ ids }))]);
+  if (!current()) return;
+  found = { flow, logits: floats(logits), ids, next, vocabulary: state.vocabulary };
+  showEmbedding(found, node);
+  showForming(found);
+  showLogits(found);
+  showChances(found);
+  tell(summary(node));
+}, failed);
+
+function failed(error) {
+  tell(error.message);
+}
 
 function summary(node) {
   const { flow, next, logits } = found;
@@ -114,7 +111,7 @@ const place = () => sheet.nodes.indexOf(state.tree.chosen);
 
 function nearby() {
   const node = state.tree.chosen;
-  if ($("near").open && node) showNear(node.id, Math.min(node.depth, model().block_size) - 1);
+  if ($("near").open && node) showNear(node.id, placeOf(node) - 1);
 }
 
 function layers() {
@@ -123,8 +120,7 @@ function layers() {
 
 // Where the chosen head reads, on the text itself.
 function tint() {
-  const last = state.tree.chosen?.depth;
-  sheet.heat(sheet.nodes.map((node) => Math.sqrt(weightsAt(node.depth - last) ?? 0)));
+  sheet.heat(sheet.nodes.map((node) => Math.sqrt(weightsAt(node.depth) ?? 0)));
 }
 
 function tell(text) {

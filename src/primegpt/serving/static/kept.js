@@ -3,6 +3,7 @@
 
 import { $, count, h } from "./dom.js";
 import { emit, model, on, state } from "./state.js";
+import { drop, store, stored } from "./stored.js";
 import { Tree } from "./tree.js";
 
 const KEY = "primegpt texts";
@@ -50,7 +51,7 @@ export function keep() {
     about.when = Date.now();
     const packed = tree.pack();
     texts = merged([packed], texts);
-    store();
+    write();
     last = print(packed);
   }
   show();
@@ -94,11 +95,7 @@ function open(text) {
 
 function forget() {
   if (!confirm("Forget all texts that this browser has kept, but for the one that is shown?")) return;
-  try {
-    localStorage.removeItem(KEY);
-  } catch {
-    // of a browser that keeps nothing
-  }
+  drop(KEY);
   empty();
   last = "";
   keep();
@@ -128,7 +125,7 @@ function entry(text) {
 
 function read() {
   try {
-    const found = JSON.parse(localStorage.getItem(KEY));
+    const found = JSON.parse(stored(KEY));
     return Array.isArray(found) ? found.filter((text) => text?.about?.prompt && Array.isArray(text.nodes)) : [];
   } catch {
     return [];
@@ -136,16 +133,12 @@ function read() {
 }
 
 // The oldest texts make room, and one that is too large alone. Where nothing fits, what is stored stays.
-function store() {
+function write() {
   const packed = texts.map((text) => JSON.stringify(text));
   for (let room = ROOM; room > 1; room /= 2) {
     let left = room;
     const fitting = packed.filter((text) => text.length < left && (left -= text.length));
     if (!fitting.length) return;
-    try {
-      return localStorage.setItem(KEY, `[${fitting}]`);
-    } catch {
-      continue; // this browser gives less
-    }
+    if (store(KEY, `[${fitting}]`)) return; // else this browser gives less
   }
 }

@@ -50,7 +50,12 @@ export const showLens = latest(async (current, ids, at) => {
     $("lens-said").textContent = `After “${label(read[place])}”, ${name(depth)}: ${five.join(",  ")}`;
   };
   tell(said.length - 1, read.length - 1);
-});
+}, failed);
+
+function failed(error) {
+  $("lens").replaceChildren();
+  $("lens-said").textContent = error.message;
+}
 
 const name = (depth) =>
   depth === 0 ? "embedding" : depth === model().n_layer ? `block ${depth}, said` : `block ${depth}`;

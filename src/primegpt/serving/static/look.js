@@ -46,7 +46,7 @@ const tint = latest(async (current) => {
   const surprising = mostSurprising(path);
   $("surprises").replaceChildren(...surprising.map(surprise));
   if (!state.tree.chosen) choose(surprising[0]);
-});
+}, (error) => ($("look-status").textContent = error.message));
 
 // The least likely first: of what was written, or of a prompt that stands alone.
 function mostSurprising(path) {
@@ -85,7 +85,7 @@ const look = latest(async (current, node) => {
   if (!current()) return;
   place = { node, ids, logits: floats(logits), vocabulary: state.vocabulary };
   table();
-});
+}, (error) => ($("place-note").textContent = error.message));
 
 // logit → ÷ T → softmax → kept, for the likeliest and for the token that came.
 function table() {

@@ -38,7 +38,13 @@ export const showNear = latest(async (current, id, position) => {
     lines: [{ kind: "val first", points: positions.map((value, at) => [at + 1, value]) }],
     marks: [{ x: position + 1, kind: "first" }],
   });
-});
+}, failed);
+
+function failed(error) {
+  for (const id of ["near-tokens", "near-positions", "near-said"]) $(id).replaceChildren();
+  curve = [];
+  $("places-note").textContent = error.message;
+}
 
 function bar(id, cosine) {
   const drawn = h("span", { class: "drawn" });

@@ -54,12 +54,18 @@ export const model = () => state.runs[state.run];
 export const asked = (more = {}) => ({ run: state.run, step: state.step, ...more });
 
 // The start of every view, so that no answer of an earlier question, or in another vocabulary's ids, is shown behind
-// a later one.
-export function latest(work) {
+// a later one. An error of the newest is told to `failed`, where there is one.
+export function latest(work, failed) {
   let newest = 0;
   return async (...values) => {
     const mine = ++newest;
     const { vocabulary } = state;
-    return work(() => mine === newest && vocabulary === state.vocabulary, ...values);
+    const current = () => mine === newest && vocabulary === state.vocabulary;
+    try {
+      return await work(current, ...values);
+    } catch (error) {
+      if (!failed) throw error;
+      if (current()) failed(error);
+    }
   };
 }

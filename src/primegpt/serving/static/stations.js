@@ -16,16 +16,21 @@ export function showTokens(nodes, at, choose) {
     `A model computes with numbers. Its list has ${count(vocab_size)} tokens, and each is called by its place there: ` +
     `“${state.vocabulary.label(node.id)}”, token ${count(node.depth)} of this text, is number ${count(node.id)}.`;
   const shown = nodes.slice(Math.max(0, at + 1 - CHIPS), at + 1);
+  const focused = $("chips").contains(document.activeElement); // a chip was pressed by keyboard
   $("chips").replaceChildren(
     ...shown.map((other) => {
       const press = { type: "button", "aria-current": other === node, onclick: () => choose(other) };
       return h("li", {}, h("button", press, state.vocabulary.label(other.id), h("small", {}, count(other.id))));
     }),
   );
+  if (focused) $("chips").querySelector('[aria-current="true"]').focus();
 }
 
+// A token's place in what the model reads to guess the next one: of a text that is longer than the context, its last half.
+export const placeOf = ({ depth }, { block_size } = model()) => (depth > block_size ? block_size >> 1 : depth);
+
 export function showEmbedding({ flow }, node) {
-  const { n_embd, position } = model();
+  const { n_embd, position, block_size } = model();
   const { token, position: row, embedding } = flow.vectors;
   const start = `The number picks a row of ${count(n_embd)} numbers from a table: all that the model has learnt of this token, whatever stands around it.`;
   const places = row
@@ -33,7 +38,11 @@ export function showEmbedding({ flow }, node) {
     : position === "rope"
       ? "Places are not added here: attention turns what it compares by the distance between two tokens."
       : "";
-  $("embedding-note").textContent = `${start} ${places}`;
+  const cut =
+    node.depth > block_size
+      ? `The text is longer than the context of ${count(block_size)}: the model reads its last ${count(placeOf(node))} tokens here, and this one is the last of them. The whole map, and the guesses block by block for the places before, are of all tokens that are shown above.`
+      : "";
+  $("embedding-note").textContent = `${start} ${places} ${cut}`.trim();
   const name = `“${state.vocabulary.label(node.id)}”`;
   const rows = [strip(`The row of ${name}`, floats(token))];
   if (row) rows.push(strip("The row of its place", floats(row)));

@@ -2,6 +2,7 @@
 
 import { $, h } from "./dom.js";
 import { emit, state } from "./state.js";
+import { store, stored } from "./stored.js";
 
 const KEY = "primegpt tour"; // the step to go on at, or "done"
 const STEPS = [
@@ -67,7 +68,7 @@ export function startTour() {
   addEventListener("keydown", (event) => event.key === "Escape" && guide && leave());
 }
 
-const remembered = () => localStorage.getItem(KEY);
+const remembered = () => stored(KEY);
 const resume = () => Math.min(Number(remembered()) || 0, STEPS.length - 1);
 
 function fresh() {
@@ -83,7 +84,7 @@ async function go(to) {
   if (mine !== turn) return;
   at = to;
   const step = STEPS[at];
-  localStorage.setItem(KEY, at);
+  store(KEY, at);
   emit("go", step.view);
   guide?.remove();
   guide = card(step);
@@ -106,7 +107,7 @@ function card({ title, text }) {
 }
 
 function finish() {
-  localStorage.setItem(KEY, "done");
+  store(KEY, "done");
   leave();
 }
 

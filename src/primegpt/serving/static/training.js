@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { other, own } from "./beside.js";
 import { nice, plot } from "./curves.js";
-import { $, count, h } from "./dom.js";
+import { $, count, h, resized } from "./dom.js";
 import { Life, valued } from "./life.js";
 import { emit, latest, on, state } from "./state.js";
 
@@ -34,7 +34,7 @@ export function startTraining() {
   $("follow").addEventListener("change", refresh);
   on("model beside", () => state.view === "training" && rebuild());
   on("view", () => (state.view === "training" ? rebuild() : clearTimeout(timer)));
-  addEventListener("resize", draw);
+  resized(draw);
 }
 
 function rebuild() {
