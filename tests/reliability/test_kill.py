@@ -35,6 +35,7 @@ pytestmark = [
 ]
 
 EVAL_INTERVAL = 6
+EARLY = [1, 2, 5]
 SETTINGS = f"""
 [model]
 n_layer = 1
@@ -56,7 +57,7 @@ learning_rate = 1e-2
 schedule = "constant"
 warmup_steps = 0
 eval_interval = {EVAL_INTERVAL}
-early_evaluations = [1, 2, 5]
+early_evaluations = {EARLY}
 checkpoint_interval = 4
 sample_interval = 14
 log_interval = 1
@@ -98,7 +99,7 @@ elif kind == "evaluation shares the training stream":
     def with_stream(self, checkpoint):  # the stream stands where it stood when the checkpoint was written
         global drawn
         restore(self, checkpoint)
-        drawn = 2 * (-(-checkpoint.step // EVAL_INTERVAL) + sum(step < checkpoint.step for step in (1, 2, 5)))
+        drawn = 2 * (-(-checkpoint.step // EVAL_INTERVAL) + sum(step < checkpoint.step for step in EARLY))
     trainer.evaluate_loss, Batches.micro_batches = drawing, behind_evaluations
     trainer.Trainer.restore = with_stream
 elif kind == "early stopping is forgotten":
@@ -109,7 +110,7 @@ elif kind == "early stopping is forgotten":
 else:
     sys.exit(f"no such saboteur: {kind}")
 main()
-""".replace("EVAL_INTERVAL", str(EVAL_INTERVAL))
+""".replace("EVAL_INTERVAL", str(EVAL_INTERVAL)).replace("EARLY", str(EARLY))
 SABOTAGE = {  # and behind which evaluation to kill: the last when something is waited for
     "seed ignores step": 12,
     "no optimizer state": 12,
@@ -344,7 +345,8 @@ def sabotaged(place) -> dict[str, list[dict[str, Any]]]:
 
         def behind_evaluation() -> Iterator[float]:
             step = SABOTAGE[sabotage]
-            while logged(killed) < step + step // EVAL_INTERVAL + 2:  # step 0 is evaluated too, and one step more
+            # Step 0 is evaluated too, some early ones are, and one step more is made.
+            while logged(killed) < step + step // EVAL_INTERVAL + len(EARLY) + 2:
                 yield 0.0005
 
         assert kill(process, killed, behind_evaluation()) is not None
