@@ -173,7 +173,7 @@ class Doer:
         path = self.place.folder / "made" / f".rehearsal-{job.key}"
         rehearsal = Rehearsal(steps)
         never = dict.fromkeys(("max_steps", "checkpoint_interval", "eval_interval", "log_interval"), NEVER)
-        none = {"tokens": None, "early_evaluations": (0,)}
+        none = {"tokens": None} | ({} if job.do == "reinforce" else {"early_evaluations": (0,)})  # rewards have none
         short: Settings = {"train": never | none, "generate": {"max_new_tokens": 1}}
         atomic.remove(path)
         with suppress(Enough, NonFiniteError):
