@@ -121,7 +121,8 @@ class Trainer:
         state, train = self.state, self.config.train
         self.poll()
         started = time.monotonic()
-        self.optimizers.set_learning_rate(state.learning_rate_factor(train, self.config.model.extension))
+        rate = state.learning_rate_factor(train, self.config.model.extension)
+        self.optimizers.set_learning_rate(rate)
         micro_batches = self.batches.micro_batches(state.step)
         loss, count, figures = self.gradients(micro_batches)
         if not math.isfinite(loss):
@@ -137,7 +138,7 @@ class Trainer:
         else:  # the loss counts something else
             tokens = int(self.world.sum(sum(batch.supervised for batch in micro_batches)))
         state.step += 1
-        self.average.update(state.step)
+        self.average.update(state.step, rate)
         state.tokens += tokens
         state.loss_sum += loss
         state.loss_tokens += count
