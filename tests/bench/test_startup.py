@@ -34,6 +34,8 @@ def test_each_table_begins_with_ours(monkeypatch):
         assert timed.count(command) >= 2  # turns
     generate = next(command for command in timed if "generate" in command)
     assert generate[-2:] == ["--max-new-tokens", "8"]
+    alone = startup.bench_startup(turns=1, alone=True)
+    assert [[result.name for result in c.results][1:] for c in alone] == [["python -c pass"], *[["import torch"]] * 2]
 
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": 300}

@@ -131,6 +131,8 @@ def test_with_a_compiler_ours_and_nanogpt_take_part_twice(text, checkout, monkey
     assert time.results[0].name == "primegpt compiled"  # what the others are compared with
     _, time, _ = bench_train(str(text), **options)
     assert "compiled" not in " ".join(result.name for result in time.results)
+    _, time, _ = bench_train(str(text), alone=True, **options)
+    assert [result.name for result in time.results] == ["primegpt", "primegpt fp32"]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -29,6 +29,10 @@ def test_tables_and_json(capsys):
     assert [comparison["unit"] for comparison in found] == ["tok/s prefill", "tok/s decoded"] * 2
     assert found[1]["results"][0]["limit"] > 0
     assert found[1]["medians"]["primegpt"] == found[1]["results"][0]["rates"][0]
+    assert run([*command, "--alone", "--cold"], 0.0) == 0
+    out, _ = capsys.readouterr()
+    assert out.count("| primegpt") == 5
+    assert "Transformers" not in out
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,9 @@ def test_tables_and_json(capsys):
         (["cost", "--plot", "cost.svg"], "not a .png file"),
         (["resume", "--shape.n_head", "5"], "not divisible by model.n_head = 5"),
         (["train", "--configurations", "huge"], "'huge' is not one"),
+        (["all", "--only", "smal"], "did you mean 'small'?"),
+        (["all", "--against", "nowhere"], "--against nowhere: no src/primegpt is there"),
+        (["compare", "a.json", "b.json"], "a.json"),
     ],
 )
 def test_wrong_requests_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):

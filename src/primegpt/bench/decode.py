@@ -61,6 +61,7 @@ def bench_decode(
     threads: int | None = None,
     compiled: bool = False,
     cold: bool = False,
+    alone: bool = False,
     buffer_megabytes: int = 512,
     say: Say = silent,
 ) -> list[Comparison]:
@@ -68,7 +69,8 @@ def bench_decode(
 
     Without a `run` it is GPT-2's 124M with random weights, or a model of other `sizes`. `compiled` adds ours with
     compiled steps, which then comes first, as what the others are compared with. `cold` adds the time from the
-    start of a process to the end of 200 tokens. Raises UsageError for a request that does not fit the model.
+    start of a process to the end of 200 tokens. `alone` leaves the others out. Raises UsageError for a request that
+    does not fit the model.
     """
     import torch
 
@@ -88,7 +90,7 @@ def bench_decode(
         say(f"{title}; memory is read at {bandwidth / 1e9:.1f} GB/s")
         found = []
         for precision in precisions:
-            makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled)
+            makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled, alone)
             with made_ready(makers, precision, say) as writers:
                 for count in streams:
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
@@ -97,7 +99,7 @@ def bench_decode(
                     limit = count * bandwidth / (BYTES[precision] * weights)
                     found += [prefill, decode.with_limits(dict.fromkeys(writers, limit))]
             if cold:
-                found.append(bench_cold(path, opened, exports, precision, threads, turns, say, compiled))
+                found.append(bench_cold(path, opened, exports, precision, threads, turns, say, compiled, alone))
         return found
 
 
@@ -173,13 +175,15 @@ class Exports:
 
 
 def contestants(
-    run: Run, exports: Exports, precision: str, threads: int, context: int, compiled: bool
+    run: Run, exports: Exports, precision: str, threads: int, context: int, compiled: bool, alone: bool
 ) -> dict[str, Callable[[], Writer | str] | str]:
     """How each contestant is made ready, or why it is absent."""
     made: dict[str, Callable[[], Writer | str] | str] = {}
     if compiled:
         made[COMPILED] = lambda: our_writer(run, precision, compiled=True)
     made[OURS] = lambda: our_writer(run, precision)
+    if alone:
+        return made
     path = transformers_path(exports, precision)
     made[TRANSFORMERS] = path if isinstance(path, str) else lambda: transformers_writer(path, precision)
     file = llama_path(exports, precision)
@@ -244,6 +248,7 @@ def bench_cold(
     turns: int,
     say: Say,
     compiled: bool = False,
+    alone: bool = False,
 ) -> Comparison:
     """Seconds from the start of a process to the end of 200 tokens, or of as many as the context takes.
 
@@ -277,11 +282,13 @@ def bench_cold(
         command = [PYTHON, "-c", COLD_SCRIPT, json.dumps([maker, str(file), arguments, ids, tokens])]
         return file if isinstance(file, str) else lambda: (seconds(lambda: output_of(command, threads=threads)),)
 
-    runs: dict[str, Runs | str] = {
-        f"{OURS} generate": ours,
-        **({f"{COMPILED}, first time": compiling(1), f"{COMPILED}, again": compiling(2)} if compiled else {}),
-        TRANSFORMERS: script("transformers_writer", transformers_path(exports, precision), precision),
-        llama_name(precision): script("llama_writer", llama_path(exports, precision), threads, len(ids) + tokens),
-    }
+    runs: dict[str, Runs | str] = {f"{OURS} generate": ours}
+    if compiled:
+        runs |= {f"{COMPILED}, first time": compiling(1), f"{COMPILED}, again": compiling(2)}
+    if not alone:
+        runs |= {
+            TRANSFORMERS: script("transformers_writer", transformers_path(exports, precision), precision),
+            llama_name(precision): script("llama_writer", llama_path(exports, precision), threads, len(ids) + tokens),
+        }
     task = f"Cold start to {tokens} tokens, {precision}, {threads} threads"
     return compare_measures([Measure(task, "s", less_is_better=True)], runs, turns=turns, say=say)[0]

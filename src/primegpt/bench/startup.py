@@ -34,25 +34,29 @@ from primegpt.run.folder import RunFolder
 from primegpt.run.saving import save_checkpoint
 from primegpt.terminal import Say, silent
 
+AUTO_MODEL = "import torch; from transformers import AutoModelForCausalLM"
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 64, "vocab_size": 512}
 
 
-def bench_startup(*, turns: int = 5, say: Say = silent) -> list[Comparison]:
-    """Milliseconds of `primegpt --help`, of `import primegpt`, and of `primegpt generate` to its first text."""
+def bench_startup(*, turns: int = 5, alone: bool = False, say: Say = silent) -> list[Comparison]:
+    """Milliseconds of `primegpt --help`, of `import primegpt`, and of `primegpt generate` to its first text.
+
+    `alone` leaves Transformers out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = save_random_run(Path(folder) / "run", TINY)
+        peer = missing("transformers")
         help_page = {"primegpt --help": whole([*PRIMEGPT, "--help"]), "python -c pass": statement("pass")}
         package = {
             "import primegpt": statement("import primegpt"),
             "import torch": statement("import torch"),
-            "import transformers": missing("transformers") or statement("import transformers"),
+            **({} if alone else {"import transformers": peer or statement("import transformers")}),
         }
         command = [*PRIMEGPT, "generate", str(run), "--max-new-tokens", "8"]
         text = {
             "primegpt generate, to its first text": lambda: (milliseconds_to_output(command),),
             "import torch": statement("import torch"),
-            "import torch, AutoModelForCausalLM": missing("transformers")
-            or statement("import torch; from transformers import AutoModelForCausalLM"),
+            **({} if alone else {"import torch, AutoModelForCausalLM": peer or statement(AUTO_MODEL)}),
         }
         tasks = {"The help page": help_page, "Importing the package": package, "A tiny model's first text": text}
         return [

@@ -132,13 +132,14 @@ def bench_train(
     dropout: float = 0.0,
     threads: int | None = None,
     compiled: bool = False,
+    alone: bool = False,
     say: Say = silent,
 ) -> list[Comparison]:
     """Milliseconds a step, tokens a second, and the training loss reached, for each of `configurations`.
 
     `source` is a text as for training, by default the songbook; `nanogpt` a checkout of nanoGPT, which is copied and
     not written to. `compiled` adds both with `torch.compile`; ours then comes first, as what the others are compared
-    with. Raises UsageError for what is not there.
+    with. `alone` leaves the others out. Raises UsageError for what is not there.
     """
     if steps < 8:
         raise UsageError(f"--steps {steps}: at least 8 are needed")
@@ -161,6 +162,8 @@ def bench_train(
             }
             if not compiled:
                 contestants = {name: run for name, run in contestants.items() if not name.endswith(" compiled")}
+            if alone:
+                contestants = {name: run for name, run in contestants.items() if name.startswith("primegpt")}
             found += measure(contestants, recipe, turns, say)
         return found
 

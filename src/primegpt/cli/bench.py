@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from primegpt.cli.shared import Json, RunPath, Threads, Turns, show_json
+from primegpt.cli.shared import Alone, Json, RunPath, Threads, Turns, show_json
 from primegpt.errors import UsageError
 from primegpt.terminal import to_stderr
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from primegpt.bench.compare import Comparison
 
 app = App(name="bench", help="Measure primegpt beside its peers, in alternating turns on this machine.")
+app.command("primegpt.cli.bench_kept:bench_all", name="all")
+app.command("primegpt.cli.bench_kept:compare", name="compare")
 
 
 @app.command
@@ -53,6 +55,7 @@ def train(
     dropout: float = 0.0,
     threads: Threads = None,
     compile: bool = False,
+    alone: Alone = False,
     as_json: Json = False,
 ) -> None:
     """Training steps on this CPU, beside nanoGPT and a plain Transformers loop on the same text and network.
@@ -83,6 +86,7 @@ def train(
         dropout=dropout,
         threads=threads,
         compiled=compile,
+        alone=alone,
         say=to_stderr,
     )
     _print(found, as_json)
@@ -166,6 +170,7 @@ def decode(
     shape: dict[str, int] | None = None,
     compile: bool = False,
     cold: bool = False,
+    alone: Alone = False,
     turns: Turns = 3,
     threads: Threads = None,
     as_json: Json = False,
@@ -204,6 +209,7 @@ def decode(
         threads=threads,
         compiled=compile,
         cold=cold,
+        alone=alone,
         say=to_stderr,
     )
     _print(found, as_json)
@@ -229,11 +235,11 @@ def resume(
 
 
 @app.command
-def startup(*, turns: Turns = 5, as_json: Json = False) -> None:
+def startup(*, turns: Turns = 5, alone: Alone = False, as_json: Json = False) -> None:
     """The help page, `import primegpt`, and the first text of a tiny model, beside bare imports of torch and such."""
     from primegpt.bench.startup import bench_startup
 
-    _print(bench_startup(turns=turns, say=to_stderr), as_json)
+    _print(bench_startup(turns=turns, alone=alone, say=to_stderr), as_json)
 
 
 @app.command

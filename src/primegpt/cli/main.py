@@ -35,7 +35,7 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   runs                          the runs there are, and what came of each
   report RUN...                 curves, samples, settings as a web page; several runs side by side
   doctor                        what this machine can do
-  bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve
+  bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve, all
   experiment FILE.toml          a question about training, answered with an interval; also `experiment alignment`
 
 RUN is a run folder, by default the latest in runs/. `primegpt --install-completion` lets the shell complete.

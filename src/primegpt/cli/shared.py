@@ -33,6 +33,7 @@ Turns = Annotated[int, Parameter(help="How often each contestant runs.")]
 Threads = Annotated[
     int | None, Parameter(help="CPU threads of every contestant; as many as the process may use when not given.")
 ]
+Alone = Annotated[bool, Parameter(help="Ours, without those of others.")]
 Overwrite = Annotated[bool, Parameter(help="Replace the run that is there.")]
 Rewards = Annotated[
     tuple[str, ...],

@@ -1,0 +1,66 @@
+"""`primegpt bench all` and `compare`: figures that are kept in files, commit by commit."""
+
+from pathlib import Path
+
+from primegpt.cli.shared import Json, Turns, show, show_json
+from primegpt.terminal import to_stderr
+
+
+def bench_all(
+    source: str | None = None,
+    *,
+    against: Path | None = None,
+    only: str = "",
+    out: Path | None = None,
+    quick: bool = False,
+    turns: Turns = 3,
+    as_json: Json = False,
+) -> None:
+    """Every benchmark of our own by turns, as figures of this commit on this machine; beside another commit's if asked.
+
+    Parameters
+    ----------
+    source
+        A text file; the built-in songbook when not given.
+    against
+        A checkout of another commit, whose own code takes turns with this one's.
+    only
+        Which, with commas: small, medium, race, decode, startup, resume, tokenize.
+    out
+        A folder for the sheet of figures, as docs/benchmarks, named after the commit and the machine.
+    quick
+        Tiny sizes: whether all runs, not how fast.
+    """
+    from primegpt.bench import sheet
+    from primegpt.bench.suite import bench_all
+
+    names = only.split(",") if only else ()
+    sheets = bench_all(source, against=against, only=names, turns=turns, quick=quick, say=to_stderr)
+    if out:
+        for each in sheets:
+            to_stderr(f"written: {each.write(out)}")
+    if as_json:
+        show_json([each.model_dump() for each in sheets], indent=1)
+    else:
+        show(sheet.side_by_side(*sheets) if against else sheets[0].as_markdown())
+
+
+def compare(before: Path, after: Path, *, as_json: Json = False) -> None:
+    """Two sheets of `bench all` side by side: how many times as good the second one's figures are.
+
+    Parameters
+    ----------
+    before
+        The file of the earlier commit.
+    after
+        That of the later one.
+    """
+    from primegpt.bench import sheet
+
+    sheets = sheet.read_sheet(before), sheet.read_sheet(after)
+    for doubt in sheet.doubts(*sheets):
+        to_stderr(f"warning: {doubt}")
+    if as_json:
+        show_json(sheet.as_dict(*sheets))
+    else:
+        show(sheet.side_by_side(*sheets))
