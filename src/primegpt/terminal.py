@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 # Signs of our own, for logs of Windows and old terminals.
-PLAIN = {"─": "-", "»": ">", "…": "...", "–": "-", "×": "x", "→": "->", "±": "+-", "✓": "+", "✗": "x"}
+PLAIN = {"─": "-", "»": ">", "…": "...", "–": "-", "×": "x", "→": "->", "±": "+-", "≈": "~", "✓": "+", "✗": "x"}
 
 Say = Callable[[str], None]
 
@@ -80,6 +80,14 @@ def _placed(spaces: str, word: str, cells: int, column: int, width: int) -> tupl
     if column and word and column + len(spaces) + cells > width:
         return "\n" + word, cells
     return spaces + word, column + len(spaces) + cells
+
+
+class Table(NamedTuple):
+    """What is shown in columns: their heads, rows that begin with a name, and a note for below."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -81,7 +81,7 @@ def test_adherence_of_a_users_own_records(kind, capsys):
     assert information["information"] == pytest.approx(information["shuffled"] - information["own"])
     assert run(["evaluate", kind, "--adherence", "--memorization"], 0.0) == 0
     table = capsys.readouterr().out
-    assert "adherence, words" in table
+    assert "\nwords " in table
     assert "left out: genre, emotion, theme, which can be judged of the songbook's songs alone" in table
 
 

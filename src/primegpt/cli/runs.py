@@ -158,7 +158,10 @@ def evaluate(
     if as_json:
         show_json(found)
     else:
-        show_rows(api.describe_evaluation(found), 22)
+        show(f"{found['run']}, step {found['step']:,}")
+        for table in api.describe_evaluation(found):
+            show()
+            show_table(table)
 
 
 def import_model(

@@ -20,7 +20,7 @@ from primegpt.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from primegpt.terminal import as_json, printable, printable_pieces, wrapped
+from primegpt.terminal import Table, as_json, printable, printable_pieces, wrapped
 
 # Parameters of several commands.
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON.")]
@@ -144,12 +144,40 @@ def show_next(run: Path) -> None:
         show(f"{name:<10} primegpt {command:<{width}}{end}".rstrip())
 
 
-def show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need be; the last one ends where it ends."""
-    rows = [[printable(cell).replace("\n", r"\n") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        show("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+def show_table(table: Table) -> None:
+    """Ruled and as wide as the screen in a terminal; elsewhere plain columns as wide as they need be.
+
+    Columns with numbers end alike, those with words begin alike.
+    """
+    header, *rows = ([printable(cell).replace("\n", r"\n") for cell in row] for row in (table.header, *table.rows))
+    columns = list(zip(header, *rows, strict=True))
+    numeric = [False, *(any(cell and cell[0] in "+-0123456789" for cell in column[1:]) for column in columns[1:])]
+    if sys.stdout.isatty():
+        _show_ruled(Table(header, rows, table.note), numeric)
+        return
+    widths = [max(map(len, column)) for column in columns]
+    for row in (header, *rows):
+        cells = zip(row, widths, numeric, strict=True)
+        show("  ".join(f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in cells).rstrip())
+    if table.note:
+        show(table.note)
+
+
+def _show_ruled(table: Table, numeric: Sequence[bool]) -> None:
+    from rich import box  # not for the help page
+    from rich.console import Console
+    from rich.table import Table as Ruled
+    from rich.text import Text
+
+    ruled = Ruled(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name, right in zip(table.header, numeric, strict=True):  # where there is no room, words give way to numbers
+        ruled.add_column(Text(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in table.rows:
+        ruled.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    console.print(ruled)
+    if table.note:
+        console.print(Text(printable(table.note)), style="dim")
 
 
 def show_json(value: object, indent: int | None = 2) -> None:

@@ -11,6 +11,7 @@ from primegpt.report.history import History
 from primegpt.report.report import report_page
 from primegpt.run import atomic
 from primegpt.run.folder import RunFolder, latest_run
+from primegpt.terminal import Table
 
 TRACES = ("config.toml", "metrics.jsonl", "checkpoints")  # by one of them a folder is known for a run
 COLUMNS = ("run", "state", "steps", "loss", "model", "tokenizer", "took", "written")
@@ -53,9 +54,9 @@ def _told(path: Path) -> dict[str, Any]:
         }
 
 
-def runs_table(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def runs_table(found: Sequence[Mapping[str, Any]]) -> Table:
     """`runs` in words: `COLUMNS`, and a row for each."""
-    return [COLUMNS, *map(_row, found)]
+    return Table(COLUMNS, [*map(_row, found)])
 
 
 def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
