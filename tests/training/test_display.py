@@ -50,6 +50,18 @@ def test_the_last_line_of_progress_fits_and_has_the_last_evaluation(terminal, wi
     assert "val 1.988" in file.getvalue().rpartition("\n")[0].rpartition("\n")[2]
 
 
+def test_the_newest_loss_is_shown_and_that_of_an_early_evaluation_as_about(terminal):
+    display, file = terminal(100)
+    with display:
+        display.on_evaluation(state(0), {"step": 0, "val/loss": 6.9}, False)
+        assert "val 6.900" in display.describe(state(1))
+        display.on_evaluation(state(5), {"step": 5, "early/val/loss": 2.2049}, False)
+        assert "val ≈2.20" in display.describe(state(6))
+        display.on_evaluation(state(9), {"step": 9, "val/loss": 2.1}, True)
+        assert "val 2.100" in display.describe(state(10))
+    assert "step 5: validation loss about 2.20" in file.getvalue()
+
+
 def test_colours_mean_something_and_can_be_refused(terminal, monkeypatch):
     def sent() -> str:
         display, file = terminal(100)

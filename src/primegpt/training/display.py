@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from primegpt import notebook
 from primegpt.device import available_cores, other_load
 from primegpt.model.size import human_seconds
-from primegpt.run.files import figures_of
+from primegpt.run.files import EARLY, figures_of
 from primegpt.terminal import Course, Say, printable, to_stderr
 from primegpt.training.state import TrainState
 
@@ -17,7 +17,10 @@ FIGURES = 2  # of an objective's, that stand in a line of progress
 
 
 class Observer(Protocol):
-    """Who watches a run: a progress display, a notebook, a test."""
+    """Who watches a run: a progress display, a notebook, a test.
+
+    Lines are those of metrics.jsonl; that of an early evaluation has names that begin with EARLY.
+    """
 
     def on_step(self, state: TrainState, line: dict[str, Any] | None) -> None: ...
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None: ...
@@ -42,7 +45,7 @@ class PlainDisplay:
         self.watches = True  # for other programs
         self.planned: int | None = None  # steps, when this session began
         self.last: dict[str, Any] = {}
-        self.val_loss: float | None = None
+        self.val = ""  # the newest validation loss; one of an early evaluation, on a part of the text, is about it
 
     def __enter__(self) -> "PlainDisplay":
         return self
@@ -80,8 +83,8 @@ class PlainDisplay:
         parts = [f"step {state.step:,}/{state.max_steps:,}{planned}"]
         if self.last:
             parts.append(f"loss {self.last['train/loss']:.3f}")
-        if self.val_loss is not None:
-            parts.append(f"val {self.val_loss:.3f}")
+        if self.val:
+            parts.append(f"val {self.val}")
         parts += shown_figures(figures_of(self.last))
         if self.last:
             parts.append(f"{self.last['tokens_per_sec']:,.0f} tok/s")
@@ -91,11 +94,15 @@ class PlainDisplay:
         return parts
 
     def on_evaluation(self, state: TrainState, line: dict[str, Any], best: bool) -> None:
+        if (about := line.get(f"{EARLY}val/loss")) is not None:
+            self.val = f"≈{about:.2f}"
+            self.print(f"step {line['step']:,}: validation loss about {about:.2f}")
+            return
         told = f"step {line['step']:,}: validation loss {line['val/loss']:.4f}"
         if "val/reward" in line:
             told = f"step {line['step']:,}: reward {line['val/reward']:.4f} on validation prompts"
         else:
-            self.val_loss = line["val/loss"]
+            self.val = f"{line['val/loss']:.3f}"
         if "val/perplexity" in line:
             told += f", perplexity {line['val/perplexity']:.1f}, {line['val/bits_per_byte']:.3f} bits per byte"
         self.print(told + (" (best)" if best and line["step"] else ""))

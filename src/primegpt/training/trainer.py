@@ -263,7 +263,7 @@ class Trainer:
         if not is_finite(line):
             self.stop_at_non_finite("loss on the fixed sets")
         self.folder.append_metrics(early_line(line))
-        self.observer.on_message(f"step {self.state.step:,}: validation loss about {line['val/loss']:.2f}")
+        self.observer.on_evaluation(self.state, early_line(line), best=False)
 
     def evaluated(self, train_set: EvaluationSet, val_set: EvaluationSet) -> dict[str, Any]:
         """The line of an evaluation on these sets."""
