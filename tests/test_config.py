@@ -195,6 +195,11 @@ def test_steps_of_early_evaluations_may_stand_in_one_text(written):
     assert resolve({"train": {"early_evaluations": written}}).train.early_evaluations == (3, 30)
 
 
+@pytest.mark.parametrize("written", ["mlp.c_fc attn.c_attn", ("mlp.c_fc attn.c_attn",), ["mlp.c_fc", "attn.c_attn"]])
+def test_layers_with_adapters_may_stand_in_one_text(written):
+    assert resolve({"lora": {"targets": written}}).lora.targets == ("mlp.c_fc", "attn.c_attn")
+
+
 def test_a_name_in_a_list_keeps_its_spaces():
     written = {"special_tokens": {"control": ["<a song>", "<end>"]}}
     assert resolve({"tokenizer": written}).tokenizer.special_tokens == {"control": ("<a song>", "<end>")}

@@ -1,5 +1,6 @@
 """Training neither waits for a tracker nor ends with it, and a run that goes on is tracked as the same one."""
 
+import importlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from primegpt.config import Config, resolve, write_toml
 from primegpt.errors import UsageError
 from primegpt.jobs.training import train
 from primegpt.report import tracking
-from primegpt.report.tracking import Mirror, tracked
+from primegpt.report.tracking import Mirror, require_trackers, tracked
 from primegpt.run.folder import RunFolder
 from primegpt.signals import Interrupted
 
@@ -83,6 +84,27 @@ def test_a_missing_package_is_told_before_anything_is_read_or_written(tmp_path, 
     with pytest.raises(UsageError, match=r"train.track = 'wandb' needs the package.*pip install 'primegpt\[wandb\]'"):
         train(config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_called_as_a_package_is_none(tmp_path, monkeypatch):
+    """wandb writes into wandb/, which `python -m primegpt` finds in the current folder."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(UsageError, match="which is not installed"):
+        require_trackers(resolve({"train": {"track": "wandb"}}))
+    (tmp_path / "wandb" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    require_trackers(resolve({"train": {"track": "wandb"}}))
+
+
+def test_one_that_cannot_be_begun_is_one_warning(folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(folder.path / "nowhere"))
+    said: list[str] = []
+    with tracked(folder, CONFIG, said.append):
+        for line in LINES:
+            folder.append_metrics(line)
+    assert folder.read_metrics() == LINES
+    assert said == [tracking.warning("tensorboard", "cannot be begun: No such file or directory", folder)]
 
 
 def test_one_that_cannot_write_is_a_warning_and_no_more(folder):

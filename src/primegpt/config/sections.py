@@ -586,7 +586,7 @@ class LoRAConfig(Section):
     """The change is scaled by alpha / rank, so that a learning rate fits every rank."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout probability of what goes into an adapter."""
-    targets: Annotated[Names, Field(min_length=1)] = LORA_TARGETS
+    targets: Annotated[tuple[Name, ...], Words, Field(min_length=1)] = LORA_TARGETS
     """Linear layers that are adapted; those that a model does not have (mlp.c_gate in GPT-2) are passed over."""
 
     def problems(self) -> Iterator[str]:

@@ -28,7 +28,8 @@ SILENCE = 3  # seconds of it that nothing is said of
 def require_trackers(config: Config) -> None:
     """Raise UsageError, before anything long begins, where the package of one that is asked for is not there."""
     for name in config.train.track:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # no origin: a folder that is merely called so, as wandb/ by wandb
             what = f"train.track = {name!r} needs the package {name}, which is not installed"
             raise UsageError(what, f"pip install 'primegpt[{name}]', or leave it off")
 
@@ -66,22 +67,28 @@ class Mirror:
 
     def __init__(self, name: str, folder: RunFolder, say: Say) -> None:
         self.name, self.folder, self.say = name, folder, say
+        self.begun = False
         self.process: subprocess.Popen[str] | None = None
         self.lines, self.news = SimpleQueue[Mapping[str, Any] | None](), SimpleQueue[str]()
         self.threads = [threading.Thread(target=job, daemon=True) for job in (self._hand_over, self._listen)]
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        if self.process:
-            self.lines.put(line)
-        else:
+        if not self.begun:
             self._start(time.time() - (line.get("seconds") or 0.0))
+        elif self.process:
+            self.lines.put(line)
         self._tell()
 
     def _start(self, began: float) -> None:
         """Begin it; `began` is when the run would have if it had never stopped, so that times are those of training."""
         command = [sys.executable, "-P", "-m", "primegpt.report.trackers", self.name, str(self.folder.path), str(began)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, encoding="utf-8", **pipes)
+        self.begun = True
+        try:
+            self.process = subprocess.Popen(command, encoding="utf-8", **pipes)
+        except OSError as error:  # no memory, no more processes, no more open files
+            self._warn(f"cannot be begun: {error.strerror}")
+            return
         for line in self.folder.read_metrics():
             self.lines.put(line)
         for thread in self.threads:
