@@ -42,19 +42,6 @@ def test_the_average_reaches_back_over_a_share_of_the_steps():
     assert (taken * left) @ ages == pytest.approx(60 * share, abs=1)  # on average, so many steps old
 
 
-def test_it_reaches_back_less_far_as_the_rate_falls_and_is_the_weights_where_there_is_none():
-    """A walk that climbs by one a step: what the average lags by is its age in steps."""
-    model, lags = GPT(ModelConfig(**SIZES, vocab_size=9)), []
-    for rates in (np.ones(1000), np.linspace(1, 0.5, 1000), np.linspace(1, 0, 1000)):
-        average = Average(model, 0.1)
-        for step, rate in enumerate(rates, 1):
-            with torch.no_grad():
-                model.weights()["wte.weight"].fill_(step)
-            average.update(step, rate)
-        lags.append(1000 - average.weights["wte.weight"].flatten()[0].item())
-    assert lags == [pytest.approx(100, rel=0.03), pytest.approx(55, rel=0.1), 0]
-
-
 def test_the_model_has_its_own_weights_afterwards_to_the_bit():
     model = GPT(ModelConfig(**SIZES, vocab_size=9))
     average = Average(model, 0.5)
@@ -145,8 +132,7 @@ def test_a_run_with_an_average_learns_the_same_is_judged_by_it_and_goes_on_to_th
         for name, average, stop in (("plain", 0.0, 0), ("whole", 0.5, 0), ("resumed", 0.5, EVERY))
     )
     assert losses(whole, "train/loss") == losses(plain, "train/loss")
-    assert losses(whole, "val/loss")[1:-1] != losses(plain, "val/loss")[1:-1]
-    assert losses(whole, "val/loss")[-1] == losses(plain, "val/loss")[-1]  # where the rate has come down to nothing
+    assert losses(whole, "val/loss") != losses(plain, "val/loss")
     for key in ("train/loss", "val/loss", "train/eval_loss", "final/val/loss"):
         assert losses(resumed, key) == losses(whole, key)
     ours, theirs, other = (load_checkpoint(each.checkpoint_path(STEPS)).tensors for each in (whole, resumed, plain))

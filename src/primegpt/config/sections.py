@@ -488,8 +488,7 @@ class TrainConfig(Section):
     track: Annotated[tuple[Tracker, ...], Words] = ()
     """Send the lines of metrics.jsonl to these trackers too (each an extra: [wandb], [mlflow] ...)."""
     average: float = Field(0.0, ge=0.0, le=0.5)
-    """Judge, sample and keep a running mean of the weights, this share of the steps old, less as the rate falls; 0: the
-    weights themselves."""
+    """Judge, sample and keep a running mean of the weights, this share of the steps old; 0: the weights themselves."""
     patience: int | None = Field(None, ge=1, le=MAX_STEPS)
     """Stop after this many evaluations without a better validation loss."""
     seed: int = Field(1337, ge=0, le=MAX_SEED)

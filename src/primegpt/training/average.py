@@ -1,12 +1,10 @@
 """A running average of the weights while they learn: what is judged, sampled and used, where a run asks for one.
 
-    average += (weights - average) * min(1, (1 / (share * rate) - 1) / step)
+    average += (weights - average) * min(1, (1 / share - 1) / step)
 
 so that what is in it is on average `share` of the steps so far old, however many there will be: each step counts by a
 power of its number (Karras et al. 2024, arXiv:2312.02696). At a high rate, weights jump around a better place than
-any that they are at; their average is what a rate that falls to nothing would come to, at any step. Where the rate has
-come down, the weights are at that place, and move on: an average that reached as far back would be behind them. So it
-reaches back in proportion to `rate`, a share of the peak rate, and at the end of a schedule the weights are left.
+any that they are at; their average is what a rate that falls to nothing would come to, at any step.
 """
 
 from collections.abc import Generator, Mapping
@@ -20,22 +18,21 @@ from primegpt.parallel.world import like, local, release
 
 
 class Average:
-    """The average of `model`'s weights, `share` of the steps so far old at the peak rate; with 0 there is none."""
+    """The average of `model`'s weights, on average `share` of the steps so far old; with a share of 0 there is none."""
 
     def __init__(self, model: GPT, share: float) -> None:
         self.model, self.share = model, share
         self.weights = {name: weight.clone() for name, weight in model.weights().items()} if share else {}
 
     @torch.no_grad()
-    def update(self, step: int, rate: float = 1.0) -> None:
-        """Take in the weights as they are after `step` steps, the last at `rate`, a share of the peak learning rate."""
+    def update(self, step: int) -> None:
+        """Take in the weights as they are after `step` steps."""
         if self.share:
-            reach = self.share * min(1.0, rate)
             now = self.model.weights()
             ours, theirs = zip(
                 *((local(average), local(now[name])) for name, average in self.weights.items()), strict=True
             )
-            torch._foreach_lerp_(ours, theirs, min(1.0, (1 / reach - 1) / step) if reach else 1.0)
+            torch._foreach_lerp_(ours, theirs, min(1.0, (1 / self.share - 1) / step))
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint has by its files' names: `model` is for everyone else, `learning` what goes on learning."""

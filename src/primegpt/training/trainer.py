@@ -121,8 +121,7 @@ class Trainer:
         state, train = self.state, self.config.train
         self.poll()
         started = time.monotonic()
-        rate = state.learning_rate_factor(train, self.config.model.extension)
-        self.optimizers.set_learning_rate(rate)
+        self.optimizers.set_learning_rate(state.learning_rate_factor(train, self.config.model.extension))
         micro_batches = self.batches.micro_batches(state.step)
         loss, count, figures = self.gradients(micro_batches)
         if not math.isfinite(loss):
@@ -138,7 +137,7 @@ class Trainer:
         else:  # the loss counts something else
             tokens = int(self.world.sum(sum(batch.supervised for batch in micro_batches)))
         state.step += 1
-        self.average.update(state.step, rate)
+        self.average.update(state.step)
         state.tokens += tokens
         state.loss_sum += loss
         state.loss_tokens += count
