@@ -5,8 +5,10 @@ import json
 import pytest
 
 from primegpt.bench.compare import (
+    NO_TIME,
     PYTHON,
     Absent,
+    Allowance,
     Comparison,
     Measure,
     Result,
@@ -104,3 +106,24 @@ def test_a_failure_is_an_absence_with_its_last_line():
 def test_what_is_missing():
     assert missing("json") == ""
     assert missing("a_package_that_nobody_has") == "no package a_package_that_nobody_has is installed"
+
+
+def test_turns_end_with_the_time_and_each_is_told(monkeypatch):
+    clock, told = iter([0.0, 1.0, 2.0, 3.0, *[9.0] * 9]), []
+    monkeypatch.setattr("primegpt.bench.compare.time.monotonic", lambda: next(clock))
+    allowance = Allowance(until=2.5, after_turn=lambda found: told.append([len(r.rates) for r in found[0].results]))
+    runs = {name: lambda: (1.0,) for name in "abcd"}
+    found = compare_measures([Measure("work", "MB/s")], runs, turns=2, allowance=allowance)[0]
+    assert [len(result.rates) for result in found.results] == [1, 1, 1, 0]
+    assert found.results[3].absent == NO_TIME
+    assert told == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_a_table_whose_first_contestant_is_absent_has_no_ratios():
+    found = compare("work", "MB/s", {"ours": "broken", "theirs": lambda: 20.0}, turns=1)
+    assert "| theirs | 20.0 | 20.0 | 20.0 | |" in found.as_markdown().splitlines()
+
+
+def test_a_process_that_does_not_end_is_absent():
+    with pytest.raises(Absent, match="not done after 1 seconds"):
+        output_of([PYTHON, "-c", "import time; time.sleep(60)"], patience=1)

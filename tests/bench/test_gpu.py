@@ -1,58 +1,165 @@
-"""The benchmark of a GPU, run where there is none: both contestants as programs, on the CPU, with a small network."""
+"""`bench gpu` where there is no GPU: all of it once with next to nothing to do, and what a cut-off one keeps."""
+
+import contextlib
+import io
+import json
 
 import pytest
 import torch
 
-from primegpt.bench.gpu import bench_gpu
+from primegpt.bench import gpu, gpu_training, process
+from primegpt.bench.compare import Absent, Measure, compare_measures
+from primegpt.bench.gpu import MEASUREMENTS, Measurement, bench_gpu
+from primegpt.cli.main import run
 from primegpt.errors import UsageError
-from primegpt.model.size import flops_per_token
 
-SIZES = {"n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "vocab_size": 50}
-BENCH = """
-import sys
-settings = dict(word[2:].split("=") for word in sys.argv[1:])
-assert settings == {"real_data": "False", "batch_size": "2", "block_size": "16", "dtype": "bfloat16",
-                    "device": "cpu", "compile": "False"}, settings
-print("9/10 loss: 4.0")
-print("time per iteration: 4.0000ms, MFU: 1.00%")
-"""
+QUICK = {"device": "cpu", "quick": True}
 
 
-@pytest.mark.reliability
-def test_both_programs_run_and_are_held_against_the_rate_of_products(tmp_path, monkeypatch):
-    (tmp_path / "bench.py").write_text(BENCH, encoding="utf-8")
-    monkeypatch.setattr("primegpt.bench.gpu.matmul_rate", lambda device, dtype: 1e9)
-    found = bench_gpu(nanogpt=tmp_path, batch_size=2, steps=8, turns=1, compile=False, sizes=SIZES, device="cpu")
-    ours, theirs = found.results
-    assert theirs.rates == pytest.approx([2 * 16 / 0.004])
-    assert 0 < ours.median < 1e6
-    # 6 FLOPs a weight that multiplies, and attention's 12 * layers * width * context, counted by hand.
-    weights = 12 * 16 * 16 + 64 * 16  # one block, and the head, padded to 64 rows
-    assert ours.limit == pytest.approx(1e9 / (6 * weights + 12 * 16 * 16), rel=0.1)
-    assert "of the limit" in found.as_markdown()
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Our programs as calls instead of processes: the arguments are the same, and torch is imported already."""
+
+    def output_of(command, **_):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            if command[:3] == gpu_training.PRIMEGPT:
+                small = ["--data.songs", "60", "--generate.max_new_tokens", "1"]
+                if run([*command[3:], *small], 0.0):
+                    raise Absent("it failed")
+            else:
+                assert command[1:3] == ["-m", "primegpt.bench.process"]
+                process.main(*command[3:])
+        return out.getvalue()
+
+    monkeypatch.setattr(gpu_training, "output_of", output_of)
+    monkeypatch.setattr("primegpt.bench.decode.missing", lambda module: f"no {module} here")
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two measurements of two contestants each, in place of all: what was asked of them, and what is to go wrong."""
+    asked, wrong = [], {}
+
+    def measurement(name):
+        def perform(job, allowance, keep):
+            def turn(contestant):
+                asked.append((name, contestant))
+                if error := wrong.get((name, contestant)):
+                    raise error
+                return (len(asked),)
+
+            runs = {each: lambda each=each: turn(each) for each in "ab"}
+            return compare_measures([Measure(name, "tok/s")], runs, turns=1, allowance=allowance)
+
+        return Measurement(lambda job: 60, perform)
+
+    monkeypatch.setattr(gpu, "MEASUREMENTS", {"first": measurement("first"), "second": measurement("second")})
+    return asked, wrong
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_measurement_runs_and_is_kept(tmp_path, capsys):
+    out = tmp_path / "kept"
+    assert run(["bench", "gpu", "--device", "cpu", "--quick", "--out", str(out)], 0.0) == 0
+    results = {name: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in MEASUREMENTS}
+    assert all(result["finished"] and result["tables"] for result in results.values())
+    assert results["exactness"]["tables"][0]["hold"]
+    (curve,) = results["recipe"]["tables"]
+    assert curve["final_loss"] > 0
+    assert len(curve["points"]) >= 1
+    ours = [table["medians"]["primegpt"] for table in results["decoding"]["tables"]]
+    assert len(ours) == 8  # two formats, one text and two, the prompt and what follows
+    assert all(rate > 0 for rate in ours)
+    assert results["training"]["tables"][0]["medians"].keys() == {"primegpt, gpt2", "primegpt, prime"}
+    report = capsys.readouterr().out
+    assert report == (out / "report.md").read_text(encoding="utf-8")
+    assert [line.split(",")[0] for line in report.splitlines() if line.startswith("## ")] == [
+        f"## {name}" for name in MEASUREMENTS
+    ]
+
+
+def test_what_was_measured_before_the_end_is_there_and_the_rest_comes_next(two, tmp_path):
+    asked, wrong = two
+    wrong["second", "b"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench_gpu(out=tmp_path, **QUICK)
+    second = json.loads((tmp_path / "second.json").read_text(encoding="utf-8"))
+    assert second["tables"][0]["medians"] == {"a": 3}
+    assert not second["finished"]
+    assert "## second, 0 s, not finished" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    wrong.clear()
+    asked.clear()
+    report = bench_gpu(out=tmp_path, **QUICK)
+    assert asked == [("second", "a"), ("second", "b")]
+    assert not report.left_out
+    assert "not finished" not in report.as_markdown()
+
+
+def test_what_does_not_fit_into_the_time_is_left_out(two, tmp_path, monkeypatch):
+    asked, said = two[0], []
+    clock = iter([0.0, *[100.0] * 1000])  # the first one takes all of the time
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    report = bench_gpu(out=tmp_path, minutes=1.0, say=said.append, **QUICK)
+    assert asked == []
+    assert report.left_out == ["first", "second"]
+    assert said == [
+        "first: left out, it takes about 1 s and 0 s are left",
+        "second: left out, it takes about 1 s and 0 s are left",
+    ]
+
+
+def test_a_measurement_that_fails_does_not_end_the_others(two, tmp_path):
+    asked, wrong = two
+    wrong["first", "b"] = RuntimeError("CUDA error: an illegal memory access\nmore")
+    said = []
+    report = bench_gpu(out=tmp_path, say=said.append, **QUICK)
+    assert asked == [("first", "a"), ("first", "b"), ("second", "a"), ("second", "b")]
+    assert report.left_out == ["first"]
+    assert "first: RuntimeError: CUDA error: an illegal memory access" in said
+
+
+def test_figures_of_another_set_up_are_not_mixed_in(two, tmp_path):
+    bench_gpu(out=tmp_path, only=["first"], **QUICK)
+    path = tmp_path / "first.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(result | {"setup": result["setup"] | {"torch": "2.0"}}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"first\.json was measured otherwise: torch was 2\.0, is "):
+        bench_gpu(out=tmp_path, **QUICK)
+    for text in ("", "[]", "{}", '{"setup": {}, "finished": true, "tables": [1]}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=r"first\.json: no result of `primegpt bench gpu`"):
+            bench_gpu(out=tmp_path, **QUICK)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so():
-    with pytest.raises(UsageError, match="no CUDA GPU"):
-        bench_gpu()
+def test_without_a_gpu_it_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", "gpu"], 0.0) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "primegpt: no CUDA GPU is here; `primegpt bench train` measures on the CPU\n"
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 1}, {"batch_size": 0}])
-def test_too_little_is_refused(wrong):
-    with pytest.raises(UsageError, match="at least"):
-        bench_gpu(device="cpu", **wrong)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 1}, "at least 8"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"minutes": 0}, "more than 0"),
+        ({"only": ["trainin"]}, "did you mean 'training'"),
+        ({"source": "nowhere.txt"}, r"nowhere\.txt: no such file"),
+        ({"quick": False}, "--device cpu: with --quick alone"),
+        ({"device": "mps"}, "not available here"),
+    ],
+)
+def test_wrong_requests(wrong, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        bench_gpu(out=tmp_path / "out", **QUICK | wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_checkout(tmp_path):
     with pytest.raises(UsageError, match=r"no bench\.py"):
-        bench_gpu(nanogpt=tmp_path, device="cpu")
-
-
-def test_flops_are_those_of_the_real_shape():
-    from primegpt.bench.gpu import GPT2
-    from primegpt.config import resolve
-
-    model = resolve({"model": {"preset": "gpt2", "bias": False, **GPT2}}).model
-    # nanoGPT's count for its MFU: 6 N + 12 L H Q T, with N = 123.6M without position embeddings.
-    assert flops_per_token(model, 1024) == pytest.approx(6 * 123.6e6 + 12 * 12 * 768 * 1024, rel=0.02)
+        bench_gpu(nanogpt=tmp_path, **QUICK)

@@ -6,6 +6,7 @@ timed stands below.
 """
 
 import importlib.util
+import math
 import os
 import platform
 import statistics
@@ -89,12 +90,26 @@ class Comparison:
                 rows.append([result.name, f"absent: {result.absent}", *[""] * (len(rows[0]) - 2)])
                 continue
             figures = [figure(rate) for rate in (result.median, min(result.rates), max(result.rates))]
-            row = [result.name, *figures, f"{self.ratio(result):.2f}×"]
+            row = [result.name, *figures, f"{self.ratio(result):.2f}×" if self.results[0].rates else ""]
             if limited:
                 row.append(f"{result.median / result.limit:.0%}" if result.limit else "")
             rows.append(row)
         table = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
         return "\n".join([f"{self.task} ({machine})", "", *table])
+
+
+NO_TIME = "there was no time left"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How long turns may be begun, by time.monotonic(), and who is told after each what there is by then."""
+
+    until: float = math.inf
+    after_turn: Callable[[Sequence[Comparison]], None] = lambda found: None
+
+
+UNBOUNDED = Allowance()
 
 
 def figure(rate: float) -> str:
@@ -109,6 +124,7 @@ def compare(
     *,
     turns: int = 5,
     say: Say = silent,
+    allowance: Allowance = UNBOUNDED,
 ) -> Comparison:
     """Let `contestants` take `turns` turns each; a text instead of a function says why one is absent."""
 
@@ -116,7 +132,7 @@ def compare(
         return lambda: (run(),)
 
     several = {name: run if isinstance(run, str) else as_runs(run) for name, run in contestants.items()}
-    return compare_measures([Measure(task, unit)], several, turns=turns, say=say)[0]
+    return compare_measures([Measure(task, unit)], several, turns=turns, say=say, allowance=allowance)[0]
 
 
 def compare_measures(
@@ -125,11 +141,12 @@ def compare_measures(
     *,
     turns: int = 5,
     say: Say = silent,
+    allowance: Allowance = UNBOUNDED,
 ) -> list[Comparison]:
     """As `compare`, where each turn of a contestant gives one rate for each of `measures`.
 
-    A contestant that raises Absent takes no further turn, and those it took do not count. Raises UsageError if
-    there are no turns.
+    A contestant that raises Absent takes no further turn, and those it took do not count; one that has had no turn when
+    the `allowance` ends is absent too. Raises UsageError if there are no turns.
     """
     if turns < 1:
         raise UsageError(f"--turns {turns}: at least one is needed")
@@ -137,7 +154,7 @@ def compare_measures(
     absent = {name: run for name, run in contestants.items() if isinstance(run, str)}
     for turn in range(turns):
         for name, run in contestants.items():
-            if isinstance(run, str) or name in absent:
+            if isinstance(run, str) or name in absent or time.monotonic() > allowance.until:
                 continue
             try:
                 rates[name].append(run())
@@ -147,13 +164,21 @@ def compare_measures(
                 continue
             said = zip(rates[name][-1], measures, strict=True)
             say(f"turn {turn + 1} of {turns}: {name} {', '.join(f'{figure(rate)} {m.unit}' for rate, m in said)}")
-    here = machine()
+            allowance.after_turn(tables(measures, rates, absent))
+    return tables(measures, rates, absent)
+
+
+def tables(
+    measures: Sequence[Measure], rates: Mapping[str, Sequence[Sequence[float]]], absent: Mapping[str, str]
+) -> list[Comparison]:
+    """What there is of each of `measures`, of the turns that contestants have taken."""
+    here, why = machine(), {name: absent.get(name, "" if taken else NO_TIME) for name, taken in rates.items()}
     return [
         Comparison(
             measure.task,
             measure.unit,
             here,
-            tuple(Result(name, tuple(r[n] for r in rates[name]), absent.get(name, "")) for name in contestants),
+            tuple(Result(name, tuple(turn[n] for turn in taken), why[name]) for name, taken in rates.items()),
             measure.less_is_better,
         )
         for n, measure in enumerate(measures)
@@ -214,13 +239,17 @@ def output_of(
     threads: int | None = None,
     folder: Path | None = None,
     variables: Mapping[str, str] | None = None,
+    patience: float | None = None,
 ) -> str:
     """What `command` writes to standard output, with more environment `variables` if given.
 
-    Raises Absent, with the last line of its complaint, if it fails.
+    Raises Absent, with the last line of its complaint, if it fails, or is not done after `patience` seconds.
     """
-    given = environment(threads) | dict(variables or {})
-    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, encoding="utf-8", errors="replace")
+    given: dict[str, Any] = {"cwd": folder, "env": environment(threads) | dict(variables or {}), "timeout": patience}
+    try:
+        done = subprocess.run(command, **given, capture_output=True, encoding="utf-8", errors="replace")
+    except subprocess.TimeoutExpired:
+        raise Absent(f"it was not done after {patience:.0f} seconds") from None
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise Absent(f"{Path(command[0]).name} {' '.join(command[1:3])} failed: {last[:200]}")

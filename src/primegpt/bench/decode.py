@@ -10,13 +10,16 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from primegpt.bench.compare import (
     PRIMEGPT,
     PYTHON,
+    UNBOUNDED,
     Absent,
+    Allowance,
     Comparison,
     Measure,
     Runs,
@@ -62,8 +65,10 @@ def bench_decode(
     compiled: bool = False,
     cold: bool = False,
     alone: bool = False,
+    device: str = "cpu",
     buffer_megabytes: int = 512,
     say: Say = silent,
+    allowance: Allowance = UNBOUNDED,
 ) -> list[Comparison]:
     """Prefill and decoding rates of `streams` prompts of `prompt` ids, continued by `tokens`, for each number format.
 
@@ -81,21 +86,23 @@ def bench_decode(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(run) if run else random_run(Path(folder) / "run", sizes, say)
-        opened, exports = load(path, device="cpu", say=say), Exports(path, Path(folder))
+        opened, exports = load(path, device=device, say=say), Exports(path, Path(folder))
         context = opened.model.config.block_size
         if prompt + tokens > context:
             raise UsageError(f"{prompt} + {tokens} tokens do not fit the model's context of {context}", "ask for fewer")
-        bandwidth, weights = read_bandwidth(buffer_megabytes), weights_per_token(opened.model)
-        title = f"{human_count(weights)} weights, {prompt} + {tokens} tokens, {threads} threads"
+        bandwidth, weights = read_bandwidth(buffer_megabytes, device=device), weights_per_token(opened.model)
+        where = f"{threads} threads" if device == "cpu" else device
+        title = f"{human_count(weights)} weights, {prompt} + {tokens} tokens, {where}"
         say(f"{title}; memory is read at {bandwidth / 1e9:.1f} GB/s")
-        found = []
+        found: list[Comparison] = []
+        allowed = replace(allowance, after_turn=lambda now: allowance.after_turn([*found, *now]))
         for precision in precisions:
             makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled, alone)
             with made_ready(makers, precision, say) as writers:
                 for count in streams:
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
                     named = f"{precision}, {count} stream{'s' * (count > 1)}: {title}"
-                    prefill, decode = measure(writers, prompts, tokens, named, turns, say)
+                    prefill, decode = measure(writers, prompts, tokens, named, turns, say, allowed)
                     limit = count * bandwidth / (BYTES[precision] * weights)
                     found += [prefill, decode.with_limits(dict.fromkeys(writers, limit))]
             if cold:
@@ -128,8 +135,8 @@ def made_ready(
     writers.clear()
 
 
-def read_bandwidth(megabytes: int = 512, repeats: int = 10) -> float:
-    """Bytes per second at which torch reads a buffer that no cache holds, on the threads it is set to.
+def read_bandwidth(megabytes: int = 512, repeats: int = 10, device: str = "cpu") -> float:
+    """Bytes per second at which torch reads a buffer that no cache holds, on the threads it is set to, or on a GPU.
 
     The best of `repeats` by each of several reductions, since none is the fastest on every machine. Tighter code may
     read faster still, on a single core above all: a share of this may come out above 100%.
@@ -138,8 +145,10 @@ def read_bandwidth(megabytes: int = 512, repeats: int = 10) -> float:
 
     from primegpt.hugepages import use_huge_pages
 
-    held = torch.nn.Parameter(torch.ones(megabytes * 2**18), requires_grad=False)  # fp32; written, to be really there
-    use_huge_pages([held])  # as weights are
+    ones = torch.ones(megabytes * 2**18, device=device)  # fp32; written, to be really there
+    held = torch.nn.Parameter(ones, requires_grad=False)
+    if device == "cpu":
+        use_huge_pages([held])  # as weights are
     buffer = held.data
     left, right = buffer.chunk(2)
     best = float("inf")
@@ -147,6 +156,8 @@ def read_bandwidth(megabytes: int = 512, repeats: int = 10) -> float:
         for read in (buffer.sum, buffer.amax, buffer.norm, lambda: torch.dot(left, right)):
             start = time.perf_counter()
             read()
+            if device != "cpu":
+                getattr(torch, device).synchronize()
             best = min(best, time.perf_counter() - start)
     return 4 * buffer.numel() / best
 
@@ -184,9 +195,9 @@ def contestants(
     made[OURS] = lambda: our_writer(run, precision)
     if alone:
         return made
-    path = transformers_path(exports, precision)
-    made[TRANSFORMERS] = path if isinstance(path, str) else lambda: transformers_writer(path, precision)
-    file = llama_path(exports, precision)
+    path, device = transformers_path(exports, precision), run.model.device.type
+    made[TRANSFORMERS] = path if isinstance(path, str) else lambda: transformers_writer(path, precision, device)
+    file = llama_path(exports, precision) if device == "cpu" else "is measured on CPUs alone"
     made[llama_name(precision)] = file if isinstance(file, str) else lambda: llama_writer(file, threads, context)
     return made
 
@@ -221,6 +232,7 @@ def measure(
     title: str,
     turns: int,
     say: Say = silent,
+    allowance: Allowance = UNBOUNDED,
 ) -> list[Comparison]:
     """Prefill and decoding of `prompts` by every writer, after a turn each that is not counted."""
     count, length = len(prompts), len(prompts[0])
@@ -236,7 +248,7 @@ def measure(
 
     runs = {name: writer if isinstance(writer, str) else rates(writer) for name, writer in writers.items()}
     measures = [Measure(f"Prefill, {title}", "tok/s prefill"), Measure(f"Decoding, {title}", "tok/s decoded")]
-    return compare_measures(measures, runs, turns=turns, say=say)
+    return compare_measures(measures, runs, turns=turns, say=say, allowance=allowance)
 
 
 def bench_cold(

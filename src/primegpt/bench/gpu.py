@@ -1,90 +1,247 @@
-"""Training steps of GPT-2's 124M on one GPU: tokens per second, and their share of what its matrix products allow."""
+"""All that is to be known of one GPU, for a machine that is lent for a quarter of an hour: `primegpt bench gpu`.
+
+OUT/NAME.json     what was measured by that name, written after every turn
+OUT/report.md     the same to read
+
+The most important measurement comes first, and one is begun only if it is likely to end in the time that is left.
+Asked once more with the same OUT, the command goes on with those that are missing. So whatever ends it, what was
+measured is kept.
+"""
 
 import json
-import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from primegpt.bench.compare import PYTHON, Absent, Comparison, compare, output_of
-from primegpt.bench.train import parse_iterations
-from primegpt.config import resolve
-from primegpt.device import matmul_rate
-from primegpt.errors import UsageError
-from primegpt.model.size import flops_per_token
-from primegpt.terminal import Say, silent
+import primegpt
+from primegpt.bench import gpu_training
+from primegpt.bench.compare import NO_TIME, Absent, Allowance, Comparison
+from primegpt.bench.decode import bench_decode
+from primegpt.bench.exactness import check_exactness
+from primegpt.bench.gpu_training import Job
+from primegpt.bench.kernels import bench_attention, bench_loss
+from primegpt.bench.random_run import GPT2_124M
+from primegpt.bench.suite import OWN, commit_of
+from primegpt.device import choose_device
+from primegpt.errors import PrimegptError, UsageError, nearest
+from primegpt.run.atomic import io_errors, write_text_atomic
+from primegpt.terminal import Say, as_json, silent
 
-GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257}  # padded to 50,304
-ITERATION = re.compile(r"time per iteration: ([\d.]+)ms")
+PROMPT = 32  # ids before what `decoding` writes
+
+
+class Table(Protocol):
+    """What a measurement gives."""
+
+    def as_dict(self) -> dict[str, object]: ...
+    def as_markdown(self) -> str: ...
+
+
+Keep = Callable[[Sequence[Table]], None]
+
+
+class Measurement(NamedTuple):
+    """One of them: what it takes on a GPU of today, in seconds, and how it is done."""
+
+    needs: Callable[[Job], float]
+    perform: Callable[[Job, Allowance, Keep], Sequence[Table]]
+
+
+def exactness(job: Job, allowance: Allowance, keep: Keep) -> Sequence[Table]:
+    found: list[Table] = []
+    for checks in check_exactness(job.device, job.name, compile=job.compile):
+        keep(found := [checks])
+    if broken := [check.name for check in checks.checks if not check.holds]:
+        job.say(f"exactness: {len(broken)} of {len(checks.checks)} do not hold: {', '.join(broken)}")
+    return found
+
+
+def decoding(job: Job, allowance: Allowance, keep: Keep) -> Sequence[Table]:
+    """Texts of the same random weights, beside Transformers."""
+    return bench_decode(
+        prompt=4 if job.quick else PROMPT,
+        tokens=8 if job.quick else 128,
+        streams=(1, 2) if job.quick else (1, 16, 64),
+        precisions=("bf16", "fp32"),
+        sizes=job.sizes,
+        turns=job.turns,
+        threads=job.threads,
+        device=job.device,
+        buffer_megabytes=8 if job.quick else 2048,
+        say=job.say,
+        allowance=allowance,
+    )
+
+
+def attention(job: Job, allowance: Allowance, keep: Keep) -> Sequence[Table]:
+    return bench_attention(
+        job.sizes, job.batch_size, job.device, turns=job.turns, repeats=job.repeats, say=job.say, allowance=allowance
+    )
+
+
+def loss(job: Job, allowance: Allowance, keep: Keep) -> Sequence[Table]:
+    return bench_loss(
+        job.sizes,
+        job.batch_size,
+        job.device,
+        turns=job.turns,
+        compile=job.compile,
+        repeats=job.repeats,
+        say=job.say,
+        allowance=allowance,
+    )
+
+
+# By importance. Seconds are a guess: a process of its own starts in 10, and compiles in 40 the first time.
+MEASUREMENTS: dict[str, Measurement] = {
+    "exactness": Measurement(lambda job: 75, exactness),
+    "training": Measurement(lambda job: 90 + 60 * job.turns, gpu_training.training),
+    "recipe": Measurement(lambda job: 60 * job.recipe_minutes + 45, gpu_training.recipe),
+    "decoding": Measurement(lambda job: 75, decoding),
+    "compiling": Measurement(lambda job: 30 + 45 * job.turns, gpu_training.compiling),
+    "attention": Measurement(lambda job: 15, attention),
+    "loss": Measurement(lambda job: 45, loss),
+}
 
 
 def bench_gpu(
+    source: str | None = None,
     *,
+    out: Path = Path("bench-gpu"),
     nanogpt: Path | None = None,
+    only: Sequence[str] = (),
+    minutes: float = 12,
     batch_size: int = 12,
     steps: int = 40,
-    turns: int = 3,
-    compile: bool = True,
-    sizes: Mapping[str, int] = GPT2,
+    turns: int = 2,
     device: str = "cuda",
+    quick: bool = False,
     say: Say = silent,
-) -> Comparison:
-    """Tokens per second of one process on one GPU, in bf16, with random tokens.
+) -> "Report":
+    """Measure what is not in `out` yet, or of that what is named, and begin nothing that would not end in `minutes`.
 
-    The limit is what all FLOPs of a step would take at the measured rate of large bf16 products, so the share of it is
-    the model FLOPs utilisation.
-
-    nanoGPT takes part by its own `bench.py`, with the same batch. Raises UsageError where there is no GPU.
+    Raises UsageError where there is no GPU, and where `out` holds what was measured otherwise.
     """
-    if nanogpt and not (nanogpt / "bench.py").is_file():
-        raise UsageError(f"--nanogpt {nanogpt}: no bench.py is there", "name a checkout of nanoGPT")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA GPU is here", "`primegpt bench train` measures on the CPU")
-    if batch_size < 1 or steps < 8:
-        raise UsageError("--batch-size: at least 1, --steps: at least 8")
-    tokens = batch_size * sizes["block_size"]
-    contestants: dict[str, Callable[[], float] | str] = {
-        "primegpt": our_rate(sizes, batch_size, steps, compile, device, tokens),
-        "nanoGPT": nanogpt_rate(nanogpt, sizes, batch_size, compile, device, tokens)
-        if nanogpt
-        else "no checkout given (--nanogpt)",
-    }
-    name = torch.cuda.get_device_name() if device == "cuda" else device
-    title = f"Training GPT-2's shape on {name}, batch {batch_size} x {sizes['block_size']}, bf16"
-    found = compare(f"{title}{', compiled' if compile else ''}", "tok/s", contestants, turns=turns, say=say)
-    model = resolve({"model": {"preset": "gpt2", "bias": False, **sizes}}).model
-    limit = matmul_rate(device, torch.bfloat16) / flops_per_token(model, sizes["block_size"])
-    return found.with_limits(dict.fromkeys(contestants, limit))
+    if device == "cpu" and not quick:
+        raise UsageError("--device cpu: with --quick alone", "`primegpt bench train` measures on the CPU")
+    if nanogpt and not (nanogpt / "bench.py").is_file():
+        raise UsageError(f"--nanogpt {nanogpt}: no bench.py is there", "name a checkout of nanoGPT")
+    if wrong := [name for name in only if name not in MEASUREMENTS]:
+        raise UsageError(f"--only: {wrong[0]!r} is no measurement", nearest(wrong[0], MEASUREMENTS))
+    if batch_size < 1 or steps < 8 or turns < 1 or minutes <= 0:
+        raise UsageError("--batch-size and --turns: at least 1; --steps: at least 8; --minutes: more than 0")
+    if source and not Path(source).is_file():
+        raise UsageError(f"{source}: no such file")
+    job = Job(
+        device=choose_device(device),
+        name=torch.cuda.get_device_name() if device == "cuda" else device,
+        sizes=GPT2_124M,
+        batch_size=batch_size,
+        steps=steps,
+        turns=turns,
+        recipe_minutes=2.0,
+        source=source,
+        nanogpt=nanogpt,
+        say=say,
+    )
+    report = Report(out, job.made_quick() if quick else job)
+    report.complete(only or list(MEASUREMENTS), time.monotonic() + 60 * minutes)
+    return report
 
 
-def our_rate(
-    sizes: Mapping[str, int], batch_size: int, steps: int, compile: bool, device: str, tokens: int
-) -> Callable[[], float]:
-    """The step of `primegpt train`: fused attention, fused AdamW, bf16."""
-    train = {"batch_size": batch_size, "device": device, "precision": "bf16", "attention": "sdpa", "compile": compile}
-    given = {"model": {"preset": "gpt2", "bias": False, **sizes}, "train": train}
-    command = [PYTHON, "-m", "primegpt.bench.process", "steps", json.dumps(given), str(steps)]
-    return lambda: 1000 * tokens / parse_iterations(output_of(command)).milliseconds
+class Report:
+    """The folder of results, and what is still missing there."""
 
+    def __init__(self, folder: Path, job: Job) -> None:
+        """Raises UsageError where `folder` holds what was measured otherwise."""
+        self.folder, self.job = folder, job
+        self.setup: dict[str, Any] = {
+            "commit": commit_of(OWN),
+            "primegpt": primegpt.__version__,
+            "torch": version("torch"),
+            "device": job.name,
+            **job.setup(),
+        }
+        for name, result in self.results():
+            self._refuse_another(name, result)
+        self.left_out: list[str] = []
 
-def nanogpt_rate(
-    checkout: Path, sizes: Mapping[str, int], batch_size: int, compile: bool, device: str, tokens: int
-) -> Callable[[], float]:
-    """Its own benchmark, whose network is GPT-2's 124M."""
-    flags = {
-        "real_data": False,
-        "batch_size": batch_size,
-        "block_size": sizes["block_size"],
-        "dtype": "bfloat16",
-        "device": device,
-        "compile": compile,
-    }
-    command = [PYTHON, "bench.py", *(f"--{name}={value}" for name, value in flags.items())]
+    def complete(self, names: Sequence[str], until: float) -> None:
+        """Measure those of `names` that are missing, in their order, as far as there is time."""
+        finished = {name for name, result in self.results() if result["finished"]}
+        with io_errors(f"make the folder {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (name for name in MEASUREMENTS if name in names and name not in finished):
+            needs, left = 1.0 if self.job.quick else MEASUREMENTS[name].needs(self.job), until - time.monotonic()
+            if needs > left:
+                self.job.say(f"{name}: left out, it takes about {needs:.0f} s and {max(0, left):.0f} s are left")
+                self.left_out.append(name)
+            elif not self.perform(name, until):
+                self.left_out.append(name)
 
-    def run() -> float:
-        if not (said := ITERATION.findall(output_of(command, folder=checkout))):
-            raise Absent("its bench.py printed no time per iteration")
-        return 1000 * tokens / float(said[-1])
+    def perform(self, name: str, until: float) -> bool:
+        """Measure, and keep what there is after every turn; whether all of it was measured."""
+        started, kept = time.monotonic(), []
+        self.job.say(f"{name}: {max(0.0, until - started) / 60:.1f} minutes are left")
 
-    return run
+        def keep(tables: Sequence[Table], finished: bool = False) -> None:
+            kept[:] = tables
+            self.write(name, tables, finished, time.monotonic() - started)
+
+        try:
+            keep(MEASUREMENTS[name].perform(self.job, Allowance(until, keep), keep))
+        except (Absent, PrimegptError, RuntimeError) as error:  # RuntimeError: what torch raises of a GPU
+            self.job.say(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
+            return False
+        absent = [result.absent for table in kept if isinstance(table, Comparison) for result in table.results]
+        keep(list(kept), finished=NO_TIME not in absent)
+        return NO_TIME not in absent
+
+    def write(self, name: str, tables: Sequence[Table], finished: bool, seconds: float) -> None:
+        """Keep a result, and the report that has it."""
+        found = [{"markdown": table.as_markdown(), **table.as_dict()} for table in tables]
+        result = {"setup": self.setup, "finished": finished, "seconds": round(seconds, 1), "tables": found}
+        write_text_atomic(self.folder / f"{name}.json", as_json(result, indent=1) + "\n")
+        write_text_atomic(self.folder / "report.md", self.as_markdown())
+
+    def results(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What is in the folder, by name."""
+        for name in MEASUREMENTS:
+            path = self.folder / f"{name}.json"
+            if not path.exists():
+                continue
+            with io_errors(f"read {path}", UsageError):
+                text = path.read_text(encoding="utf-8", errors="replace")
+            try:
+                result = json.loads(text)
+                _ = result["setup"].keys(), result["finished"], [table["markdown"] for table in result["tables"]]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UsageError(
+                    f"{path}: no result of `primegpt bench gpu`", "move it away, or name another --out"
+                ) from None
+            yield name, result
+
+    def _refuse_another(self, name: str, result: Mapping[str, Any]) -> None:
+        before = result["setup"]
+        if other := [key for key in self.setup if before.get(key) != self.setup[key]]:
+            was = f"{other[0]} was {before.get(other[0])}, is {self.setup[other[0]]}"
+            raise UsageError(f"{self.folder / name}.json was measured otherwise: {was}", "name another --out")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"results": dict(self.results()), "left_out": self.left_out}
+
+    def as_markdown(self) -> str:
+        """Every table, and what was not finished."""
+        batch, steps = f"batch {self.job.batch_size} × {self.job.sizes['block_size']}", f"{self.job.steps} steps"
+        lines = [f"# {self.job.name}", "", f"{self.setup['commit']}, torch {self.setup['torch']}, {batch}, {steps}"]
+        for name, result in self.results():
+            state = "" if result["finished"] else ", not finished"
+            lines += ["", f"## {name}, {result['seconds']:.0f} s{state}"]
+            lines += [part for table in result["tables"] for part in ("", table["markdown"])]
+        return "\n".join(lines) + "\n"

@@ -62,8 +62,13 @@ class Checkout:
     """The folder that holds the package."""
     cache: Path
     """Of its own, so that it measures for itself what it remembers."""
+    commit: str = field(init=False)
+    """When it began."""
     figures: dict[str, Figure] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.commit = commit_of(self.source)
 
     def output_of(self, command: Sequence[str]) -> str:
         """What a process of this commit prints. Raises Absent."""
@@ -94,16 +99,16 @@ class Checkout:
             less = comparison["less_is_better"]
             self.figures[name] = Figure(unit=comparison["unit"], less_is_better=less, turns=turns)
 
-    def commit(self) -> str:
-        """Its first twelve digits, with a plus where the source has changed; a version where git does not know."""
-        root = self.source.parent
-        try:
-            if self.source.name != "src":
-                raise OSError
-            digits = git(root, "rev-parse", "--short=12", "HEAD")
-            return digits + "+" * bool(git(root, "status", "--porcelain", "--", "src"))
-        except (OSError, subprocess.CalledProcessError):
-            return f"version-{primegpt.__version__}"
+
+def commit_of(source: Path) -> str:
+    """Of the package in `source`: twelve digits, with a plus where the source has changed; a version without git."""
+    try:
+        if source.name != "src":  # installed, perhaps beneath a repository of something else
+            raise OSError
+        digits = git(source.parent, "rev-parse", "--short=12", "HEAD")
+        return digits + "+" * bool(git(source.parent, "status", "--porcelain", "--", "src"))
+    except (OSError, subprocess.CalledProcessError):
+        return f"version-{primegpt.__version__}"
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -147,7 +152,7 @@ def bench_all(
             for name, command in commands.items():
                 arguments = [given.get(word, word) for word in command.split()]
                 for checkout in order:
-                    say(f"turn {turn + 1} of {turns}: {name}{f' of {checkout.commit()}' if against else ''}")
+                    say(f"turn {turn + 1} of {turns}: {name}{f' of {checkout.commit}' if against else ''}")
                     checkout.take_turn(name, [word for word in arguments if word])
         return [sheet_of(checkout, load, rates, commands) for checkout in checkouts]
 
@@ -181,7 +186,7 @@ def machine_rates(megabytes: int) -> dict[str, float]:
 def sheet_of(checkout: Checkout, load: str, rates: Mapping[str, list[float]], commands: Mapping[str, str]) -> Sheet:
     here = machine()
     return Sheet(
-        commit=checkout.commit(),
+        commit=checkout.commit,
         date=datetime.date.today().isoformat(),
         machine={name: str(here[name]) for name in ("processor", "cores", "system")},
         load=load.removeprefix("load "),

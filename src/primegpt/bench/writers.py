@@ -55,13 +55,13 @@ def our_writer(run: "Run", precision: str, compiled: bool = False) -> Writer | s
     return write
 
 
-def transformers_writer(folder: Path, precision: str) -> Writer:
+def transformers_writer(folder: Path, precision: str, device: str = "cpu") -> Writer:
     """Transformers' own `generate`, as it comes, with its cache."""
     import torch
     from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
     model.generation_config.eos_token_id = model.config.eos_token_id = None
 
     class Clock(StoppingCriteria):
@@ -71,11 +71,13 @@ def transformers_writer(folder: Path, precision: str) -> Writer:
             self.stamps: list[float] = []
 
         def __call__(self, input_ids: Any, scores: Any, **_: object) -> Any:
+            if device != "cpu":  # there a token is asked for, and not yet there
+                getattr(torch, device).synchronize()
             self.stamps.append(time.perf_counter())
-            return torch.zeros(len(input_ids), dtype=torch.bool)
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=device)
 
     def write(prompts: Sequence[list[int]], tokens: int) -> Written:
-        ids, clock = torch.tensor(prompts), Clock()
+        ids, clock = torch.tensor(prompts, device=device), Clock()
         start = time.perf_counter()
         with torch.inference_mode():
             texts = model.generate(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = App(name="bench", help="Measure primegpt beside its peers, in alternating turns on this machine.")
 app.command("primegpt.cli.bench_kept:bench_all", name="all")
 app.command("primegpt.cli.bench_kept:compare", name="compare")
+app.command("primegpt.cli.bench_kept:bench_gpu", name="gpu")
 
 
 @app.command
@@ -90,35 +91,6 @@ def train(
         say=to_stderr,
     )
     _print(found, as_json)
-
-
-@app.command
-def gpu(
-    *,
-    nanogpt: Path | None = None,
-    batch_size: int = 12,
-    steps: int = 40,
-    turns: Turns = 3,
-    compile: bool = True,
-    as_json: Json = False,
-) -> None:
-    """Training steps of GPT-2's 124M on one GPU, and their share of the rate of matrix products.
-
-    Parameters
-    ----------
-    nanogpt
-        A checkout of nanoGPT, whose own bench.py takes part.
-    batch_size
-        Windows of 1,024 tokens in a step.
-    steps
-        Optimizer steps a turn.
-    compile
-        With torch.compile; --no-compile without.
-    """
-    from primegpt.bench.gpu import bench_gpu
-
-    found = bench_gpu(nanogpt=nanogpt, batch_size=batch_size, steps=steps, turns=turns, compile=compile, say=to_stderr)
-    _print([found], as_json)
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""`primegpt bench all` and `compare`: figures that are kept in files, commit by commit."""
+"""`primegpt bench all`, `compare` and `gpu`: many figures at once, which are kept in files."""
 
 from pathlib import Path
 
@@ -64,3 +64,63 @@ def compare(before: Path, after: Path, *, as_json: Json = False) -> None:
         show_json(sheet.as_dict(*sheets))
     else:
         show(sheet.side_by_side(*sheets))
+
+
+def bench_gpu(
+    source: str | None = None,
+    *,
+    out: Path = Path("bench-gpu"),
+    nanogpt: Path | None = None,
+    only: str = "",
+    minutes: float = 12,
+    batch_size: int = 12,
+    steps: int = 40,
+    turns: Turns = 2,
+    device: str = "cuda",
+    quick: bool = False,
+    as_json: Json = False,
+) -> None:
+    """One GPU in a quarter of an hour: whether it computes what it should, and how fast it trains GPT-2's 124M.
+
+    Parameters
+    ----------
+    source
+        A text file for the recipe; the built-in songbook when not given.
+    out
+        Where each result is written as soon as it is there; what is there already is not measured again.
+    nanogpt
+        A checkout of nanoGPT, whose own bench.py takes part.
+    only
+        Which, with commas: exactness, training, recipe, decoding, compiling, attention, loss.
+    minutes
+        Nothing is begun that would not end in this time.
+    batch_size
+        Windows of 1,024 tokens in a step.
+    steps
+        Optimizer steps a turn.
+    device
+        cpu with --quick, to see that all of it runs.
+    quick
+        Tiny sizes, whose figures mean nothing.
+    """
+    from primegpt.bench.gpu import bench_gpu
+
+    report = bench_gpu(
+        source,
+        out=out,
+        nanogpt=nanogpt,
+        only=only.split(",") if only else (),
+        minutes=minutes,
+        batch_size=batch_size,
+        steps=steps,
+        turns=turns,
+        device=device,
+        quick=quick,
+        say=to_stderr,
+    )
+    if as_json:
+        show_json(report.as_dict(), indent=1)
+    else:
+        show(report.as_markdown(), end="")
+    if report.left_out:
+        to_stderr(f"left out: {', '.join(report.left_out)}; the same command goes on with them")
