@@ -588,6 +588,41 @@ def test_a_run_that_trains_says_how_far_it_is_and_its_newest_is_followed(visit, 
         page.goto("about:blank")
 
 
+def test_a_checkpoint_that_is_gone_is_told_of_with_a_way_on(visit, runs, tmp_path):
+    live = tmp_path / "live"
+    shutil.copytree(runs[1], live)
+    with served([live]) as where:
+        page = visit(where=where)
+        best = page.input_value("#step")
+        gone = next(
+            step for step in page.locator("#step option").evaluate_all("all => all.map(e => e.value)") if step != best
+        )
+        shutil.rmtree(RunFolder(live).checkpoint_path(int(gone)))  # as training lets go of it
+        page.remove_listener("console", page.complain)  # which is told of the refusal, too
+        page.select_option("#step", gone)
+        page.locator("#gone", has_text=f"Step {gone} of live is no longer kept.").wait_for()
+        assert page.locator("#step option:checked").text_content() == f"{gone}, gone"
+        assert page.locator("#onto").text_content() == f"Go on with step {best}, best"
+        page.click("#onto")
+        page.locator("#gone").wait_for(state="hidden")
+        assert page.input_value("#step") == best
+        assert gone not in page.locator("#step option").evaluate_all("all => all.map(e => e.value)")
+        press_write(page, PROMPT)
+
+
+def test_an_error_of_what_is_typed_is_told_until_something_else_is(visit):
+    page = visit()
+    page.remove_listener("console", page.complain)
+    refusal = {"status": 400, "json": {"error": {"message": "this cannot be spelt"}}}
+    page.route("**/play/encode", lambda route: route.fulfill(**refusal))
+    page.fill("#prompt", "a")
+    page.locator("#status.bad", has_text="this cannot be spelt").wait_for()
+    page.unroute("**/play/encode")
+    page.fill("#prompt", "b")
+    page.locator("#status:not(.bad)").wait_for(state="attached")
+    assert page.locator("#status").text_content() == ""
+
+
 def test_the_prompt_is_the_same_in_every_view_and_run(visit):
     page = visit()
     page.fill("#prompt", PROMPT)

@@ -140,6 +140,11 @@ def test_every_number_can_be_reached_by_touch_and_by_keyboard(visit, touch):
     press(page.locator("#map .cell").nth(40), {"x": 4, "y": 4})
     assert len({first, second, cell.text_content()}) == 3
     assert re.fullmatch(r"“.*” reads [\d.< ]+ % from (“.*”|itself)\.", cell.text_content(), re.DOTALL)
+    kept = cell.text_content()
+    page.locator("#map svg").evaluate("e => (e.id = 'before')")
+    page.set_viewport_size({"width": 400 if touch else 1270, "height": 900})  # as when a phone is turned
+    page.locator("#map svg:not(#before)").wait_for()
+    assert cell.text_content() == kept
 
     page.click("#lens-card summary")
     said = page.locator("#lens-said")

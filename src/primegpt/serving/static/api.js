@@ -9,6 +9,8 @@ const KEPT = 80;
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) store("token", given, "sessionStorage");
 const token = given ?? stored("token", "sessionStorage");
+let refused = () => {}; // hears of every question that the server does not take
+export const whenRefused = (work) => (refused = work);
 const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
 
 export async function get(path) {
@@ -47,8 +49,10 @@ export async function* stream(name, body, signal) {
   }
 }
 
-function post(name, body, signal) {
-  return fetch(`play/${name}`, { method: "POST", headers, body: JSON.stringify(body), signal });
+async function post(name, body, signal) {
+  const response = await fetch(`play/${name}`, { method: "POST", headers, body: JSON.stringify(body), signal });
+  if (response.status === 400) refused();
+  return response;
 }
 
 async function answer(response) {

@@ -1,6 +1,6 @@
 // The page starts here: runs, views, theme.
 
-import { get } from "./api.js";
+import { get, whenRefused } from "./api.js";
 import { startBeside } from "./beside.js";
 import { $, arrows, count, h } from "./dom.js";
 import { startInside } from "./inside.js";
@@ -8,7 +8,7 @@ import { startLook } from "./look.js";
 import { startKept } from "./kept.js";
 import { buildSettings } from "./settings.js";
 import { linked } from "./share.js";
-import { emit, model, on, open, state, stepOf } from "./state.js";
+import { emit, latest, model, on, open, state, stepOf } from "./state.js";
 import { store, stored } from "./stored.js";
 import { startTraining } from "./training.js";
 import { startTour } from "./tour.js";
@@ -29,6 +29,7 @@ async function start() {
   addEventListener("hashchange", () => follow().catch(failed));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => emit("theme"));
   on("steps", checkpoints);
+  whenRefused(recount);
   on("go", view);
   on("look", (node) => {
     state.tree.chosen = node;
@@ -39,6 +40,7 @@ async function start() {
   $("run").replaceChildren(...state.runs.map(({ run, name }) => h("option", { value: run }, name)));
   $("run").addEventListener("change", () => choose(Number($("run").value)).catch(failed));
   $("step").addEventListener("change", () => choose(state.run, Number($("step").value)).catch(failed));
+  $("onto").addEventListener("click", () => choose(state.run).catch(failed));
   buildSettings($("settings"), state.runs[0].generate);
   startKept();
   startWrite();
@@ -78,12 +80,30 @@ async function choose(run, step = stepOf(state.runs[run])) {
   checkpoints();
 }
 
+// A run that trains lets go of checkpoints: who has chosen one of them is told so, and of one that there is.
 function checkpoints() {
-  const { steps, best } = state.runs[state.run];
-  const name = (step) => `${count(step)}${step === best ? ", best" : ""}`;
-  $("step").replaceChildren(...steps.map((step) => h("option", { value: step }, name(step))));
+  const { name, steps, best } = model();
+  const gone = !steps.includes(state.step);
+  const label = (step) => `${count(step)}${step === best ? ", best" : ""}`;
+  const options = steps.map((step) => h("option", { value: step }, label(step)));
+  if (gone) options.push(h("option", { value: state.step, disabled: true }, `${count(state.step)}, gone`));
+  $("step").replaceChildren(...options);
   $("step").value = state.step;
+  $("gone").hidden = !gone;
+  $("gone").firstElementChild.textContent = gone ? `Step ${count(state.step)} of ${name} is no longer kept.` : "";
+  $("onto").hidden = !steps.length;
+  $("onto").textContent = steps.length ? `Go on with step ${label(stepOf(model()))}` : "";
 }
+
+const recount = latest(
+  async (current) => {
+    const run = model();
+    const { steps, best } = await get(`play/runs/${run.run}/progress?after=${run.rows}`);
+    Object.assign(run, { steps, best });
+    if (current() && run === model()) checkpoints();
+  },
+  () => {}, // the question that was refused has its own words
+);
 
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : count(n));
 

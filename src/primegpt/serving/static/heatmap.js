@@ -23,10 +23,13 @@ export class Heatmap {
     });
   }
 
-  // `map`: { bytes, tokens, head, at, names, label }; the end of the text, or what lies around the chosen token.
+  // `map`: { bytes, tokens, head, at, names, label }; the end of the text, or what lies around the chosen token. The
+  // same map again, as at another width, has its cursor where it was.
   show(map) {
-    this.map = map;
     const { tokens, head, at, bytes } = map;
+    const same = this.map?.bytes === bytes && this.map.head === head && this.map.at === at;
+    const [row, column] = same ? [this.first + this.row, this.first + this.column] : [-1, -1];
+    this.map = map;
     this.shown = Math.min(LARGE, tokens, Math.max(12, Math.floor(this.element.clientWidth / 20)));
     this.first = Math.min(Math.max(0, at - this.shown + 6), tokens - this.shown);
     const names = map.names.slice(this.first, this.first + this.shown).map((name) => name.slice(0, 12));
@@ -41,7 +44,11 @@ export class Heatmap {
     svg.append(this.cursor);
     this.element.replaceChildren(svg);
     this.element.setAttribute("aria-label", map.label);
-    const row = Math.min(Math.max(0, at - this.first), this.shown - 1);
+    if (!this.move(row - this.first, column - this.first)) this.point(Math.min(Math.max(0, at - this.first), this.shown - 1));
+  }
+
+  // At what a row reads most.
+  point(row) {
     const most = Array.from({ length: row + 1 }, (_, column) => this.root(row, column));
     this.move(row, most.indexOf(Math.max(...most)));
   }
@@ -85,13 +92,15 @@ export class Heatmap {
     ]);
   }
 
+  // False where there is no such cell.
   move(row, column) {
-    if (row < 0 || row >= this.shown || column < 0 || column > row) return;
+    if (row < 0 || row >= this.shown || column < 0 || column > row) return false;
     Object.assign(this, { row, column });
     this.cursor.setAttribute("x", this.left + column * SIZE);
     this.cursor.setAttribute("y", this.top + row * SIZE);
     const name = (at) => `“${this.map.names[this.first + at]}”`;
     const from = row === column ? "itself" : name(column);
     this.output.textContent = `${name(row)} reads ${percent(this.root(row, column) ** 2)} from ${from}.`;
+    return true;
   }
 }

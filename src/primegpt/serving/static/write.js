@@ -119,9 +119,10 @@ function isWritten() {
 const typed = latest(async (current) => {
   const { ids } = await ask("encode", asked(prompt()));
   if (!current() || writing) return;
+  if ($("status").classList.contains("bad")) tell(""); // it was of what was typed before
   drafted(isWritten() ? null : ids);
   foresee();
-});
+}, failed);
 
 // A new text, in a tree of its own when the prompt is another.
 async function begin() {
