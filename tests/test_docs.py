@@ -114,15 +114,30 @@ def smollm(hub, random_model, tmp_path_factory) -> None:
         hub.files["HuggingFaceTB/SmolLM2-135M"][path.name] = path.read_bytes()
 
 
+WORDS = "the river ran under a bridge of stone and the song went on until morning\n" * 300
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a text and the run of a user's first command. It is copied, and trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my.txt").write_text(WORDS, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PRIMEGPT_CACHE", str(folder / "cache"))
+        assert run(["train", "my.txt", *SMALL], 0.0) == 0
+    shutil.rmtree(folder / "cache")
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch, hub) -> Path:
+def place(trained, tmp_path, monkeypatch, hub) -> Path:
     """A user's folder: a text, recipes, parts of their own, and a finished run; and a hub to push it to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))  # where shells are told what to complete
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # a server would answer for ever
     monkeypatch.setattr("sys.stdin", io.StringIO("the river\nquit\n"))  # what is typed into a chat
-    words = "the river ran under a bridge of stone and the song went on until morning\n"
-    (tmp_path / "my.txt").write_text(words * 300, encoding="utf-8")
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     answer = json.dumps({"prompt": "what ran under the bridge?", "response": "the river"})
     (tmp_path / "answers.jsonl").write_text(f"{answer}\n" * 40, encoding="utf-8")
     talk = [{"role": "user", "content": "what ran?"}, {"role": "assistant", "content": "the river"}]
@@ -135,7 +150,6 @@ def place(tmp_path, monkeypatch, hub) -> Path:
     corpus = corpora_folder() / "shakespeare" / "input.txt"  # as if it had been fetched
     corpus.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "my.txt", corpus)
-    assert run(["train", "my.txt", *SMALL], 0.0) == 0
     return tmp_path
 
 

@@ -1,11 +1,8 @@
 """The lessons of docs/learn print what they say, draw what they show, and are the notebooks that lie beside them."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +12,7 @@ from primegpt.report.pictures import PALETTE
 
 ROOT = Path(__file__).parents[1]
 MAKER = runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))
-PAGES, parts, outputs, notebook = (MAKER[name] for name in ("PAGES", "parts", "outputs", "notebook"))
-RUN = f"""
-import json, pathlib, runpy, sys
-run = runpy.run_path({str(ROOT / "docs" / "make_notebooks.py")!r})["run"]
-print(json.dumps(run(*map(pathlib.Path, sys.argv[1:]))))
-"""
+PAGES, parts, outputs, run, notebook = (MAKER[name] for name in ("PAGES", "parts", "outputs", "run", "notebook"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -29,14 +21,16 @@ def pictures(page: Path) -> list[Path]:
 
 
 @each_page
-def test_lessons_print_what_they_say_and_draw_what_they_show(page, tmp_path):
-    # One thread: two that wait for each other spin, beside another process for minutes.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", RUN, str(page), str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr
-    for said, printed in zip(outputs(page), json.loads(done.stdout), strict=True):
-        assert printed == said
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of libraries among themselves, which no reader sees
+def test_lessons_print_what_they_say_and_draw_what_they_show(page, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "show", plt.show)  # which a lesson's run replaces
+    plt.close("all")
+    with plt.rc_context():  # and its code takes a style
+        plt.rcdefaults()
+        printed = run(page, tmp_path)
+    assert printed == outputs(page)
     for picture in pictures(page):
         assert difference(tmp_path / picture.name, picture) < 0.02, "run: python docs/make_notebooks.py --pictures"
 
