@@ -4,7 +4,8 @@
 
 FOLDER keeps the runs, so that a second call takes only the pictures; without it they are trained anew and thrown away.
 Needs Chromium and playwright. The texts and numbers of the pictures are those of the runs, and may differ from one
-machine to another; what docs/walk-through.md says of them is true of any run.
+machine to another; what docs/walk-through.md says of them is true of any run. Tests in a browser have its way to start
+Chromium and to serve runs.
 """
 
 import shutil
@@ -21,12 +22,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import primegpt
+from primegpt.serving.security import Policy
 from primegpt.serving.serve import create_app, page_routes
 from primegpt.serving.server import listen, server_for
 
 IMAGES = Path(__file__).with_name("images")
 LARGEST = 150_000  # bytes of a picture
 PROMPT = "a sad rock song about the river"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"]  # what a container needs
 SIZES = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 160}
 RUNS = {
@@ -58,11 +61,11 @@ def train(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def served(runs: list[Path]) -> Iterator[str]:
-    """The address of a playground of `runs`."""
+def served(runs: list[Path], policy: Policy | None = None) -> Iterator[str]:
+    """The address of a playground of `runs`, on a real socket."""
     run = primegpt.load(runs[0], device="cpu")
-    listening = listen("127.0.0.1", 0)
-    server = server_for(create_app(run, routes=page_routes(runs)(run)))
+    app, listening = create_app(run, policy=policy, routes=page_routes(runs)(run)), listen("127.0.0.1", 0)
+    server = server_for(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -218,12 +221,11 @@ def visit(browser: Browser, where: str, go: Callable[[Visitor], None]) -> None:
 
 
 def main(folder: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+    if CHROMIUM is None:
         raise SystemExit("there is no Chromium here, with which the pictures are taken")
     runs = train(folder)
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for go, shown in ((overview, runs), (walk, runs[:1])):
             with served(shown) as where:
                 visit(browser, where, go)

@@ -1,6 +1,7 @@
 """A page in a real Chromium: whole at every width, no number broken, values of the steps that they are of."""
 
-import shutil
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +9,9 @@ from primegpt.report.chart import Series
 from primegpt.report.page import Page
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pictures = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_pictures.py"))
+CHROMIUM, FLAGS = pictures["CHROMIUM"], pictures["FLAGS"]
 pytestmark = [pytest.mark.peers, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"]  # what a container needs
 LINES = "e => { const r = document.createRange(); r.selectNodeContents(e); return r.getClientRects().length; }"
 
 
