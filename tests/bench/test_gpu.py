@@ -117,6 +117,10 @@ def test_a_measurement_that_fails_does_not_end_the_others(two, tmp_path):
     assert asked == [("first", "a"), ("first", "b"), ("second", "a"), ("second", "b")]
     assert report.left_out == ["first"]
     assert "first: RuntimeError: CUDA error: an illegal memory access" in said
+    first = json.loads((tmp_path / "first.json").read_text(encoding="utf-8"))
+    assert first["error"].startswith("Traceback")
+    assert first["tables"][0]["medians"] == {"a": 1}
+    assert "## first, 0 s, not finished (more)" in report.as_markdown()
 
 
 def test_figures_of_another_set_up_are_not_mixed_in(two, tmp_path):

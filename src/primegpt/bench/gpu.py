@@ -10,6 +10,7 @@ measured is kept.
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 import primegpt
 from primegpt.bench import gpu_training
-from primegpt.bench.compare import NO_TIME, Absent, Allowance, Comparison
+from primegpt.bench.compare import NO_TIME, Allowance, Comparison
 from primegpt.bench.decode import bench_decode
 from primegpt.bench.exactness import check_exactness
 from primegpt.bench.gpu_training import Job
@@ -27,7 +28,7 @@ from primegpt.bench.kernels import bench_attention, bench_loss
 from primegpt.bench.random_run import GPT2_124M
 from primegpt.bench.suite import OWN, commit_of
 from primegpt.device import choose_device
-from primegpt.errors import PrimegptError, UsageError, nearest
+from primegpt.errors import UsageError, nearest
 from primegpt.run.atomic import io_errors, write_text_atomic
 from primegpt.terminal import Say, as_json, silent
 
@@ -196,18 +197,19 @@ class Report:
 
         try:
             keep(MEASUREMENTS[name].perform(self.job, Allowance(until, keep), keep))
-        except (Absent, PrimegptError, RuntimeError) as error:  # RuntimeError: what torch raises of a GPU
+        except Exception as error:  # the others are still wanted, and the machine will be gone
             self.job.say(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
+            self.write(name, kept, False, time.monotonic() - started, traceback.format_exc())
             return False
         absent = [result.absent for table in kept if isinstance(table, Comparison) for result in table.results]
         keep(list(kept), finished=NO_TIME not in absent)
         return NO_TIME not in absent
 
-    def write(self, name: str, tables: Sequence[Table], finished: bool, seconds: float) -> None:
+    def write(self, name: str, tables: Sequence[Table], finished: bool, seconds: float, error: str = "") -> None:
         """Keep a result, and the report that has it."""
         found = [{"markdown": table.as_markdown(), **table.as_dict()} for table in tables]
-        result = {"setup": self.setup, "finished": finished, "seconds": round(seconds, 1), "tables": found}
-        write_text_atomic(self.folder / f"{name}.json", as_json(result, indent=1) + "\n")
+        figures = {"finished": finished, "seconds": round(seconds, 1), "error": error, "tables": found}
+        write_text_atomic(self.folder / f"{name}.json", as_json({"setup": self.setup, **figures}, indent=1) + "\n")
         write_text_atomic(self.folder / "report.md", self.as_markdown())
 
     def results(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -241,7 +243,8 @@ class Report:
         batch, steps = f"batch {self.job.batch_size} × {self.job.sizes['block_size']}", f"{self.job.steps} steps"
         lines = [f"# {self.job.name}", "", f"{self.setup['commit']}, torch {self.setup['torch']}, {batch}, {steps}"]
         for name, result in self.results():
-            state = "" if result["finished"] else ", not finished"
+            error = result.get("error", "").strip().rpartition("\n")[2]
+            state = "" if result["finished"] else f", not finished{f' ({error})' if error else ''}"
             lines += ["", f"## {name}, {result['seconds']:.0f} s{state}"]
             lines += [part for table in result["tables"] for part in ("", table["markdown"])]
         return "\n".join(lines) + "\n"
