@@ -94,9 +94,9 @@ def test_weights_get_a_second_layout_with_the_second_text(random_model: MakeMode
     decoder = Decoder(compiled_for_decoding(random_model(), "fp32", fail), tokenizer)
     layers = [module for module in decoder.model.modules() if isinstance(module, SummedLinear)]
     decoder.generate(prompts(5), GREEDY)
-    assert not any(layer.packed for layer in layers)
+    assert not any(layer.several for layer in layers)
     decoder.generate(prompts(5, 6), GREEDY)
-    assert all(layer.packed for layer in layers)
+    assert all(layer.several for layer in layers)
 
 
 def test_without_a_compiler_one_line_says_so(tmp_path, monkeypatch, capsys) -> None:

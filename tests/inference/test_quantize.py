@@ -35,7 +35,7 @@ def random(*shape: int) -> torch.Tensor:
     [
         (PackedLinear, torch.float32, 1e-6),
         (PackedLinear, torch.bfloat16, 5e-3),
-        (Int8Linear, torch.float32, 7e-3),
+        (Int8Linear, torch.float32, 9e-3),
         (SummedLinear, torch.float32, 1e-6),
         (SummedLinear, torch.bfloat16, 5e-3),
         (partial(SummedLinear, int8=True), torch.float32, 9e-3),
@@ -44,8 +44,7 @@ def random(*shape: int) -> torch.Tensor:
 def test_products_are_those_of_the_weights(kind, dtype, error, shape, rows, threads) -> None:
     """Relative to the exact product, in fp64; a wrong scale, offset or order of outputs is an error of about 1.
 
-    int8: 144 weights N(0, 1) span some 5.5, in 255 steps, each an even error: 5.5 / 255 / sqrt(12) = 0.6%. With one
-    scale an output, 48 of them reach 2.4 to either side, some rows 3: 2 * 3 / 254 / sqrt(12) = 0.7%.
+    int8: 48 weights N(0, 1) of an output reach 2.4 to either side, some 3: 2 * 3 / 254 / sqrt(12) = 0.7%.
     """
     torch.set_num_threads(threads)
     weight, bias, x = random(*shape), random(shape[0], 1)[:, 0], random(*rows, shape[1])
@@ -82,7 +81,7 @@ def test_a_copy_in_fp32_for_compiled_steps_takes_no_memory_of_its_own(random_mod
     own = {p.data_ptr() for p in model.parameters()}
     twin = for_decoding(model, summed=True)
     assert {p.data_ptr() for p in twin.parameters()} == own
-    assert not any(layer.packed for layer in twin.modules() if isinstance(layer, SummedLinear))
+    assert not any(layer.several for layer in twin.modules() if isinstance(layer, SummedLinear))
 
 
 def test_matrices_worth_it_are_packed_and_held_once(random_model: MakeModel) -> None:
@@ -96,10 +95,53 @@ def test_matrices_worth_it_are_packed_and_held_once(random_model: MakeModel) -> 
     assert {p.data_ptr() for p in twin.parameters()} < own  # neither packed nor plain twice
 
 
-def test_int8_takes_little_more_than_a_byte_a_weight(random_model: MakeModel) -> None:
+def test_int8_holds_its_weights_once() -> None:
     layer = Int8Linear(nn.Parameter(random(3072, 768)), None)
-    assert layer.weight.dtype == torch.uint8
-    assert layer.weight.numel() < 1.05 * 3072 * 768
+    assert layer.packed is not None
+    assert layer.plain is None
+    assert sum(part.nbytes for part in vars(layer).values() if isinstance(part, torch.Tensor)) < 5 * 3072
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("peak", [1, 30])
+def test_a_product_in_int8_is_that_of_the_rounded_weights(shape, peak) -> None:
+    """In fp64. 14 bits of N(0, 1), or of 30 times the others, which reach 3: 2 * 3 / 16384 / sqrt(12) = 0.01%."""
+    weight, bias, x = random(*shape), random(shape[0], 1)[:, 0], random(9, shape[1])
+    x[:, 0] *= peak
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
+    exact = x.double() @ ((weight.double() / scale).round() * scale).T + bias.double()
+    found = Int8Linear(nn.Parameter(weight), nn.Parameter(bias))(x)
+    assert (found.double() - exact).norm() / exact.norm() < 3e-4
+    step = SummedLinear(nn.Parameter(weight), nn.Parameter(bias), int8=True)
+    for row in range(9):  # compiled steps are the same function
+        torch.testing.assert_close(step(x[row : row + 1])[0], found[row], atol=2e-5 * peak, rtol=0)
+
+
+@pytest.mark.parametrize("values", [(127, 64), (127, -64), (-127, 64), (-127, -64)])
+def test_sums_in_int8_do_not_overflow(values) -> None:
+    """Each weight and each digit at its end, as many as fit: sums of 16 bits between, as older CPUs have, would."""
+    level, digit = values
+    layer = Int8Linear(nn.Parameter(torch.full((32, 66_000), level / 127)), None)
+    x = torch.full((2, 66_000), digit / 64)
+    assert torch.allclose(layer(x), x.double().sum(-1, keepdim=True).float() * level / 127, rtol=1e-6)
+
+
+def test_zeros_stay_zeros_and_what_is_no_number_stays_none_in_int8() -> None:
+    layer = Int8Linear(nn.Parameter(random(64, 32)), None)
+    x = torch.stack([torch.zeros(32), random(32, 1)[:, 0], torch.full((32,), float("nan"))])
+    x[1, 5] = float("inf")
+    found = layer(x)
+    assert torch.equal(found[0], torch.zeros(64))
+    assert not found[1:].isfinite().any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_without_fbgemm_is_the_same_weights(shape) -> None:
+    weight, x = nn.Parameter(random(*shape)), random(2, 9, shape[1])
+    with patch.object(torch.ops.quantized, "linear_prepack", side_effect=RuntimeError):
+        plain = Int8Linear(weight, None)
+    assert plain.packed is None
+    torch.testing.assert_close(plain(x), Int8Linear(weight, None)(x), atol=3e-3, rtol=0)
 
 
 FOUR_BIT = [(64, 32), (80, 96), (16, 64), (2304, 32)]  # whole blocks of the kernel, and what is left of one
@@ -140,9 +182,11 @@ def test_groups_of_equal_weights_stay_what_they_are(value: float) -> None:
     assert torch.allclose(found, torch.full((16, 32), value), rtol=2**-8, atol=0.0)
 
 
-def test_a_row_in_int4_is_the_same_bits_alone_and_among_others() -> None:
-    layer, x = Int4Linear(nn.Parameter(random(208, 96)), None), random(37, 96)
-    assert torch.equal(torch.cat([layer(x[row : row + 1]) for row in range(37)]), layer(x))
+@pytest.mark.parametrize("kind", [Int4Linear, Int8Linear])
+def test_a_row_in_int4_or_int8_is_the_same_bits_alone_and_among_others(kind) -> None:
+    layer, x = kind(nn.Parameter(random(208, 96)), None), random(300, 96)
+    assert torch.equal(torch.cat([layer(x[row : row + 1]) for row in range(300)]), layer(x))
+    assert torch.equal(torch.cat([layer(part) for part in x.split(7)]), layer(x))
 
 
 @pytest.mark.parametrize("summed", [False, True])

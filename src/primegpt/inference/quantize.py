@@ -12,6 +12,7 @@ Compiling takes seconds.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
@@ -35,7 +36,7 @@ def for_decoding(model: GPT, precision: Precision = "fp32", *, summed: bool = Fa
     """A copy of `model` for inference, on its device. Weights that stay as they are share their storage.
 
     int8 and int4 keep embeddings and norms in fp32 and quantise the matrices (int4: those that it fits; int8 the
-    others); activations are never quantised. `summed` lays the weights out for compiled steps. Raises ConfigError for
+    others). `summed` lays the weights out for compiled steps. Raises ConfigError for
     int8 or int4 elsewhere than on a CPU.
     """
     on_cpu = model.device.type == "cpu"
@@ -100,74 +101,103 @@ class PackedLinear(nn.Module):
 class SummedLinear(nn.Module):
     """fp32, bf16 or int8 weights. One row times them is written as the sums that it is; not compiled it is slow.
 
-    int8 has one scale an output. Activations stay in fp32, or in bf16 beside bf16 weights; sums are in fp32.
+    int8 is that of `Int8Linear`, which several rows go through. Otherwise activations stay in fp32, or in bf16 beside
+    bf16 weights; sums are in fp32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
         super().__init__()
         self.bias, self.scale = bias, None
-        self.packed: PackedLinear | None = None
+        self.several: PackedLinear | Int8Linear | None = None  # what multiplies several rows, once that was made
         if int8:
-            self.scale = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            weight = (weight / self.scale.unsqueeze(1)).round().to(torch.int8)
+            self.several = Int8Linear(weight, bias)
+            weight, self.scale = in_bytes(weight)
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == x.size(-1):
             # As a strided view `x` is computed once, and not anew for every row of the matrix.
-            row = x.reshape(-1).float().as_strided((x.size(-1),), (1,))
+            row = (x.float() if self.scale is None else in_14_bits(x.float())).reshape(-1)
+            row = row.as_strided((x.size(-1),), (1,))
             y = (self.weight.float() * row).sum(dim=-1)  # (N,)
             y = y if self.scale is None else y * self.scale
             return (y if self.bias is None else y + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
-        return F.linear(x, self.dense(), self.bias) if self.packed is None else self.packed(x)
-
-    def dense(self) -> Tensor:
-        """The weights as numbers that ordinary products take."""
-        return self.weight if self.scale is None else self.weight * self.scale.unsqueeze(1)
+        return F.linear(x, self.weight, self.bias) if self.several is None else self.several(x)
 
     def pack(self) -> None:
-        """Make ready for a row of each of several texts: a second layout of the weights (int8: in fp32)."""
-        if self.packed is None:
-            self.packed = PackedLinear(self.dense(), self.bias)
+        """Make ready for a row of each of several texts: a second layout of the weights."""
+        if self.several is None:
+            self.several = PackedLinear(self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):
-    """int8 weights, with a scale and an offset for some outputs of one input channel; activations as they are.
+    """int8 weights with a scale for each output; activations in 14 bits, as two digits of which FBGEMM takes each.
 
-    The product of one row with a matrix is a weighted sum of the matrix's rows, which is what an embedding bag
-    computes; torch's quantised bag reads 8-bit rows and sums in fp32.
+    An activation is (coarse + fine / 128) times the largest of its row / 64, both whole numbers from -64 to 64. So
+    each row of the input is two rows of whole numbers, one product serves them, and its sums are exact: a row has the
+    same bits alone and among others. What 14 bits leave out is a fiftieth of what 8 bits leave out of the weights.
+    With eight bits a digit, processors without VNNI would overflow.
     """
 
-    CHUNKS = 16  # the outputs are cut into so many bags, which the cores share
-    FEW = 32  # rows above which the weights are worth turning into a matrix again
+    AT_ONCE = 128  # rows whose digits stay in the cache
+    INPUTS = (2**31 - 1) // (128 * 127)  # as many products fit into a sum of 32 bits
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        (N, K), self.bias = weight.shape, bias
-        chunks = next(c for c in range(self.CHUNKS, 0, -1) if N % c == 0)
-        rows = weight.float().view(chunks, N // chunks, K).transpose(1, 2).reshape(chunks * K, N // chunks)
-        self.weight = torch.ops.quantized.embedding_bag_byte_prepack(rows)
-        self.indices, self.ends = torch.arange(chunks * K), torch.arange(chunks + 1) * K
-        self.shape = chunks, K, N
+        self.bias, self.plain, self.packed = bias, None, None  # one of the two
+        self.bases = torch.tensor([64.0, 8192.0]).view(2, 1, 1)
+        levels, self.scale = in_bytes(weight.detach())
+        try:  # private operators of torch, for x86 alone, hence with a way back
+            self.packed = packed_bytes(levels, self.scale / 64)
+            self(torch.zeros(1, weight.size(1)))
+        except (RuntimeError, AttributeError, NotImplementedError):
+            self.plain, self.packed = levels, None
 
     def forward(self, x: Tensor) -> Tensor:
-        chunks, K, N = self.shape
-        rows = x.reshape(-1, K)
-        if len(rows) > self.FEW:
-            return F.linear(x, self.dense().to(x.dtype), self.bias)
-        bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
-        factors = (row.expand(chunks, K).reshape(-1) for row in rows)
-        sums = [
-            bag(self.weight, self.indices, self.ends, per_sample_weights=f, include_last_offset=True) for f in factors
-        ]
-        y = torch.stack(sums).view(*x.shape[:-1], N)
+        rows = x.reshape(-1, x.size(-1)).float()
+        pieces = [self.product(piece) for piece in rows.split(self.AT_ONCE)]
+        y = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(x.dtype).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
-    def dense(self) -> Tensor:
-        """The weights as an ordinary matrix, (N, K) in fp32."""
-        chunks, K, N = self.shape
-        rows = torch.ops.quantized.embedding_bag_byte_unpack(self.weight)  # (chunks * K, N / chunks)
-        return rows.view(chunks, K, N // chunks).transpose(1, 2).reshape(N, K)
+    def product(self, x: Tensor) -> Tensor:
+        """x (M, K) times the weights, (M, N), in fp32."""
+        if self.plain is not None:
+            return torch._weight_int8pack_mm(x, self.plain, self.scale)
+        size = largest(x)
+        digits = (x / size).mul(self.bases).round_()  # (2, M, K)
+        coarse, fine = digits.unbind()
+        fine.sub_(coarse, alpha=128)
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        high, low = multiply(digits.view(-1, x.size(-1)), 1.0, 64, self.packed).view(2, len(x), -1).unbind()
+        return torch.add(high, low, alpha=1 / 128).mul_(size)
+
+
+def in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(levels, scale): a weight (N, K) is level * scale, with levels from -127 to 127 and a scale for each output."""
+    scale = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (N,)
+    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+
+
+def packed_bytes(levels: Tensor, scale: Tensor) -> Any:
+    """The weights in FBGEMM's own layout, a byte each. Raises RuntimeError where this torch or processor has none."""
+    if levels.size(1) > Int8Linear.INPUTS:
+        raise RuntimeError("sums of so many products do not fit into 32 bits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch means to remove such tensors one day
+        zeros = torch.zeros(len(levels), dtype=torch.long)
+        weight = torch._make_per_channel_quantized_tensor(levels, scale.double(), zeros, 0)
+        return torch.ops.quantized.linear_prepack(weight, None)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest magnitude of each row, (..., 1)."""
+    return x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30)
+
+
+def in_14_bits(x: Tensor) -> Tensor:
+    """The numbers that the digits of `Int8Linear` say, in fp32."""
+    size = largest(x)
+    return (x / size).mul(8192.0).round().mul(size / 8192.0)
 
 
 class Int4Linear(nn.Module):
