@@ -135,18 +135,33 @@ def test_a_runs_own_configuration_says_everything_and_nothing_is_refused():
     refuse_idle(Layer(tomllib.loads(saved)), Config())
 
 
+RIVER = "the river ran under a bridge of stone\n" * 60
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Path("my.txt").write_text("the river ran under a bridge of stone\n" * 60, encoding="utf-8")
+    Path("my.txt").write_text(RIVER, encoding="utf-8")
     rows = [{"prompt": f"say {n}", "response": f"word {n}"} for n in range(40)]
     Path("answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run on my.txt. It is copied, and trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my.txt").write_text(RIVER, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PRIMEGPT_CACHE", str(folder / "cache"))
+        assert run(["train", "my.txt", "--tokenizer.kind", "char", "--out", "base", *SMALL], 0.0) == 0
+    return folder / "base"
+
+
 @pytest.fixture
-def base(place) -> str:
-    assert run(["train", "my.txt", "--tokenizer.kind", "char", "--out", "base", *SMALL], 0.0) == 0
+def base(trained, place) -> str:
+    shutil.copytree(trained, "base")
     return "base"
 
 
