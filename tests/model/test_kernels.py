@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from primegpt.model import kernels
-from primegpt.model.kernels import GELU, RMSNorm, Rotation, SquaredReLU
+from primegpt.model.kernels import GELU, RMSNorm, Rotation, SquaredReLU, View
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -103,3 +103,23 @@ def test_a_rotation_and_its_gradient_are_products_with_complex_numbers(dtype: to
         error = (found.detach().double() - torch.cat((turned.real, turned.imag), dim=-1)).norm() / turned.abs().norm()
         assert found.dtype == dtype
         assert error < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("lengths", [None, (9, 3, 7), (5, 5, 5)])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_single_queries_of_several_texts_in_bf16_are_the_formula_in_fp64(lengths, kv_heads: int) -> None:
+    """Each text by itself, and all of them at once; without lengths every text sees all."""
+    drawn = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 4, 1, 16, generator=drawn).bfloat16()
+    k, v = torch.randn(2, 3, kv_heads, 9, 16, generator=drawn).bfloat16()
+    mask = None if lengths is None else (torch.arange(9) < torch.tensor(lengths).unsqueeze(1)).view(3, 1, 1, 9)
+    found = kernels.attention(q, k, v, View(None, mask, causal=False), "sdpa")
+    keys, values = (t.double().repeat_interleave(4 // kv_heads, dim=1) for t in (k, v))
+    scores = q.double() @ keys.transpose(-2, -1) / 4
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    torch.testing.assert_close(found.double(), scores.softmax(-1) @ values, atol=2e-2, rtol=2**-8)
+    for row in range(3):
+        seen = None if mask is None else mask[row : row + 1]
+        alone = kernels.attention(*(t[row : row + 1] for t in (q, k, v)), View(None, seen, causal=False), "sdpa")
+        assert torch.equal(alone, found[row : row + 1])

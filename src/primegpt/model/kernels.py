@@ -246,6 +246,13 @@ def summed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores.softmax(dim=-1).unsqueeze(-1) * v).sum(dim=-2).view(B, H, 1, D).to(dtype)
 
 
+def attention_by_text(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`fused_attention` in fp32, one text after another, whose converted keys and values then stay in the cache."""
+    masks = [None] * len(q) if mask is None else mask.expand(len(q), -1, -1, -1).split(1)
+    texts = zip(q.float().split(1), k.split(1), v.split(1), masks, strict=True)
+    return torch.cat([fused_attention(q, k.float(), v.float(), seen) for q, k, v, seen in texts]).to(q.dtype)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, view: View, kernel: Kernel, dropout: float = 0.0) -> Tensor:
     """softmax(q kᵀ / √D) v over the keys that `view` shows, by the implementation `kernel`. Returns (B, H, T, D).
 
@@ -259,7 +266,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, view: View, kernel: Kernel, dropo
         if kernel == "sums" and len(q) == 1:
             return summed_attention(q, k, v)
         if q.dtype == torch.bfloat16 and q.is_cpu:  # there fused attention is slow for single queries
-            return fused_attention(q.float(), k.float(), v.float(), view.mask).to(q.dtype)
+            return attention_by_text(q, k, v, view.mask)
     if kernel != "explicit" and view.maps is None:
         return fused_attention(q, k, v, None if view.causal else view.mask, dropout, view.causal)
     if q.size(1) != k.size(1):
