@@ -175,7 +175,7 @@ class Int8Linear(nn.Module):
 def in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(levels, scale): a weight (N, K) is level * scale, with levels from -127 to 127 and a scale for each output."""
     scale = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (N,)
-    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+    return (weight / scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
 def packed_bytes(levels: Tensor, scale: Tensor) -> Any:

@@ -35,9 +35,9 @@ MUON_STEP_BYTES = 12
 
 SMALL_WEIGHTS = 64 * 2**20  # bytes that the caches hold: there a smaller number format gains nothing in decoding
 
-# As in quantize.py. int8: 16 pieces of each input's weights, with 8 bytes of scales and 8 of index. int4: half a byte
+# As in quantize.py. int8: a byte, and for each output scales, an offset and the sum of its weights. int4: half a byte
 # and, for 32 inputs, 4 bytes of scale and offset; inputs and outputs that are no multiples of these are int8.
-INT8_INPUT_BYTES = 256
+INT8_OUTPUT_BYTES = 16
 INT4_BYTES, INT4_INPUTS, INT4_OUTPUTS = 0.625, 32, 16
 
 
@@ -218,8 +218,8 @@ def _decoding_copies(config: ModelConfig, precision: str, on_cpu: bool) -> tuple
             (config.n_embd, config.padded_vocab_size),
         ]
         copies = [_quantized(*shape, precision) for shape in shapes]
-        # int8 lays floats out anew before, int4 puts the parts of a matrix together.
-        return round(sum(copies)), 4 * head if precision == "int8" else round(copies[-1])
+        # int8 has levels as floats before they are bytes, int4 puts the parts of a matrix together.
+        return round(sum(copies)), 5 * head if precision == "int8" else round(copies[-1])
     plain = matrices - (head if config.tie_embeddings else 0)  # replaced by packed ones when all are there
     return 2 * (matrices + parameters - plain), 2 * plain
 
@@ -228,7 +228,7 @@ def _quantized(inputs: int, outputs: int, precision: str) -> float:
     """Bytes of a matrix in int4, where it fits, or in int8."""
     if precision == "int4" and inputs % INT4_INPUTS == 0 and outputs % INT4_OUTPUTS == 0:
         return INT4_BYTES * inputs * outputs
-    return inputs * outputs + INT8_INPUT_BYTES * inputs
+    return inputs * outputs + INT8_OUTPUT_BYTES * outputs
 
 
 def _value_bytes(config: Config) -> int:
