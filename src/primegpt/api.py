@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from primegpt.jobs.finetuning import finetune
     from primegpt.jobs.interop import export, import_model
     from primegpt.jobs.listing import report
+    from primegpt.jobs.outlook import outlook, outlook_table
     from primegpt.jobs.publishing import push
     from primegpt.jobs.reinforcing import reinforce
     from primegpt.jobs.resuming import resume
@@ -34,6 +35,7 @@ _HOMES = {
     "jobs.evaluation_table": ["describe_evaluation"],
     "jobs.facts": ["describe", "forecast", "forecast_table", "info"],
     "jobs.finetuning": ["finetune"],
+    "jobs.outlook": ["outlook", "outlook_table"],
     "jobs.interop": ["export", "import_model"],
     "jobs.publishing": ["push"],
     "jobs.songs": ["demo"],

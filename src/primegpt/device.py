@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Format = Literal["bf16", "fp16", "fp32"]
 
+SHARING = 16  # threads that training of a few million parameters may gain from
+
 
 def available_cores() -> int:
     """CPU cores that this process may use, of all that the machine has."""
@@ -86,6 +88,24 @@ def matmul_rate(device: str, dtype: "torch.dtype", size: int = 768, repeats: int
             getattr(torch, device).synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def product_rate(device: str, dtype: "torch.dtype", threads: int | None = None) -> float:
+    """FLOP/s of matrix products by as many threads, all cores when None; on a CPU that of one times their number.
+
+    One thread at a time gets a core even beside other programs, for a product of half a millisecond. Above SHARING
+    threads a network of a few million parameters gains nothing more.
+    """
+    import torch
+
+    if device != "cpu":
+        return matmul_rate(device, dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(threads or available_cores(), SHARING) * matmul_rate(device, dtype, size=384, repeats=60)
+    finally:
+        torch.set_num_threads(before)
 
 
 def bf16_speedup() -> float:

@@ -32,10 +32,12 @@ def info(
 ) -> None:
     """Parameters, FLOPs, memory and expected time of a run or a recipe; of a run that was trained, what came of it.
 
+    Of a text, what `train` would plan for it, budget by budget.
+
     Parameters
     ----------
     target
-        A run folder or a recipe (a CONFIG.toml, or a name as char-10m); the latest run when not given.
+        A run folder, a recipe (a CONFIG.toml, or a name as char-10m) or a text; the latest run when not given.
     gpus
         Forecast memory and time on so many GPUs, from stated rates.
     gpu
@@ -45,6 +47,11 @@ def info(
 
     if gpu and gpus is None:
         raise UsageError("--gpu says of what kind --gpus are", "give their number: --gpus 1")
+    if target and target.is_file() and target.suffix != ".toml":
+        plans = api.outlook(target, gpus, gpu or "h100")
+        where = f"{gpus} {gpu or 'h100'}" if gpus else "this machine"
+        show_json([asdict(plan) for plan in plans]) if as_json else show(api.outlook_table(target, plans, where))
+        return
     if gpus is not None:
         planned = api.forecast(target, gpus, gpu or "h100")
         show_json([asdict(way) for way in planned]) if as_json else show(api.forecast_table(planned))

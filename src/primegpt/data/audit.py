@@ -30,7 +30,7 @@ SMALL = 1e6  # bytes
 # 20 tokens a parameter are what a model can use (Hoffmann et al. 2022). Below half a token a parameter they are more
 # than 40 passes over the text, and by then another pass teaches nothing (Muennighoff et al. 2023, section 6).
 TOKENS_PER_PARAMETER = 0.5
-GUARDED = 0.1  # the same of a run that averages its weights and ends when it learns no more (docs/experiments.md)
+GUARDED = 0.0625  # the same of a run that averages its weights and ends when it learns no more (docs/planning.md)
 COPIED, DUPLICATED, NEARLY_DUPLICATED, LEAKED = 0.2, 0.05, 0.1, 0.05
 EXAMPLES_FROM = 0.05
 UNKNOWN, HTML, SUPERVISED = 0.001, 0.01, 0.05

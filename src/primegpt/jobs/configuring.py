@@ -1,5 +1,6 @@
 """What is to be trained: the configuration that texts or a recipe, and flags, ask for."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from primegpt.config import (
     Layer,
     ReadingConfig,
     Settings,
+    TrainConfig,
     check,
     merge,
     preset_name,
@@ -23,14 +25,16 @@ from primegpt.config import (
 )
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.reading.sources import source_bytes
-from primegpt.device import choose_device
+from primegpt.device import choose_device, choose_precision, product_rate
 from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
 from primegpt.jobs.own_rewards import in_use
 from primegpt.model.own import numbers
-from primegpt.planning.recipe import Network, tuned, zero_config
+from primegpt.planning.law import STATED_RATES, Network
+from primegpt.planning.recipe import tuned, zero_config
 from primegpt.run.extensions import trust
 from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
+from primegpt.training.step import Precision
 
 COUNTED = set(BUDGETS) - {"minutes"}
 
@@ -57,8 +61,12 @@ def configure(
     preset = preset_name({"model": {"preset": "prime"}}, flags)
     size = source_bytes(data.sources, songs=data.songs, at_most=data.max_bytes)
 
+    rate = rate_for(asked.train, device, counted=bool(COUNTED & train.keys()))
+
     def chosen(records: Sequence[int] | None) -> dict[str, Any]:
-        return zero_config(size, device, asked.train.minutes, preset, records=records, width=width, fits=fits)
+        return zero_config(
+            size, device, asked.train.minutes, preset, records=records, width=width, rate=rate, fits=fits
+        )
 
     recipe = chosen(None if data.template == "text" else ())
     if data.template != "text" and "block_size" not in model and "sequence_length" not in train:
@@ -69,6 +77,18 @@ def configure(
     config = resolve(flags, texts, recipe=recipe)
     refuse_idle(flags, config)
     return resolve(tuned(config), flags, texts, recipe=recipe) if as_measured else config
+
+
+def rate_for(train: TrainConfig, device: str, *, counted: bool) -> float:
+    """FLOP/s of matrix products: this machine's, or a stated one where the network must not depend on a measurement.
+
+    Steps that are `counted` are to be the same anywhere, and ranks have to agree.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if counted or ranks > 1:
+        return ranks * STATED_RATES.get(device, STATED_RATES["cuda"])
+    dtype = Precision(choose_precision(train.precision, device), device).dtype
+    return product_rate(device, dtype, train.threads)
 
 
 def reading(

@@ -10,11 +10,12 @@ from primegpt.data.preparing.corpus import Corpus
 from primegpt.errors import quoted
 from primegpt.inference.run import remarks_on
 from primegpt.jobs.bases import Base
-from primegpt.model.size import parameter_count
+from primegpt.model.size import block_matrix_parameters, parameter_count
 from primegpt.parallel.world import World
 from primegpt.planning import passes
+from primegpt.planning.law import Network
 from primegpt.planning.plan import make_plan
-from primegpt.planning.recipe import DEFAULT_MINUTES, Network
+from primegpt.planning.recipe import DEFAULT_MINUTES, NETWORKS
 from primegpt.terminal import Say
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
@@ -36,7 +37,10 @@ def lasting_plan(
     elapsed = time.monotonic() - started
     plan = make_plan(fitting, corpus, elapsed=elapsed, most_passes=passes.MOST, world=world)
     minutes = config.train.minutes or DEFAULT_MINUTES
-    why = passes.why(plan, corpus, minutes, is_largest=fitting is not config)
+    blocks, vocab_size = block_matrix_parameters(plan.model), plan.model.vocab_size
+    larger = [network for network in NETWORKS if network.in_blocks > blocks]
+    is_largest = not any(network.parameters(vocab_size) <= most for network in larger)
+    why = passes.why(plan, corpus, minutes, is_largest=is_largest)
     return passes.guarded(plan, corpus).with_values(plan={"why": why})
 
 

@@ -1,43 +1,36 @@
 """The zero-config layer: what to train on a text of some size, in some time, on some machine.
 
-Fitted to measured runs: docs/experiments.md, "From the budget to the network".
+The network is the one that `planning.law` expects most of; the rest is measured on runs: docs/experiments.md, "From the
+budget to the network".
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from primegpt.config import Config
+from primegpt.data.audit import GUARDED
 from primegpt.data.layout import fitting_context
+from primegpt.planning.law import STATED_RATES, Network, best
 
 DEFAULT_MINUTES = 3.0
 RECORD = 256  # the context of records with an answer, at least
 LONGEST = {"cpu": 2048, "cuda": 4096}  # that a context of records becomes by itself
 
 
-class Network(NamedTuple):
-    """Width, depth, context and batch."""
-
-    n_layer: int
-    n_embd: int
-    n_head: int
-    block_size: int
-    batch_size: int
-
-    def parameters(self, vocab_size: int) -> int:
-        """About as many as `prime` has, whose head is not tied; there are hardly any outside of matrices."""
-        return 12 * self.n_layer * self.n_embd**2 + 2 * vocab_size * self.n_embd
-
-
-NETWORKS = {  # by the minutes up to which each is the best on two cores: up to 5 as measured, then as compute ** 0.5
-    0.5: Network(n_layer=2, n_embd=64, n_head=1, block_size=64, batch_size=32),
-    1.0: Network(n_layer=3, n_embd=96, n_head=2, block_size=64, batch_size=32),
-    5.0: Network(n_layer=3, n_embd=128, n_head=2, block_size=128, batch_size=16),
-    30.0: Network(n_layer=4, n_embd=192, n_head=3, block_size=256, batch_size=16),
-    120.0: Network(n_layer=5, n_embd=256, n_head=4, block_size=256, batch_size=16),
-    math.inf: Network(n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=16),
-}
-ON_CUDA = Network(n_layer=12, n_embd=768, n_head=6, block_size=512, batch_size=64)
+NETWORKS = (
+    Network(n_layer=2, n_embd=64, n_head=1, block_size=64, batch_size=32),
+    Network(n_layer=3, n_embd=96, n_head=2, block_size=64, batch_size=32),
+    Network(n_layer=3, n_embd=128, n_head=2, block_size=128, batch_size=16),
+    Network(n_layer=4, n_embd=192, n_head=3, block_size=256, batch_size=8),
+    Network(n_layer=5, n_embd=256, n_head=4, block_size=256, batch_size=8),
+    Network(n_layer=6, n_embd=384, n_head=6, block_size=256, batch_size=16),
+    Network(n_layer=8, n_embd=512, n_head=8, block_size=512, batch_size=16),
+    Network(n_layer=12, n_embd=768, n_head=6, block_size=512, batch_size=64),
+)
+ON_CUDA = {"block_size": 512, "batch_size": 64}  # a GPU has too little to do with fewer tokens
+BYTES = {"char": 1.0, 2048: 2.9, 8192: 3.7, 16384: 4.1}  # of a token, about
+CHARACTERS = 100  # that a text has
+UNKNOWN = 1_000_000  # bytes that a text is taken to have where that is not known
 
 
 def zero_config(
@@ -48,9 +41,12 @@ def zero_config(
     *,
     records: Sequence[int] | None = None,
     width: int | None = None,
+    rate: float = STATED_RATES["cpu"],
     fits: Callable[[Network], bool] = lambda network: True,
 ) -> dict[str, Any]:
-    """What to train on `text_bytes` of text in `minutes` on `device`; with a network of `width` if that was asked for.
+    """What to train on `text_bytes` of text in `minutes` on a `device` that multiplies matrices at `rate` FLOP/s.
+
+    With a network of `width` if that was asked for.
 
     `fits` says whether a network is small enough for the text: none is larger, unless all are. `records` are the
     lengths in tokens of some records with an answer, as far as they are known; None for plain text.
@@ -59,7 +55,8 @@ def zero_config(
     Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
     time there is, which on a CPU is what is scarce, as far as the text suffices for it.
     """
-    network = network_for(minutes or DEFAULT_MINUTES, device, fits)
+    tokenizer = {"kind": "bpe", "vocab_size": 2048} if records is not None else tokenizer_for(text_bytes)
+    network = network_for(text_bytes, tokenizer, 60 * (minutes or DEFAULT_MINUTES), rate, device, fits)
     if width:
         network = network._replace(n_embd=width, n_head=heads(width))
     if records is not None:
@@ -70,16 +67,30 @@ def zero_config(
     train = {"batch_size": model.pop("batch_size")}
     return {
         "model": {"preset": preset, **model},
-        "tokenizer": {"kind": "bpe", "vocab_size": 2048} if records is not None else tokenizer_for(text_bytes),
+        "tokenizer": tokenizer,
         "train": train,
     }
 
 
-def network_for(minutes: float, device: str, fits: Callable[[Network], bool]) -> Network:
-    """The network for the time there is, or the largest smaller one that `fits`; the smallest, where none does."""
-    smaller = [network for limit, network in NETWORKS.items() if device == "cuda" or limit <= minutes]
-    best = ON_CUDA if device == "cuda" else list(NETWORKS.values())[len(smaller)]
-    return next((each for each in (best, *reversed(smaller)) if fits(each)), next(iter(NETWORKS.values())))
+def network_for(
+    text_bytes: int | None,
+    tokenizer: Mapping[str, Any],
+    seconds: float,
+    rate: float,
+    device: str,
+    fits: Callable[[Network], bool] = lambda network: True,
+) -> Network:
+    """The network for a text and the time there is, of those that `fits`; the smallest, where none does."""
+    vocab_size, distinct = tokenizer.get("vocab_size", CHARACTERS), distinct_tokens(text_bytes, tokenizer)
+    most = distinct / GUARDED  # above that no network was better, and several texts' worth of time is saved
+    networks = [each for each in NETWORKS if fits(each) and each.in_blocks <= most] or NETWORKS[:1]
+    network = best(networks, seconds, rate, device, vocab_size, distinct)
+    return network._replace(**ON_CUDA) if device == "cuda" else network
+
+
+def distinct_tokens(text_bytes: int | None, tokenizer: Mapping[str, Any]) -> float:
+    """About as many as a text is, if nothing in it is a copy."""
+    return (text_bytes or UNKNOWN) / BYTES[tokenizer.get("vocab_size", "char")]
 
 
 def context_and_rows(lengths: Sequence[int], tokens: int, least: int, device: str) -> tuple[int, int]:
@@ -102,7 +113,7 @@ def heads(width: int) -> int:
 
 def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
     """The tokenizer of the zero-config layer. The size of a stream is not known; it is taken to be small."""
-    text_bytes = text_bytes or 1_000_000
+    text_bytes = text_bytes or UNKNOWN
     if text_bytes < 3_000_000:
         return {"kind": "char"}
     vocab_size = 2048 if text_bytes < 20_000_000 else 8192 if text_bytes < 500_000_000 else 16384
