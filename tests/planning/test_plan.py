@@ -1,5 +1,7 @@
 """What is decided before step 1: how much fits into memory, and what a run will do and take."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -346,6 +348,18 @@ def test_few_steps_are_said_before_they_are_made(timed, planned, budget, warned)
     lines = [value for name, value in plan_table(config, corpus) if name == "warning"]
     assert [line for line in lines if "too few to learn much" in line] == lines
     assert bool(lines) == warned
+
+
+@pytest.mark.parametrize("times", [[1e3, 1e-6, 1e-3], [1e-3, 1.0, 1e-3]], ids=["steps", "evaluations"])
+def test_times_of_a_moment_when_others_had_the_machine_are_not_believed_for_ever(planned, times):
+    """Remembered, they would leave a step or two of a minute, or a second of it."""
+    plan, _ = planned(minutes=1.0)
+    (path,) = (Path(os.environ["PRIMEGPT_CACHE"]) / "timings").glob("*.json")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(saved | {"times": dict.fromkeys(saved["times"], times)}), encoding="utf-8")
+    again, _ = planned(minutes=1.0)
+    assert again.train.max_steps > plan.train.max_steps / 10 > 50
+    assert again.plan.training_seconds > 30
 
 
 def test_intervals_that_were_not_asked_for_follow_the_plan(timed, planned):

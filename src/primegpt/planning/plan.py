@@ -27,7 +27,7 @@ from primegpt.parallel.world import ALONE, World
 from primegpt.planning.course import course_for, doubts
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
-from primegpt.planning.timing import StepTime, candidates, compiled_step_time, reference_seconds, step_times
+from primegpt.planning.timing import StepTime, candidates, compiled_step_time, forget, reference_seconds, step_times
 from primegpt.training.pace import intervals
 from primegpt.training.state import INTERVALS
 from primegpt.training.step import Precision
@@ -76,15 +76,18 @@ def make_plan(
     rereading: int = 0,
     most_passes: float = math.inf,
     world: World = ALONE,
+    anew: bool = False,
 ) -> Config:
     """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone, and at the
     end two models read `rereading` targets of another text. No more steps are planned for a time budget than make
     `most_passes` over the text.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
-    flags leave nothing to measure, and as long as compiling does where that is asked for.
+    flags leave nothing to measure, and as long as compiling does where that is asked for. Where times that are
+    remembered leave next to nothing of the budget, all is measured `anew`: they may be of a moment in which other
+    programs had the machine.
     """
-    started, train = time.monotonic(), config.train
+    started, before, train, asked = time.monotonic(), elapsed, config.train, config
     length = train.sequence_length or config.model.block_size
     lengths = few_lengths(corpus.train, length) if corpus.train.has_roles else ()
     small = 4 * parameter_count(config.model) < 50e6
@@ -98,6 +101,9 @@ def make_plan(
     course = course_for(
         config, corpus, batches, times, left=left, rereading=rereading, most_passes=most_passes, ranks=world.size
     )
+    if world.size == 1 and not anew and any(doubts(train, course, minutes)) and forget(config):
+        elapsed = before + time.monotonic() - started
+        return make_plan(asked, corpus, elapsed=elapsed, rereading=rereading, most_passes=most_passes, anew=True)
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}

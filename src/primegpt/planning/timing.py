@@ -96,6 +96,14 @@ def correct(config: Config, step: float) -> None:
         write_json_atomic(path, saved | {"times": times})
 
 
+def forget(config: Config) -> bool:
+    """Remember nothing of `config` any more; whether there was anything."""
+    with suppress(OSError):
+        _memory(config).unlink()
+        return True
+    return False
+
+
 def _checked(saved: dict[str, Any], config: Config) -> dict[Kernel, StepTime]:
     """The times in a file. Raises one of several errors if it does not hold what was measured for `config`."""
     times = {kernel: StepTime(*saved["times"][kernel]) for kernel in candidates(config)}
