@@ -32,7 +32,7 @@ docs: $(VENV)/installed-docs
 	$(BIN)/python docs/make_site.py
 
 pictures: $(VENV)/installed-docs
-	# Of the playground, with two runs trained for them: a quarter of an hour, and a Chromium is needed.
+	# Of the playground, with two runs trained for them, and of the demo: a quarter of an hour, and a Chromium is needed.
 	$(PIP) 'playwright>=1.50'
 	$(BIN)/python docs/make_pictures.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_recording.py

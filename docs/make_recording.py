@@ -1,18 +1,18 @@
-"""Record a model before and after it learnt, as it writes in a terminal, and draw that as a moving picture.
+"""Record `primegpt demo` in a terminal, and draw it as a moving picture: two minutes in a few seconds.
 
-    make pictures                          # trains (a minute or two) where build/runs/songs-1 is not there yet
+    make pictures
     python docs/make_recording.py --draw   # draws anew what was recorded
 
-The recording is build/before-after.cast, in asciinema's format. The picture is an SVG, whose frames are the terminal's
-screens: text that any page shows without a script, and that stands still at its end for who wants no motion.
+The recording is build/demo.cast, in asciinema's format. The picture is an SVG, whose frames are the terminal's screens:
+text that any page shows without a script, and that stands still at its end for who wants no motion.
 """
 
 import json
 import os
 import shlex
 import struct
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from html import escape
@@ -24,16 +24,11 @@ import pyte
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
-CAST, PICTURE = BUILD / "before-after.cast", ROOT / "docs" / "images" / "before-after.svg"
-RUN = "runs/songs-1"
-TRAINING = f"""
-primegpt train songbook --out {RUN} --train.max_steps 200 --train.batch_size 8
---model.n_layer 3 --model.n_embd 128 --model.n_head 4 --model.block_size 128"""
-WRITING = f'primegpt generate {RUN} "a sad rock song about the river" --max-new-tokens 120 --seed 3'
-COMMANDS = (f"{WRITING} --checkpoint 0", WRITING)
-COLUMNS, LINES = 114, 28
-FRAMES, SECONDS, REST = 90, 18.0, 7.0  # of the whole picture, and of those how long its end stands
-LONGEST = 0.1  # seconds that a wait in the recording takes at most: whatever else the machine did
+CAST, PICTURE = BUILD / "demo.cast", ROOT / "docs" / "images" / "demo.svg"
+COMMAND = "primegpt demo"
+COLUMNS, LINES = 110, 34
+FRAMES, SECONDS, REST = 90, 20.0, 8.0  # of the whole picture, and of those how long its end stands
+LONGEST = 0.2  # seconds that a wait in the recording takes at most: whatever else the machine did
 CELL, LINE, EDGE = 8.4, 19, 16  # pixels
 INK, PAPER = "#d6deeb", "#0b1220"
 COLORS = {"red": "#ef6b6b", "green": "#6cc788", "brown": "#e3b341", "yellow": "#e3b341", "blue": "#6ea8fe"}
@@ -41,25 +36,25 @@ COLORS |= {"magenta": "#c792ea", "cyan": "#6fd3e0", "white": INK, "black": "#5c6
 
 
 def record() -> None:
-    """Run each of COMMANDS in a terminal of its own, one after the other, and write what they print, and when."""
-    events, began = [], time.monotonic()
-    for command in COMMANDS:
-        events.append([time.monotonic() - began, "o", f"\x1b[1;32m$\x1b[0m {command}\r\n"])
-        for text in printed(shlex.split(command)):
+    """Run COMMAND in a terminal and an empty folder, and write what it prints, and when."""
+    began = time.monotonic()
+    events = [[0.0, "o", f"\x1b[1;32m$\x1b[0m {COMMAND}\r\n"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for text in printed(shlex.split(COMMAND), folder):
             events.append([round(time.monotonic() - began, 3), "o", text])
-        events.append([time.monotonic() - began, "o", "\r\n"])
     head = {"version": 2, "width": COLUMNS, "height": LINES}
     CAST.write_text("".join(json.dumps(line) + "\n" for line in [head, *events]), encoding="utf-8")
 
 
-def printed(command: list[str]) -> Iterator[str]:
-    """What a command prints into a terminal, as it comes."""
+def printed(command: list[str], folder: str) -> Iterator[str]:
+    """What a command in that folder prints into a terminal, as it comes."""
     import fcntl
     import pty
     import termios
 
     child, terminal = pty.fork()
     if not child:
+        os.chdir(folder)
         os.environ.update(TERM="xterm-256color", COLUMNS=str(COLUMNS), LINES=str(LINES))
         os.execvp(command[0], command)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
@@ -136,7 +131,7 @@ def drawn(screens: list[list[str]]) -> str:
         shown += f'<g class="{name}" style="animation-delay:{delay:.2f}s">{placed}</g>\n'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="A terminal: a model writes noise before its first step, and a song after 200.">\n'
+        f'role="img" aria-label="A terminal: a small GPT begins with noise, and after two minutes writes songs.">\n'
         f"<style>{style}\n</style>\n<defs>{defined}</defs>\n"
         f'<rect width="{width}" height="{height}" rx="10" fill="{PAPER}"/>\n{shown}</svg>\n'
     )
@@ -148,12 +143,9 @@ def seen_for(share: float) -> str:
 
 
 def main() -> None:
-    """Train, record and draw, as far as that is asked for."""
+    """Record and draw, as far as that is asked for."""
     BUILD.mkdir(exist_ok=True)
-    os.chdir(BUILD)
     if "--draw" not in sys.argv[1:]:
-        if not Path(RUN).exists():
-            subprocess.run(shlex.split(TRAINING), check=True)
         record()
     PICTURE.write_text(drawn(frames()), encoding="utf-8")
 
