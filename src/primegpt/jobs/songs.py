@@ -36,15 +36,16 @@ def demo(
     say(f"\nOver {songs} such songs:")
     for name, value in describe_songs(texts, run.config.data.songs):
         say(f"  {name:<38} {value}")
-    say(
-        f"""
-What to type next:
-  primegpt generate {run.folder.path} "a happy pop song about the train"
-  primegpt play {run.folder.path}         write in the browser, and look inside the model
-  primegpt report {run.folder.path}       its curves and samples as a page
-  primegpt train my.txt --minutes 2             your own text
-  cat {run.folder.samples_dir}/*      the same prompts, from noise to song"""
-    )
+    offers = {
+        f"primegpt play {run.folder.path}": "write in the browser, and look inside the model",
+        f"primegpt report {run.folder.path}": "its curves and samples as a page",
+        "primegpt train my.txt --minutes 2": "your own text",
+        f"cat {run.folder.samples_dir}/*": "the same prompts, from noise to song",
+    }
+    width = max(map(len, offers))
+    say(f'\nWhat to type next:\n  primegpt generate {run.folder.path} "a happy pop song about the train"')
+    for command, told in offers.items():
+        say(f"  {command:<{width}}  {told}")
     return run
 
 
