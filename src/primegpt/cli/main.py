@@ -30,12 +30,12 @@ Usage: primegpt COMMAND [ARGUMENTS]       primegpt COMMAND --help for its option
   data audit SOURCE...          what a text is worth, before training; also data prepare, fetch, songbook
   tokenizer train SOURCE...     learn a tokenizer that several runs can share
   tokenizer show RUN [TEXT]     pieces, ids, unknown characters, round trip
-  info RUN | RECIPE             parameters, FLOPs, memory, expected time; of a run, what came of it
+  info RUN | RECIPE | TEXT      parameters, FLOPs, memory, expected time; of a run, what came of it
   trust RUN                     let the extension of a run from elsewhere run, once you have read it
   runs                          the runs there are, and what came of each
   report RUN...                 curves, samples, settings as a web page; several runs side by side
   doctor                        what this machine can do
-  bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve, all
+  bench train | decode | ...    measured beside other tools, in turns; also race, cost, gpu, serve, all, compare
   experiment FILE.toml          a question about training, answered with an interval; also `experiment alignment`
 
 RUN is a run folder, by default the latest in runs/. `primegpt --install-completion` lets the shell complete.
