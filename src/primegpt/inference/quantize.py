@@ -107,17 +107,18 @@ class SummedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
         super().__init__()
-        self.bias, self.scale = bias, None
+        self.bias, self.scale, self.digits = bias, None, False
         self.several: PackedLinear | Int8Linear | None = None  # what multiplies several rows, once that was made
         if int8:
-            self.several = Int8Linear(weight, bias)
-            weight, self.scale = in_bytes(weight)
+            weight, self.scale = rounded = in_bytes(weight.detach())
+            self.several = Int8Linear(weight, bias, rounded)
+            self.digits = self.several.packed is not None  # else activations stay as they are there, too
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == x.size(-1):
             # As a strided view `x` is computed once, and not anew for every row of the matrix.
-            row = (x.float() if self.scale is None else in_14_bits(x.float())).reshape(-1)
+            row = (in_14_bits(x.float()) if self.digits else x.float()).reshape(-1)
             row = row.as_strided((x.size(-1),), (1,))
             y = (self.weight.float() * row).sum(dim=-1)  # (N,)
             y = y if self.scale is None else y * self.scale
@@ -142,11 +143,12 @@ class Int8Linear(nn.Module):
     AT_ONCE = 128  # rows whose digits stay in the cache
     INPUTS = (2**31 - 1) // (128 * 127)  # as many products fit into a sum of 32 bits
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, rounded: tuple[Tensor, Tensor] | None = None) -> None:
+        """`rounded` is the weight in bytes, where that was made already."""
         super().__init__()
         self.bias, self.plain, self.packed = bias, None, None  # one of the two
         self.bases = torch.tensor([64.0, 8192.0]).view(2, 1, 1)
-        levels, self.scale = in_bytes(weight.detach())
+        levels, self.scale = rounded or in_bytes(weight.detach())
         try:  # private operators of torch, for x86 alone, hence with a way back
             self.packed = packed_bytes(levels, self.scale / 64)
             self(torch.zeros(1, weight.size(1)))
