@@ -96,5 +96,30 @@ def test_what_is_no_sheet_is_one_line(text, tmp_path):
         read_sheet(tmp_path / "nowhere.json")
 
 
+@pytest.mark.parametrize("turns", [[0.0], [2.0, -1.0], []])
+def test_a_figure_that_no_ratio_can_be_taken_of_is_one_line(turns, tmp_path):
+    path = tmp_path / "a.json"
+    text = sheet("a", {"x": rate(1)}).model_dump()
+    text["figures"]["x"]["turns"] = turns
+    path.write_text(json.dumps(text), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"a\.json: no sheet of figures \(figures\.x\.turns"):
+        read_sheet(path)
+
+
+def test_what_was_absent_of_either_is_said_beside_the_ratios():
+    before = sheet("a", {"x": rate(1)}, absent={"race": "no such command"})
+    after = sheet("b", {"x": rate(1)}, absent={"decode": "it failed"})
+    lines = side_by_side(before, after).splitlines()
+    assert "a, race: absent, no such command" in lines
+    assert "b, decode: absent, it failed" in lines
+
+
+def test_doubts_about_rates_come_in_one_order():
+    names = [f"{n} GFLOP/s" for n in range(9)]
+    slow, fast = ({name: [rate] for name in names} for rate in (1.0, 2.0))
+    said = list(doubts(sheet("a", {}, rates=slow), sheet("b", {}, rates=fast)))
+    assert [next(name for name in names if name in doubt) for doubt in said] == names
+
+
 def test_rates_are_kept_with_five_digits():
     assert [short(rate) for rate in (0.123456789, 123456.7, 2.0)] == [0.12346, 123460.0, 2.0]

@@ -9,7 +9,7 @@ from primegpt.bench import suite
 from primegpt.bench.suite import BENCHES, QUICK, bench_all
 from primegpt.cli.bench import app
 from primegpt.cli.main import run
-from primegpt.errors import UsageError
+from primegpt.errors import DiskError, UsageError
 
 # A package that tells what it is asked, and measures a rate that grows by each turn.
 PACKAGE = """
@@ -117,6 +117,41 @@ def test_wrong_requests(asked, wrong, message):
     assert not asked.exists()
 
 
+def test_a_checkout_that_cannot_be_imported_is_one_line(asked, tmp_path):
+    (tmp_path / "before" / "src" / "primegpt" / "__init__.py").write_text("import nowhere", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"before: its package cannot be imported: .*No module named 'nowhere'"):
+        bench_all(against=tmp_path / "before", only=["startup"], turns=1)
+
+
+def test_a_folder_is_no_text(tmp_path):
+    with pytest.raises(UsageError, match="not a text file"):
+        bench_all(str(tmp_path))
+
+
+def test_a_rate_of_zero_is_absent(asked, tmp_path):
+    main = tmp_path / "after" / "src" / "primegpt" / "__main__.py"
+    main.write_text(main.read_text(encoding="utf-8").replace("3.0 *", "0.0 *"), encoding="utf-8")
+    (sheet,) = bench_all(only=["resume"], turns=1)
+    assert not sheet.figures
+    assert sheet.absent == {"resume: primegpt": "it was measured as 0"}
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(asked, tmp_path, capsys):
+    (tmp_path / "x").touch()
+    assert run(["bench", "all", "--only", "small", "--turns", "1", "--out", str(tmp_path / "x")], 0.0) == 2
+    assert not asked.exists()
+    assert "could not make the folder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_has_been_shown(asked, tmp_path, capsys, monkeypatch):
+    def write(self, folder):
+        raise DiskError("the disk is full")
+
+    monkeypatch.setattr("primegpt.bench.sheet.Sheet.write", write)
+    assert run(["bench", "all", "--only", "small", "--turns", "1", "--out", str(tmp_path / "kept")], 0.0) == 1
+    assert "| Work: primegpt | tok/s |" in capsys.readouterr().out
+
+
 def test_another_package_than_that_of_the_checkout_is_refused(asked, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere" / "primegpt"
     elsewhere.mkdir(parents=True)
@@ -132,7 +167,9 @@ def test_the_command_writes_sheets_and_compares_them(asked, tmp_path, capsys):
     assert run([*command, "--against", str(tmp_path / "before")], 0.0) == 0
     table = capsys.readouterr().out
     assert "| Work: primegpt | tok/s | 1.500 | 4.500 | 3.00× | yes |" in table
-    (path,) = out.iterdir()  # neither has a commit of its own here
+    path, before = sorted(out.iterdir(), key=lambda path: "-before" in path.name)  # none has a commit of its own here
+    assert run(["bench", "compare", str(before), str(path)], 0.0) == 0
+    assert "| Work: primegpt | tok/s | 1.500 | 4.500 | 3.00× | yes |" in capsys.readouterr().out
     assert run(["bench", "compare", str(path), str(path)], 0.0) == 0
     assert "| Work: primegpt | tok/s | 4.500 | 4.500 | 1.00× | no |" in capsys.readouterr().out
     assert run(["bench", "compare", str(path), str(path), "--json"], 0.0) == 0

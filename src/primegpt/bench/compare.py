@@ -94,8 +94,7 @@ class Comparison:
             if limited:
                 row.append(f"{result.median / result.limit:.0%}" if result.limit else "")
             rows.append(row)
-        table = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
-        return "\n".join([f"{self.task} ({machine})", "", *table])
+        return "\n".join([f"{self.task} ({machine})", "", *table(rows)])
 
 
 NO_TIME = "there was no time left"
@@ -115,6 +114,11 @@ UNBOUNDED = Allowance()
 def figure(rate: float) -> str:
     """A rate with at least three digits, so that a percent of a small one shows."""
     return f"{rate:,.1f}" if rate >= 10 else f"{rate:.3f}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
 
 
 def compare(

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from primegpt.bench.compare import table
 from primegpt.bench.random_run import made_up_tokenizer
-from primegpt.bench.sheet import table
 from primegpt.config import Config, resolve
 from primegpt.data.batching.batches import Batch
 from primegpt.inference.decoder import Decoder

@@ -26,7 +26,7 @@ from primegpt.bench.exactness import check_exactness
 from primegpt.bench.gpu_training import Job
 from primegpt.bench.kernels import bench_attention, bench_loss
 from primegpt.bench.random_run import GPT2_124M
-from primegpt.bench.suite import OWN, commit_of
+from primegpt.bench.suite import OWN, commit_of, refuse_no_text
 from primegpt.device import choose_device
 from primegpt.errors import UsageError, nearest
 from primegpt.run.atomic import io_errors, write_text_atomic
@@ -137,8 +137,7 @@ def bench_gpu(
         raise UsageError(f"--only: {wrong[0]!r} is no measurement", nearest(wrong[0], MEASUREMENTS))
     if batch_size < 1 or steps < 8 or turns < 1 or minutes <= 0:
         raise UsageError("--batch-size and --turns: at least 1; --steps: at least 8; --minutes: more than 0")
-    if source and not Path(source).is_file():
-        raise UsageError(f"{source}: no such file")
+    refuse_no_text(source)
     job = Job(
         device=choose_device(device),
         name=torch.cuda.get_device_name() if device == "cuda" else device,

@@ -16,8 +16,18 @@ from typing import Any
 
 import torch
 
-from primegpt.bench.compare import PRIMEGPT, PYTHON, Absent, Allowance, Comparison, Run, compare, figure, output_of
-from primegpt.bench.sheet import table
+from primegpt.bench.compare import (
+    PRIMEGPT,
+    PYTHON,
+    Absent,
+    Allowance,
+    Comparison,
+    Run,
+    compare,
+    figure,
+    output_of,
+    table,
+)
 from primegpt.bench.train import parse_iterations
 from primegpt.config import Config, resolve
 from primegpt.device import matmul_rate

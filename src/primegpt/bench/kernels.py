@@ -63,7 +63,7 @@ def bench_attention(
     works |= {name: attend(whole, backend=backend) for name, backend in BACKENDS.items()}
     works |= {"as the formula reads": attend(whole, "explicit")}
     works |= {"4 documents a row, a mask": attend(in_mask), "4 documents a row, taken apart": attend(in_parts)}
-    return side_by_side(f"Attention, {B} × {H} heads × {T} tokens", works, [q, k, v], turns, repeats, say, on)
+    return in_turns(f"Attention, {B} × {H} heads × {T} tokens", works, [q, k, v], turns, repeats, say, on)
 
 
 def bench_loss(
@@ -96,16 +96,14 @@ def bench_loss(
     works["torch's linear_cross_entropy"] = fused if hasattr(F, "linear_cross_entropy") else "this torch has none"
     if compile:
         works |= {"as trained, compiled": torch.compile(sliced), "all at once, compiled": torch.compile(at_once)}
-    return side_by_side(
-        f"The loss, {B} × {T} tokens, {V:,} logits each", works, [hidden, head], turns, repeats, say, on
-    )
+    return in_turns(f"The loss, {B} × {T} tokens, {V:,} logits each", works, [hidden, head], turns, repeats, say, on)
 
 
 def drawn(*shape: int, device: str) -> Tensor:
     return torch.randn(shape, device=device, dtype=torch.bfloat16).requires_grad_()
 
 
-def side_by_side(
+def in_turns(
     task: str,
     works: Mapping[str, Work | str],
     inputs: list[Tensor],

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from primegpt.bench.compare import figure
+from primegpt.bench.compare import figure, table
 from primegpt.errors import UsageError
 from primegpt.run.atomic import io_errors, write_text_atomic
 from primegpt.terminal import as_json
@@ -24,7 +24,7 @@ from primegpt.terminal import as_json
 DIGITS = 5  # of a kept rate; turns differ in the second or third
 DRIFT = 1.1  # how many times as fast a machine may have become before it is said
 
-Turns = Annotated[list[float], Field(min_length=1)]
+Turns = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # ratios of them are taken
 
 
 class Kept(BaseModel):
@@ -86,8 +86,12 @@ class Sheet(Kept):
         rows = [["", "unit", "median", "from", "to"], ["---"] * 5]
         for name, each in self.figures.items():
             rows.append([name, each.unit, *map(figure, (each.median, min(each.turns), max(each.turns)))])
-        absent = [f"{name}: absent, {reason}" for name, reason in self.absent.items()]
-        return "\n".join([f"{self.commit} ({self.conditions()})", "", *table(rows), *(["", *absent] if absent else [])])
+        absent = ["", *self.absences()] if self.absent else []
+        return "\n".join([f"{self.commit} ({self.conditions()})", "", *table(rows), *absent])
+
+    def absences(self) -> list[str]:
+        """What could not be run, and why."""
+        return [f"{name}: absent, {reason}" for name, reason in self.absent.items()]
 
     def conditions(self) -> str:
         """In a line."""
@@ -147,7 +151,7 @@ def doubts(before: Sheet, after: Sheet) -> Iterator[str]:
     ):
         if mine != other:
             yield f"{what} differ: {', '.join(mine.values())}; {', '.join(other.values())}"
-    for name in before.rates.keys() & after.rates.keys():
+    for name in sorted(before.rates.keys() & after.rates.keys()):
         mine, other = (statistics.median(sheet.rates[name]) for sheet in (before, after))
         if max(mine, other) > DRIFT * min(mine, other):
             yield f"the machine had another rate, {name}: {mine:,.0f}; {other:,.0f}"
@@ -167,6 +171,7 @@ def side_by_side(before: Sheet, after: Sheet) -> str:
     for sheet, other in ((before, after), (after, before)):
         if only := [name for name in sheet.figures if name not in other.figures]:
             lines.append(f"only {sheet.commit} has: {'; '.join(only)}")
+        lines += [f"{sheet.commit}, {line}" for line in sheet.absences()]
     return "\n".join([*lines, "", *table(rows)])
 
 
@@ -179,10 +184,6 @@ def as_dict(before: Sheet, after: Sheet) -> dict[str, Any]:
         "ratios": {each.name: each.ratio for each in changes(before, after)},
         "beyond_turns": [each.name for each in changes(before, after) if each.is_beyond_turns],
     }
-
-
-def table(rows: list[list[str]]) -> list[str]:
-    return ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
 
 
 def short(rate: float) -> float:

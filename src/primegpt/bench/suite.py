@@ -25,6 +25,7 @@ from primegpt.bench.random_run import made_up_tokenizer
 from primegpt.bench.sheet import Figure, Sheet, short
 from primegpt.device import available_cores, matmul_rate
 from primegpt.errors import UsageError, nearest
+from primegpt.run.atomic import io_errors
 from primegpt.terminal import Say, silent
 from primegpt.tokenizers import store
 
@@ -92,6 +93,9 @@ class Checkout:
             if not result["rates"]:
                 continue
             name = f"{comparison['task']}: {result['name']}"
+            if min(result["rates"]) <= 0:
+                self.absent[name] = "it was measured as 0"  # no ratio can be taken of it
+                continue
             known = self.figures.get(name)
             if known and known.unit != comparison["unit"]:
                 continue  # the same once more, as milliseconds
@@ -111,6 +115,12 @@ def commit_of(source: Path) -> str:
         return f"version-{primegpt.__version__}"
 
 
+def refuse_no_text(source: str | None) -> None:
+    """Raise UsageError where `source` is given and is no file."""
+    if source and not Path(source).is_file():
+        raise UsageError(f"{source}: {'not a text file' if Path(source).exists() else 'no such file'}")
+
+
 def git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", check=True)
     return done.stdout.strip()
@@ -123,24 +133,30 @@ def bench_all(
     only: Sequence[str] = (),
     turns: int = 3,
     quick: bool = False,
+    out: Path | None = None,
     say: Say = silent,
 ) -> list[Sheet]:
     """Run every benchmark, or those named, `turns` times; of the checkout `against` too, whose sheet comes first.
 
-    `quick` has tiny sizes, whose figures mean nothing. Raises UsageError for what is not there.
+    `quick` has tiny sizes, whose figures mean nothing. `out` is where sheets will be written, and is made
+    before anything is measured. Raises UsageError for what is not there.
     """
     if wrong := [name for name in only if name not in BENCHES]:
         raise UsageError(f"--only: {wrong[0]!r} is no benchmark", nearest(wrong[0], BENCHES))
     if turns < 1:
         raise UsageError(f"--turns {turns}: at least one is needed")
-    if source and not Path(source).is_file():
-        raise UsageError(f"{source}: no such file")
+    refuse_no_text(source)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         checkouts = [Checkout(checked_source(against), folder / "before")] if against else []
         checkouts.append(Checkout(OWN, folder / "after"))
         for checkout in checkouts:
             refuse_another(checkout)
+        if len({checkout.commit for checkout in checkouts}) < len(checkouts):
+            checkouts[0].commit += "-before"  # a file, and a column, of its own
+        if out:
+            with io_errors(f"make the folder {out}", UsageError):
+                out.mkdir(parents=True, exist_ok=True)
         store.save(made_up_tokenizer(PIECES), folder / "tokenizer")
         commands = {name: (QUICK if quick else BENCHES)[name] for name in only or BENCHES}
         given = {"SOURCE": source or "songbook", "TEXT": source or "", "TOKENIZER": str(folder / "tokenizer")}
@@ -166,7 +182,10 @@ def checked_source(checkout: Path) -> Path:
 
 def refuse_another(checkout: Checkout) -> None:
     """Raise UsageError where a process would not run this checkout's package but another one."""
-    found = checkout.output_of([PYTHON, "-c", "import primegpt; print(primegpt.__file__)"]).strip()
+    try:
+        found = checkout.output_of([PYTHON, "-c", "import primegpt; print(primegpt.__file__)"]).strip()
+    except Absent as reason:
+        raise UsageError(f"{checkout.source.parent}: its package cannot be imported: {reason}") from None
     if Path(found).resolve().parents[1] != checkout.source.resolve():
         raise UsageError(f"Python takes {Path(found).parent}, not {checkout.source}", "start it from another folder")
 

@@ -27,7 +27,8 @@ def bench_all(
     only
         Which, with commas: small, medium, race, decode, startup, resume, tokenize.
     out
-        A folder for the sheet of figures, as docs/benchmarks, named after the commit and the machine.
+        A folder for the sheet of figures, as docs/benchmarks, named after the commit and the machine. Of two checkouts
+        of one commit the first one's has `-before`.
     quick
         Tiny sizes: whether all runs, not how fast.
     """
@@ -35,14 +36,14 @@ def bench_all(
     from primegpt.bench.suite import bench_all
 
     names = only.split(",") if only else ()
-    sheets = bench_all(source, against=against, only=names, turns=turns, quick=quick, say=to_stderr)
-    if out:
-        for each in sheets:
-            to_stderr(f"written: {each.write(out)}")
+    sheets = bench_all(source, against=against, only=names, turns=turns, quick=quick, out=out, say=to_stderr)
     if as_json:
         show_json([each.model_dump() for each in sheets], indent=1)
     else:
         show(sheet.side_by_side(*sheets) if against else sheets[0].as_markdown())
+    if out:  # last: what cannot be written has been shown
+        for each in sheets:
+            to_stderr(f"written: {each.write(out)}")
 
 
 def compare(before: Path, after: Path, *, as_json: Json = False) -> None:
