@@ -63,6 +63,24 @@ def test_the_share_of_a_limit_is_a_column_of_its_own():
     ]
 
 
+def test_what_the_end_of_the_time_cuts_short_keeps_its_turns(monkeypatch):
+    clock, turns = [0.0], iter([(1.0,)])
+
+    def cut_short():
+        if turn := next(turns, None):
+            return turn
+        clock[0] = 11.0
+        raise Absent("it was not done after 1 seconds")
+
+    monkeypatch.setattr("primegpt.bench.compare.time.monotonic", lambda: clock[0])
+    runs = {"ours": lambda: (2.0,), "theirs": cut_short, "last": lambda: (3.0,)}
+    allowance = Allowance(until=10.0)
+    (found,) = compare_measures([Measure("work", "MB/s")], runs, turns=3, allowance=allowance)
+    assert [result.rates for result in found.results] == [(2.0, 2.0), (1.0,), (3.0,)]
+    assert not any(result.absent for result in found.results)
+    assert (allowance.patience(300), Allowance(until=20.0).patience(300), Allowance().patience(300)) == (0, 9, 300)
+
+
 def test_a_contestant_that_fails_is_absent_and_asked_no_more():
     asked, said = [], []
 

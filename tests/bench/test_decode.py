@@ -5,6 +5,7 @@ import torch
 
 from primegpt import api
 from primegpt.bench import decode
+from primegpt.bench.compare import NO_TIME, Allowance
 from primegpt.bench.decode import bench_decode, measure, random_prompts, read_bandwidth, weights_per_token
 from primegpt.bench.random_run import GPT2_124M, made_up_tokenizer, save_random_run
 from primegpt.bench.writers import Written, our_writer, written
@@ -34,6 +35,15 @@ def test_rates_count_all_streams():
     assert decoded.results[0].rates == (3 * 10 / 2.0,) * 2
     assert calls == [(3, 11)] * 3  # one of them to warm up
     assert prefill.results[1].absent == "not here"
+
+
+def test_no_writer_is_made_or_warmed_up_once_time_is_over():
+    over, called = Allowance(until=0.0), []
+    found = measure({"ours": lambda *given: called.append(given)}, [[1, 2]], 4, "tiny", turns=2, allowance=over)
+    assert [comparison.results[0].absent for comparison in found] == [NO_TIME] * 2
+    with decode.made_ready({"ours": lambda: called.append("made"), "gone": "no"}, "fp32", print, over) as writers:
+        assert writers == {"ours": NO_TIME, "gone": "no"}
+    assert called == []
 
 
 def test_times_of_fewer_tokens_are_refused():

@@ -115,12 +115,74 @@ def test_a_measurement_that_fails_does_not_end_the_others(two, tmp_path):
     said = []
     report = bench_gpu(out=tmp_path, say=said.append, **QUICK)
     assert asked == [("first", "a"), ("first", "b"), ("second", "a"), ("second", "b")]
-    assert report.left_out == ["first"]
+    assert (report.failed, report.left_out) == (["first"], [])
     assert "first: RuntimeError: CUDA error: an illegal memory access" in said
     first = json.loads((tmp_path / "first.json").read_text(encoding="utf-8"))
     assert first["error"].startswith("Traceback")
     assert first["tables"][0]["medians"] == {"a": 1}
     assert "## first, 0 s, not finished (more)" in report.as_markdown()
+
+
+def test_what_failed_is_named_apart_from_what_was_left_out(two, tmp_path, capsys):
+    two[1]["first", "b"] = RuntimeError("no")
+    command = ["bench", "gpu", "--device", "cpu", "--quick", "--out", str(tmp_path)]
+    assert run([*command, "--only", "first"], 0.0) == 0
+    err = capsys.readouterr().err
+    assert "failed: first; the same command goes on with them" in err
+    assert "left out" not in err
+    assert run([*command, "--minutes", "0.001"], 0.0) == 0
+    err = capsys.readouterr().err
+    assert "left out: first, second; the same command goes on with them" in err
+    assert "failed" not in err
+
+
+def test_going_on_keeps_what_there_was_until_there_is_as_much_again(two, tmp_path):
+    wrong = two[1]
+    wrong["second", "b"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench_gpu(out=tmp_path, **QUICK)
+
+    def second():
+        return json.loads((tmp_path / "second.json").read_text(encoding="utf-8"))
+
+    kept = second()["tables"]
+    assert kept[0]["medians"] == {"a": 3}
+    wrong["second", "a"] = RuntimeError("out of memory")
+    report = bench_gpu(out=tmp_path, **QUICK)
+    assert (report.failed, report.left_out) == (["second"], [])
+    assert (second()["tables"], second()["error"][:9], second()["finished"]) == (kept, "Traceback", False)
+    report.perform("second", until=0.0)  # there is no time for a turn
+    assert (second()["tables"], report.left_out) == (kept, ["second"])
+    wrong.clear()
+    assert not bench_gpu(out=tmp_path, **QUICK).left_out
+    assert second()["tables"][0]["medians"].keys() == {"a", "b"}
+    assert (second()["error"], second()["finished"]) == ("", True)
+
+
+def test_a_checkout_of_nanogpt_may_come_later(tmp_path, monkeypatch):
+    asked, said, out = [], [], tmp_path / "out"
+
+    def perform(job, allowance, keep):
+        asked.append(job.nanogpt)
+        runs = {"ours": lambda: (1.0,), "nanoGPT": (lambda: (2.0,)) if job.nanogpt else gpu_training.NO_CHECKOUT}
+        return compare_measures([Measure("steps", "tok/s")], runs, turns=1, allowance=allowance)
+
+    monkeypatch.setattr(gpu, "MEASUREMENTS", {"training": Measurement(lambda job: 1, perform)})
+    (tmp_path / "bench.py").touch()
+    for nanogpt in (None, None, tmp_path, tmp_path, None):
+        bench_gpu(out=out, nanogpt=nanogpt, say=said.append, **QUICK)
+    assert asked == [None, tmp_path]
+    assert said.count(f"training: is there already, in {out / 'training'}.json") == 3
+    result = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    assert result["tables"][0]["medians"] == {"ours": 1.0, "nanoGPT": 2.0}
+
+
+def test_no_device_gets_round_the_refusal_of_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "choose_device", lambda wanted: "cpu")
+    with pytest.raises(UsageError, match="--device cpu: with --quick alone"):
+        bench_gpu(out=tmp_path, device="auto")
+    bench_gpu(out=tmp_path, device="auto", quick=True, only=["exactness"], minutes=1e-9)
+    assert not list(tmp_path.iterdir())
 
 
 def test_figures_of_another_set_up_are_not_mixed_in(two, tmp_path):

@@ -1,12 +1,13 @@
 """Training on a GPU, measured where there is none: both programs as they are, with a small network."""
 
 import json
+import time
 
 import pytest
 
 from primegpt.bench import gpu_training, process
-from primegpt.bench.compare import UNBOUNDED, Absent
-from primegpt.bench.gpu_training import Curve, Job, flops, nanogpt_steps, our_steps, training
+from primegpt.bench.compare import UNBOUNDED, Absent, Allowance
+from primegpt.bench.gpu_training import Curve, Job, flops, nanogpt_steps, our_steps, recipe, training
 from primegpt.bench.random_run import GPT2_124M
 from primegpt.config import resolve
 from primegpt.model.size import flops_per_token
@@ -73,17 +74,33 @@ def test_the_process_trains_what_is_asked(capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_training, "output_of", output_of)
-        assert our_steps(quick, "prime", batch_size=3, attention="explicit")() > 0
+        assert our_steps(quick, UNBOUNDED, "prime", batch_size=3, attention="explicit")() > 0
     (config,) = asked
     assert (config.model.preset, config.train.batch_size, config.train.attention) == ("prime", 3, "explicit")
     assert (config.train.precision, config.train.compile, config.sequence_length) == ("bf16", False, 64)
     assert flops(quick, "prime") == flops_per_token(config.model, 64)
 
 
+def test_no_process_outlasts_the_time(checkout, monkeypatch):
+    given = []
+
+    def output_of(command, patience, **_):
+        given.append(patience)
+        raise Absent("it was not done")
+
+    monkeypatch.setattr(gpu_training, "output_of", output_of)
+    until = Allowance(until=time.monotonic() + 20)
+    work = job(nanogpt=checkout)
+    for run in (our_steps(work, until, "gpt2"), nanogpt_steps(work, until), lambda: recipe(work, until, print)):
+        with pytest.raises(Absent):
+            run()
+    assert [10 < patience <= 20 for patience in given] == [True] * 3
+
+
 def test_a_checkout_that_says_nothing_is_absent(checkout):
     (checkout / "bench.py").write_text("print('done')", encoding="utf-8")
     with pytest.raises(Absent, match="no time per iteration"):
-        nanogpt_steps(job(nanogpt=checkout))()
+        nanogpt_steps(job(nanogpt=checkout), UNBOUNDED)()
 
 
 def test_a_curve_of_many_evaluations_is_shown_by_some():

@@ -107,6 +107,14 @@ class Allowance:
     until: float = math.inf
     after_turn: Callable[[Sequence[Comparison]], None] = lambda found: None
 
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.until
+
+    def patience(self, most: float) -> float:
+        """Seconds that a process may take: what is left, but not more than `most`."""
+        return max(0.0, min(most, self.until - time.monotonic()))
+
 
 UNBOUNDED = Allowance()
 
@@ -149,8 +157,8 @@ def compare_measures(
 ) -> list[Comparison]:
     """As `compare`, where each turn of a contestant gives one rate for each of `measures`.
 
-    A contestant that raises Absent takes no further turn, and those it took do not count; one that has had no turn when
-    the `allowance` ends is absent too. Raises UsageError if there are no turns.
+    A contestant that raises Absent takes no further turn, and those it took do not count, unless the `allowance` has
+    ended, which may be why; one that has had no turn by then is absent too. Raises UsageError if there are no turns.
     """
     if turns < 1:
         raise UsageError(f"--turns {turns}: at least one is needed")
@@ -158,11 +166,13 @@ def compare_measures(
     absent = {name: run for name, run in contestants.items() if isinstance(run, str)}
     for turn in range(turns):
         for name, run in contestants.items():
-            if isinstance(run, str) or name in absent or time.monotonic() > allowance.until:
+            if isinstance(run, str) or name in absent or allowance.is_over:
                 continue
             try:
                 rates[name].append(run())
             except Absent as reason:
+                if allowance.is_over:
+                    continue
                 rates[name], absent[name] = [], " ".join(str(reason).split())
                 say(f"{name} is absent: {absent[name]}")
                 continue

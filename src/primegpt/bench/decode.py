@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from primegpt.bench.compare import (
+    NO_TIME,
     PRIMEGPT,
     PYTHON,
     UNBOUNDED,
@@ -98,7 +99,7 @@ def bench_decode(
         allowed = replace(allowance, after_turn=lambda now: allowance.after_turn([*found, *now]))
         for precision in precisions:
             makers = contestants(opened, exports, precision, threads, prompt + tokens, compiled, alone)
-            with made_ready(makers, precision, say) as writers:
+            with made_ready(makers, precision, say, allowance) as writers:
                 for count in streams:
                     prompts = random_prompts(opened.tokenizer.vocab_size, count, prompt)
                     named = f"{precision}, {count} stream{'s' * (count > 1)}: {title}"
@@ -124,10 +125,12 @@ def random_run(path: Path, sizes: Mapping[str, int] | None, say: Say) -> Path:
 
 @contextmanager
 def made_ready(
-    makers: Mapping[str, Callable[[], Writer | str] | str], precision: str, say: Say
+    makers: Mapping[str, Callable[[], Writer | str] | str], precision: str, say: Say, allowance: Allowance = UNBOUNDED
 ) -> Generator[dict[str, Writer | str], None, None]:
     """The contestants of one format; afterwards their models are gone, and there is memory for the next format's."""
-    writers = {name: maker if isinstance(maker, str) else maker() for name, maker in makers.items()}
+    writers: dict[str, Writer | str] = {}
+    for name, maker in makers.items():
+        writers[name] = maker if isinstance(maker, str) else NO_TIME if allowance.is_over else maker()
     if isinstance(reason := writers.get(COMPILED), str):
         say(f"{precision}: {reason}")
         del writers[COMPILED]
@@ -234,13 +237,17 @@ def measure(
     say: Say = silent,
     allowance: Allowance = UNBOUNDED,
 ) -> list[Comparison]:
-    """Prefill and decoding of `prompts` by every writer, after a turn each that is not counted."""
+    """Prefill and decoding of `prompts` by every writer, whose first turn follows one that is not counted."""
     count, length = len(prompts), len(prompts[0])
 
     def rates(write: Writer) -> Runs:
-        write(prompts, tokens)  # what is compiled, or allocated, on first use
+        is_warm = False
 
         def turn() -> tuple[float, float]:
+            nonlocal is_warm
+            if not is_warm:
+                write(prompts, tokens)  # what is compiled, or allocated, on first use
+                is_warm = True
             done = write(prompts, tokens)
             return count * length / done.prefill, count * (tokens - 1) / done.decoding
 

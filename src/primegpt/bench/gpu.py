@@ -129,6 +129,7 @@ def bench_gpu(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA GPU is here", "`primegpt bench train` measures on the CPU")
+    device = choose_device(device)
     if device == "cpu" and not quick:
         raise UsageError("--device cpu: with --quick alone", "`primegpt bench train` measures on the CPU")
     if nanogpt and not (nanogpt / "bench.py").is_file():
@@ -139,7 +140,7 @@ def bench_gpu(
         raise UsageError("--batch-size and --turns: at least 1; --steps: at least 8; --minutes: more than 0")
     refuse_no_text(source)
     job = Job(
-        device=choose_device(device),
+        device=device,
         name=torch.cuda.get_device_name() if device == "cuda" else device,
         sizes=GPT2_124M,
         batch_size=batch_size,
@@ -171,45 +172,65 @@ class Report:
         for name, result in self.results():
             self._refuse_another(name, result)
         self.left_out: list[str] = []
+        self.failed: list[str] = []
 
     def complete(self, names: Sequence[str], until: float) -> None:
         """Measure those of `names` that are missing, in their order, as far as there is time."""
-        finished = {name for name, result in self.results() if result["finished"]}
+        finished = {name for name, result in self.results() if result["finished"] and not self._lacks_nanogpt(result)}
         with io_errors(f"make the folder {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (name for name in MEASUREMENTS if name in names and name not in finished):
+        for name in (name for name in MEASUREMENTS if name in names):
+            if name in finished:
+                self.job.say(f"{name}: is there already, in {self.folder / name}.json")
+                continue
             needs, left = 1.0 if self.job.quick else MEASUREMENTS[name].needs(self.job), until - time.monotonic()
             if needs > left:
                 self.job.say(f"{name}: left out, it takes about {needs:.0f} s and {max(0, left):.0f} s are left")
                 self.left_out.append(name)
-            elif not self.perform(name, until):
-                self.left_out.append(name)
+            else:
+                self.perform(name, until)
 
-    def perform(self, name: str, until: float) -> bool:
-        """Measure, and keep what there is after every turn; whether all of it was measured."""
-        started, kept = time.monotonic(), []
+    def perform(self, name: str, until: float) -> None:
+        """Measure, and keep what there is after every turn."""
+        started, kept, before = time.monotonic(), [], dict(self.results()).get(name)
         self.job.say(f"{name}: {max(0.0, until - started) / 60:.1f} minutes are left")
 
-        def keep(tables: Sequence[Table], finished: bool = False) -> None:
+        def keep(tables: Sequence[Table]) -> None:
             kept[:] = tables
-            self.write(name, tables, finished, time.monotonic() - started)
+            self.write(name, kept, False, time.monotonic() - started, before=before)
 
         try:
             keep(MEASUREMENTS[name].perform(self.job, Allowance(until, keep), keep))
         except Exception as error:  # the others are still wanted, and the machine will be gone
             self.job.say(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
-            self.write(name, kept, False, time.monotonic() - started, traceback.format_exc())
-            return False
+            self.write(name, kept, False, time.monotonic() - started, traceback.format_exc(), before)
+            self.failed.append(name)
+            return
         absent = [result.absent for table in kept if isinstance(table, Comparison) for result in table.results]
-        keep(list(kept), finished=NO_TIME not in absent)
-        return NO_TIME not in absent
+        taken = self.write(name, kept, NO_TIME not in absent, time.monotonic() - started, before=before)
+        if not taken:
+            self.job.say(f"{name}: what was measured before has more figures, and stays")
+        if not taken or NO_TIME in absent:
+            self.left_out.append(name)
 
-    def write(self, name: str, tables: Sequence[Table], finished: bool, seconds: float, error: str = "") -> None:
-        """Keep a result, and the report that has it."""
+    def write(
+        self,
+        name: str,
+        tables: Sequence[Table],
+        finished: bool,
+        seconds: float,
+        error: str = "",
+        before: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Keep a result, and the report that has it; False where the one of `before` has more figures, and stays."""
         found = [{"markdown": table.as_markdown(), **table.as_dict()} for table in tables]
         figures = {"finished": finished, "seconds": round(seconds, 1), "error": error, "tables": found}
+        more_before = before is not None and amount(found) < amount(before["tables"])
+        if before is not None and more_before:
+            figures = {**before, "error": error or before.get("error", "")}
         write_text_atomic(self.folder / f"{name}.json", as_json({"setup": self.setup, **figures}, indent=1) + "\n")
         write_text_atomic(self.folder / "report.md", self.as_markdown())
+        return not more_before
 
     def results(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """What is in the folder, by name."""
@@ -222,11 +243,17 @@ class Report:
             try:
                 result = json.loads(text)
                 _ = result["setup"].keys(), result["finished"], [table["markdown"] for table in result["tables"]]
+                amount(result["tables"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UsageError(
                     f"{path}: no result of `primegpt bench gpu`", "move it away, or name another --out"
                 ) from None
             yield name, result
+
+    def _lacks_nanogpt(self, result: Mapping[str, Any]) -> bool:
+        """Whether there is a checkout of it now, and was none when this was measured."""
+        absent = [each.get("absent") for table in result["tables"] for each in table.get("results", ())]
+        return self.job.nanogpt is not None and gpu_training.NO_CHECKOUT in absent
 
     def _refuse_another(self, name: str, result: Mapping[str, Any]) -> None:
         before = result["setup"]
@@ -235,7 +262,7 @@ class Report:
             raise UsageError(f"{self.folder / name}.json was measured otherwise: {was}", "name another --out")
 
     def as_dict(self) -> dict[str, Any]:
-        return {"results": dict(self.results()), "left_out": self.left_out}
+        return {"results": dict(self.results()), "left_out": self.left_out, "failed": self.failed}
 
     def as_markdown(self) -> str:
         """Every table, and what was not finished."""
@@ -247,3 +274,9 @@ class Report:
             lines += ["", f"## {name}, {result['seconds']:.0f} s{state}"]
             lines += [part for table in result["tables"] for part in ("", table["markdown"])]
         return "\n".join(lines) + "\n"
+
+
+def amount(tables: Sequence[Mapping[str, Any]]) -> int:
+    """How many figures were measured: rates of turns, checks, points of a curve."""
+    rates = [len(result["rates"]) for table in tables for result in table.get("results", ())]
+    return sum(rates) + sum(len(table.get(each, ())) for table in tables for each in ("checks", "points"))

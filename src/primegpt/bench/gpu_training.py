@@ -38,6 +38,7 @@ from primegpt.terminal import Say, silent
 ITERATION = re.compile(r"time per iteration: ([\d.]+)ms")
 PATIENCE = 300.0  # seconds that a process may take, compiling included
 ROWS = 12  # of a curve that are shown
+NO_CHECKOUT = "no checkout given (--nanogpt)"
 QUICK = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 64, "vocab_size": 320}
 
 
@@ -96,8 +97,8 @@ class Job:
 
 def training(job: Job, allowance: Allowance, keep: Callable[[Sequence[Any]], None]) -> Sequence[Comparison]:
     """Both presets, and nanoGPT's own benchmark with the same batch; MFU as the share of the limit."""
-    ours = {f"primegpt, {preset}": our_steps(job, preset) for preset in ("gpt2", "prime")}
-    theirs = nanogpt_steps(job) if job.nanogpt else "no checkout given (--nanogpt)"
+    ours = {f"primegpt, {preset}": our_steps(job, allowance, preset) for preset in ("gpt2", "prime")}
+    theirs = nanogpt_steps(job, allowance) if job.nanogpt else NO_CHECKOUT
     compiled = ", compiled" if job.compile else ""
     title = f"Training steps of {shape(job)}, batch {job.batch_size} × {job.sizes['block_size']}, bf16{compiled}"
     # nanoGPT's network is that of our preset of the same name.
@@ -111,13 +112,13 @@ def training(job: Job, allowance: Allowance, keep: Callable[[Sequence[Any]], Non
 def compiling(job: Job, allowance: Allowance, keep: Callable[[Sequence[Any]], None]) -> Sequence[Comparison]:
     """What a compiler, the fused kernel and a larger batch are worth to a whole step."""
     contestants = {
-        **({"compiled": our_steps(job, "gpt2")} if job.compile else {}),
-        "as written": our_steps(job, "gpt2", compile=False),
-        "as written, explicit attention": our_steps(job, "gpt2", compile=False, attention="explicit"),
-        "prime, as written": our_steps(job, "prime", compile=False),
+        **({"compiled": our_steps(job, allowance, "gpt2")} if job.compile else {}),
+        "as written": our_steps(job, allowance, "gpt2", compile=False),
+        "as written, explicit attention": our_steps(job, allowance, "gpt2", compile=False, attention="explicit"),
+        "prime, as written": our_steps(job, allowance, "prime", compile=False),
     }
     if job.compile:
-        contestants["compiled, four times the batch"] = our_steps(job, "gpt2", batch_size=4 * job.batch_size)
+        contestants["compiled, four times the batch"] = our_steps(job, allowance, "gpt2", batch_size=4 * job.batch_size)
     title = f"Steps of {shape(job)} by what is compiled and fused"
     return [compare(title, "tok/s", contestants, turns=job.turns, say=job.say, allowance=allowance)]
 
@@ -131,7 +132,12 @@ def flops(job: Job, preset: str) -> float:
 
 
 def our_steps(
-    job: Job, preset: str, batch_size: int | None = None, compile: bool | None = None, attention: str = "sdpa"
+    job: Job,
+    allowance: Allowance,
+    preset: str,
+    batch_size: int | None = None,
+    compile: bool | None = None,
+    attention: str = "sdpa",
 ) -> Run:
     """Tokens a second of the step of `primegpt train`."""
     rows = batch_size or job.batch_size
@@ -139,10 +145,15 @@ def our_steps(
     given = config.model_dump(mode="json", exclude_unset=True)
     command = [PYTHON, "-m", "primegpt.bench.process", "steps", json.dumps(given), str(job.steps)]
     tokens = rows * job.sizes["block_size"]
-    return lambda: 1000 * tokens / parse_iterations(output_of(command, patience=PATIENCE)).milliseconds
+
+    def run() -> float:
+        said = output_of(command, patience=allowance.patience(PATIENCE))
+        return 1000 * tokens / parse_iterations(said).milliseconds
+
+    return run
 
 
-def nanogpt_steps(job: Job) -> Run:
+def nanogpt_steps(job: Job, allowance: Allowance) -> Run:
     """Its own benchmark, whose network is GPT-2's 124M."""
     flags = {
         "real_data": False,
@@ -155,7 +166,8 @@ def nanogpt_steps(job: Job) -> Run:
     command = [PYTHON, "bench.py", *(f"--{name}={value}" for name, value in flags.items())]
 
     def run() -> float:
-        if not (said := ITERATION.findall(output_of(command, folder=job.nanogpt, patience=PATIENCE))):
+        told = output_of(command, folder=job.nanogpt, patience=allowance.patience(PATIENCE))
+        if not (said := ITERATION.findall(told)):
             raise Absent("its bench.py printed no time per iteration")
         return 1000 * job.batch_size * job.sizes["block_size"] / float(said[-1])
 
@@ -196,7 +208,7 @@ def recipe(job: Job, allowance: Allowance, keep: Callable[[Sequence[Any]], None]
         flags = ["--minutes", str(job.recipe_minutes), "--train.device", job.device, "--out", str(out)]
         flags += ["--train.threads", str(job.threads)] if job.threads else []
         start = time.perf_counter()
-        patience = PATIENCE + 60 * job.recipe_minutes
+        patience = allowance.patience(PATIENCE + 60 * job.recipe_minutes)
         output_of([*PRIMEGPT, "train", job.source or "songbook", *flags], patience=patience)
         seconds, run = time.perf_counter() - start, RunFolder.open(out)
         rows = run.read_metrics()

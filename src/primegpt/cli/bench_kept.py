@@ -123,5 +123,6 @@ def bench_gpu(
         show_json(report.as_dict(), indent=1)
     else:
         show(report.as_markdown(), end="")
-    if report.left_out:
-        to_stderr(f"left out: {', '.join(report.left_out)}; the same command goes on with them")
+    for what, names in (("failed", report.failed), ("left out", report.left_out)):
+        if names:
+            to_stderr(f"{what}: {', '.join(names)}; the same command goes on with them")
