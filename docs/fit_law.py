@@ -14,26 +14,31 @@ from pathlib import Path
 
 import numpy as np
 
-from primegpt.data.audit import GUARDED
-from primegpt.experiments.plan_law import PlanLaw, Run, fit_plan_law, tables
+from primegpt.config import TOKENIZER_KINDS
+from primegpt.experiments.plan_law import FEWEST, PlanLaw, Run, fit_plan_law, tables
 from primegpt.planning import law as plans
+from primegpt.planning import passes
 from primegpt.planning.law import Network
-from primegpt.planning.recipe import CHARACTERS, NETWORKS
+from primegpt.planning.recipe import NETWORKS, TextFacts
 from primegpt.report.chart import Series
 from primegpt.report.pictures import Plot
 
 FOLDER = Path(__file__).parent
 KEPT, PAGE, PICTURES = FOLDER / "law.json", FOLDER / "law.md", FOLDER / "images"
-RATE = plans.STATED_RATES["cpu"]
+RATE, CHARACTERS = plans.STATED_RATES["cpu"], TOKENIZER_KINDS["char"].assumed
 BUDGETS = [10 * 2 ** (half / 2) for half in range(18)]  # seconds
 
 HEAD = """\
 # The law that plans go by
 
 Made from `docs/law.json` by `python docs/fit_law.py`; a test keeps the constants of `planning/law.py` those of this
-fit. [How a plan is made](planning.md) has what the law says, and where the texts come from.
+fit. [How a plan is made](planning.md) has what the law says, and where the texts come from. Seconds are those of two
+cores that multiply matrices at 400 GFLOP/s.
 
 """
+
+Measured = dict[Network, list[tuple[float, float]]]
+"""Of each network the logarithms of seconds and of loss, by rising seconds."""
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -42,50 +47,77 @@ def read_runs(path: Path) -> list[Run]:
     return [Run(**each) for each in values.get("analysis", {}).get("figures", values)["runs"]]
 
 
-def picture(law: PlanLaw, text: str, runs: list[Run]) -> Plot:
-    """Loss over seconds on two cores at the stated rate: networks as measured, and the best one by the law."""
-    mine = [run for run in runs if run.text == text]
-    series = [
-        Series(f"{network.n_layer} x {network.n_embd}", [(x / math.log(10), math.exp(y)) for x, y in points], dots=True)
-        for network, points in by_seconds(text, runs).items()
+def facts_of(text: str, runs: list[Run]) -> TextFacts:
+    """What a plan would know of a text; characters are as many as are assumed of one."""
+    run = next(run for run in runs if run.text == text)
+    return TextFacts(run.vocab_size or CHARACTERS, run.distinct)
+
+
+def networks_of(text: str, runs: list[Run]) -> list[Network]:
+    """Those of plans that the text suffices for, each with the context that it was measured with, if it was."""
+    contexts = {run.in_blocks: run.block_size for run in runs if run.text == text}
+    facts = facts_of(text, runs)
+    return [
+        network._replace(block_size=contexts.get(network.in_blocks, network.block_size))
+        for network in NETWORKS
+        if facts.suffices_for(network)
     ]
-    line = []
-    for seconds in BUDGETS:
-        network = plans.best(NETWORKS[:6], seconds, RATE, "cpu", CHARACTERS, mine[0].distinct)
-        tokens = round(plans.tokens_in(network, seconds, RATE, "cpu", CHARACTERS))
-        line.append((math.log10(seconds), law.loss(Run(text, network.in_blocks, tokens, mine[0].distinct, 1.0))))
-    series.append(Series("the plan's network, by the law", line))
-    return Plot(f"law-{text}", text, series, "log10 of seconds", "loss")
 
 
-def by_seconds(text: str, runs: list[Run]) -> dict[Network, list[tuple[float, float]]]:
-    """Of each network, the logarithms of seconds and of loss, as measured, on two cores at the stated rate."""
-    found: dict[Network, list[tuple[float, float]]] = {}
-    for network in NETWORKS:
-        a_second = plans.tokens_in(network, 1.0, RATE, "cpu", CHARACTERS)
+def by_seconds(text: str, runs: list[Run]) -> Measured:
+    """What was measured on a text, on two cores at the stated rate."""
+    facts, found = facts_of(text, runs), Measured()
+    for network in networks_of(text, runs):
+        a_second = plans.tokens_in(network, 1.0, RATE, "cpu", facts.vocab_size)
         mine = [run for run in runs if run.text == text and run.in_blocks == network.in_blocks]
         if mine:
             found[network] = sorted((math.log(run.tokens / a_second), math.log(run.loss)) for run in mine)
     return found
 
 
-def choices(runs: list[Run]) -> list[tuple[str, ...]]:
-    """The network of a plan beside the best one as measured, between the measured runs where there are two or more."""
-    rows: list[tuple[str, ...]] = [("text", "seconds", "best of those measured", "the plan's", "behind by")]
-    for text in dict.fromkeys(run.text for run in runs):
-        distinct = next(run.distinct for run in runs if run.text == text)
-        for seconds in (4, 8, 16, 32, 64, 128, 256):
-            losses = {
-                network: math.exp(np.interp(math.log(seconds), [x for x, _ in points], [y for _, y in points]))
-                for network, points in by_seconds(text, runs).items()
-                if points[0][0] <= math.log(seconds) <= points[-1][0] and network.in_blocks * GUARDED <= distinct
-            }
-            if len(losses) > 1:
-                best = min(losses, key=losses.__getitem__)
-                ours = plans.best(list(losses), seconds, RATE, "cpu", CHARACTERS, distinct)
-                behind = losses[ours] / losses[best] - 1
-                rows.append((text, f"{seconds}", named(best, losses), named(ours, losses), f"{behind:.1%}"))
+def picture(law: PlanLaw, text: str, runs: list[Run]) -> Plot:
+    """Loss over seconds: networks as measured, and the one that a plan takes, by the law."""
+    facts = facts_of(text, runs)
+    series = [
+        Series(f"{network.n_layer} x {network.n_embd}", [(math.exp(x), math.exp(y)) for x, y in points], dots=True)
+        for network, points in by_seconds(text, runs).items()
+    ]
+    line = []
+    for seconds in BUDGETS:
+        network = plans.best(networks_of(text, runs), seconds, RATE, "cpu", *facts[:2])
+        tokens = plans.tokens_in(network, seconds, RATE, "cpu", facts.vocab_size)
+        tokens = round(min(tokens, passes.MOST * facts.distinct))
+        line.append((seconds, law.loss(Run(text, network.in_blocks, tokens, round(facts.distinct), 1.0))))
+    series.append(Series("the plan's network, by the law", line))
+    return Plot(f"law-{text}", text, series, "seconds", "loss", logarithmic=True)
+
+
+def choices(law: PlanLaw, text: str, runs: list[Run]) -> list[tuple[str, ...]]:
+    """The network of a plan by `law` beside the best one, between measured runs, where there are two or more."""
+    rows: list[tuple[str, ...]] = []
+    for seconds in (4, 8, 16, 32, 64, 128, 256):
+        losses = {
+            network: math.exp(np.interp(math.log(seconds), [x for x, _ in points], [y for _, y in points]))
+            for network, points in by_seconds(text, runs).items()
+            if points[0][0] <= math.log(seconds) <= points[-1][0]
+        }
+        if len(losses) > 1:
+            best, ours = min(losses, key=losses.__getitem__), law_choice(law, list(losses), seconds, text, runs)
+            behind = losses[ours] / losses[best] - 1
+            rows.append((text, f"{seconds}", named(best, losses), named(ours, losses), f"{behind:.1%}"))
     return rows
+
+
+def law_choice(law: PlanLaw, networks: list[Network], seconds: float, text: str, runs: list[Run]) -> Network:
+    """The network that a law expects most of, by its constants of all texts."""
+    facts = facts_of(text, runs)
+
+    def missing(network: Network) -> float:
+        tokens = round(plans.tokens_in(network, seconds, RATE, "cpu", facts.vocab_size))
+        any_text = PlanLaw(law.alpha, law.beta, law.worth, law.ratio, {text: (0.0, law.ratio, 1.0)}, ())
+        return any_text.loss(Run(text, network.in_blocks, tokens, round(facts.distinct), 1.0))
+
+    return min(networks, key=missing)
 
 
 def named(network: Network, losses: dict[Network, float]) -> str:
@@ -94,18 +126,30 @@ def named(network: Network, losses: dict[Network, float]) -> str:
 
 def page(law: PlanLaw, runs: list[Run]) -> str:
     """The whole page as Markdown."""
-    chosen = choices(runs)
-    behind = sorted(float(row[-1].rstrip("%")) for row in chosen[1:])
+    header = ("text", "seconds", "best of those measured", "the plan's", "behind by")
+    chosen = [row for text in law.texts for row in choices(law, text, runs)]
+    unseen = [
+        row
+        for text in law.texts
+        for row in choices(fit_plan_law([run for run in runs if run.text != text]), text, runs)
+    ]
     told = [
-        f"{len(runs)} runs, of which {len(law.residuals)} are long enough for the law; root of the mean square of the "
-        f"residuals {law.noise:.2%}. Of {len(behind)} choices among the networks measured the median is "
-        f"{behind[len(behind) // 2]:g}% behind the best, the worst {behind[-1]:g}%."
+        f"{len(runs)} runs, of which {len(law.residuals)} have {FEWEST:,} tokens or more, long enough for the law; "
+        f"root of the mean square of the residuals {law.noise:.2%}.",
+        f"Of {behind(chosen)}. Where each text is chosen for by a law of the seven others, of {behind(unseen)}.",
     ]
     constants, texts, residuals = tables(law, runs)
-    for header, *body in (constants, texts, chosen, residuals):
-        told.append("\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)))
+    for head, *body in (constants, texts, [header, *chosen], residuals):
+        told.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)))
     told += [f"![{text}: loss over time](images/law-{text}.png)" for text in law.texts]
     return HEAD + "\n\n".join(told) + "\n"
+
+
+def behind(rows: list[tuple[str, ...]]) -> str:
+    """How far choices are from the best that was measured, in words."""
+    shares = sorted(float(row[-1].rstrip("%")) for row in rows)
+    best = f"{shares.count(0.0)} are the best, the median is {shares[len(shares) // 2]:g}% behind and the worst"
+    return f"{len(shares)} choices among the networks measured {best} {shares[-1]:g}%"
 
 
 def main() -> None:

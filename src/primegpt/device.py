@@ -103,7 +103,8 @@ def product_rate(device: str, dtype: "torch.dtype", threads: int | None = None) 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return min(threads or available_cores(), SHARING) * matmul_rate(device, dtype, size=384, repeats=60)
+        cores = available_cores()
+        return min(threads or cores, cores, SHARING) * matmul_rate(device, dtype, size=384, repeats=60)
     finally:
         torch.set_num_threads(before)
 

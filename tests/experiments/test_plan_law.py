@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +39,15 @@ def test_a_law_that_is_known_is_found():
 
 def test_one_run_that_went_wrong_moves_the_law_little():
     right = runs(0.4, 0.6, 4.0, noise=0.002)
-    wrong = [*right[:5], Run(*list(vars(right[5]).values())[:4], right[5].loss * 1.3), *right[6:]]
+    wrong = [*right[:5], replace(right[5], loss=right[5].loss * 1.3), *right[6:]]
     found = fit_plan_law(wrong)
     off = [found.loss(run) / run.loss - 1 for run in right]
     assert np.median(np.abs(off)) < 0.004
 
 
-@pytest.mark.parametrize("given", [runs(0.4, 0.6, 4.0, 0)[:7], [Run("a", 1, 10**6, 1, math.nan)] * 20])
+@pytest.mark.parametrize("given", [runs(0.4, 0.6, 4.0, 0)[::4], [Run("a", 1, 10**6, 1, math.nan)] * 20])
 def test_too_few_runs_or_none_that_ended_are_refused(given):
-    with pytest.raises(UsageError, match="runs for the law of plans; give 8 or more"):
+    with pytest.raises(UsageError, match=r"for the law of plans; give (10|6) or more"):
         fit_plan_law(given)
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from primegpt import api
-from primegpt.config import Layer, resolve, write_toml
+from primegpt.config import Config, Layer, TrainConfig, resolve, write_toml
 from primegpt.config.layers import PRESETS
 from primegpt.data.audit import audit_corpus
 from primegpt.data.preparing.prepare import prepare
 from primegpt.errors import ConfigError
 from primegpt.inference.run import load_config
-from primegpt.jobs.configuring import configure
+from primegpt.jobs.configuring import configure, rate_for
+from primegpt.model.size import parameter_count
+from primegpt.planning.law import STATED_RATES
 from primegpt.run.folder import RunFolder
 
 
@@ -29,7 +31,7 @@ def test_flags_stand_above_the_measured_rates(tmp_path: Path) -> None:
     assert rates(text) == pytest.approx((1.28 / 192, 0.5 / 192))
     assert rates(text, train={"learning_rate": 1e-4}) == (1e-4, None)  # the head goes with the others
     assert rates(text, train={"head_learning_rate": 1e-3}) == pytest.approx((1.28 / 192, 1e-3))
-    assert rates(text, tokenizer={"kind": "bpe"}) == pytest.approx((1.28 / 192, None))
+    assert rates(text, tokenizer={"kind": "bpe"}) == pytest.approx((1.28 / 64, None))  # too few tokens for more
     assert rates(text, model={"n_embd": 64}) == pytest.approx((1.28 / 64, None))
     assert rates(text, train={"max_steps": None, "minutes": 0.1}) == pytest.approx((1.28 / 64, None))
     assert rates(text, model={"tie_embeddings": True}) == pytest.approx((1.28 / 192, None))
@@ -129,3 +131,42 @@ def test_settings_of_another_kind_are_refused_before_anything_is_made_of_them(tm
 def test_flags_that_contradict_each_other_are_refused_before_a_text_is_looked_for() -> None:
     with pytest.raises(ConfigError, match=r"train\.minutes and train\.epochs are budgets"):
         configure(["nowhere.txt"], Layer({"train": {"minutes": 1.0, "epochs": 2.0}}))
+
+
+def test_the_rate_of_counted_steps_and_of_ranks_is_no_measurement(monkeypatch):
+    """A Mac took an H100's, and 97M parameters for 20 MB; ranks of one CPU each counted as a machine."""
+    monkeypatch.setattr("primegpt.jobs.configuring.product_rate", lambda *_: 7.0)
+    assert rate_for(TrainConfig(), "cpu", counted=False) == 7.0
+    for device in ("cpu", "mps"):
+        assert rate_for(TrainConfig(), device, counted=True) == STATED_RATES["cpu"]
+    assert rate_for(TrainConfig(), "cuda", counted=True) == STATED_RATES["cuda"]
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (ranks | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert rate_for(TrainConfig(), "cpu", counted=False) == STATED_RATES["cpu"]
+    assert rate_for(TrainConfig(), "cuda", counted=False) == 2 * STATED_RATES["cuda"]
+
+
+def chosen(path: Path, kilobytes: int, **flags: dict[str, object]) -> Config:
+    path.write_text("to be or not to be\n" * (kilobytes * 1000 // 19), encoding="utf-8")
+    flags["train"] = {"device": "cpu", "max_steps": 2000} | flags.get("train", {})
+    return configure([str(path)], Layer(flags))
+
+
+@pytest.mark.parametrize("kilobytes", [50, 100, 200, 500, 900, 1500])
+def test_counted_steps_have_no_network_that_the_audit_would_call_too_large(kilobytes, tmp_path):
+    model = chosen(tmp_path / "text.txt", kilobytes).with_values(model={"vocab_size": 96}).model
+    assert parameter_count(model) <= 2 * 1000 * kilobytes or (model.n_layer, model.n_embd) == (2, 64)
+
+
+def test_the_network_goes_by_the_tokens_that_a_text_will_be(tmp_path):
+    text = tmp_path / "text.txt"
+    assert chosen(text, 1500).model.n_embd == 192
+    assert chosen(text, 1500, tokenizer={"kind": "gpt2"}).model.n_embd < 192
+
+
+@pytest.mark.parametrize("context", [64, 128, 1024])
+def test_a_step_has_its_tokens_at_any_context(context, tmp_path):
+    for flags in ({"model": {"block_size": context}}, {"train": {"sequence_length": min(context, 256)}}):
+        config = chosen(tmp_path / "text.txt", 1000, **flags)
+        assert config.train.batch_size * config.sequence_length == 2048

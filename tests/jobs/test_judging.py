@@ -15,8 +15,9 @@ from primegpt.jobs import judging
 from primegpt.jobs.configuring import configure, fill_vocabulary, is_chosen
 from primegpt.model.size import parameter_count
 from primegpt.parallel.world import ALONE
-from primegpt.planning import passes, timing
+from primegpt.planning import passes, recipe, timing
 from primegpt.planning.plan import prepare_device
+from primegpt.planning.recipe import TextFacts
 from primegpt.planning.timing import StepTime
 from primegpt.training.progress import plan_table
 
@@ -28,6 +29,7 @@ Planned = Callable[..., tuple[Config, Corpus, list[str]]]
 def planned(tmp_path, monkeypatch) -> Planned:
     """The plan for so many bytes of words, where a step takes 0.05 s; and the warnings that come with it."""
     monkeypatch.setattr(timing, "measure_step", lambda *_, **__: StepTime(step=0.05, position=1e-6, token=1e-3))
+    monkeypatch.setattr("primegpt.jobs.configuring.product_rate", lambda *_: 4e11)
 
     def make(size: int, minutes: float, copies: int = 1, **train: object) -> tuple[Config, Corpus, list[str]]:
         draw = random.Random(1)
@@ -104,12 +106,21 @@ def test_a_network_is_chosen_where_nothing_is_said_of_it(flags, expected, tmp_pa
     assert is_chosen([str(tmp_path / "text.txt")], Layer(flags)) == expected
 
 
-def test_a_smaller_network_reads_records_that_were_prepared_for_a_larger_one(tmp_path):
+def test_where_no_larger_network_is_planned_it_says_so(planned, monkeypatch):
+    """A billion bytes on an H100 were told that a larger network would memorise."""
+    monkeypatch.setattr(judging, "NETWORKS", judging.NETWORKS[:1])
+    monkeypatch.setattr(recipe, "NETWORKS", recipe.NETWORKS[:1])
+    assert planned(70_000, 0.3)[0].plan.why.endswith("passes; the largest network that is planned")
+
+
+def test_the_network_goes_by_the_tokens_that_there_are(tmp_path):
+    """Records that were prepared for one network are read by another: their context stays."""
     path = Path(tmp_path / "songs.jsonl")
-    path.write_text('{"prompt": "a", "lyrics": "la la la"}\n' * 50, encoding="utf-8")
+    path.write_text('{"prompt": "a", "lyrics": "la la la"}\n' * 20_000, encoding="utf-8")
     flags = Layer({"data": {"template": "song"}, "train": {"minutes": 16.0, **BASICS}})
     config = configure([str(path)], flags).with_values(model={"vocab_size": 300})
-    smaller = judging.with_fitting_network(config, partial(configure, [str(path)], flags), 200_000)
+    assert config.model.n_embd > 64
+    smaller = judging.with_network_for(TextFacts(300, 12_000), config, partial(configure, [str(path)], flags))
     assert (smaller.model.n_layer, smaller.model.n_embd) == (2, 64)
     assert (smaller.model.block_size, smaller.train.batch_size) == (config.model.block_size, config.train.batch_size)
     assert smaller.train.learning_rate == 1.28 / 64

@@ -76,7 +76,7 @@ def test_sums_and_their_parts_and_a_limit(capsys):
     printed = capsys.readouterr().out
     assert "\nreward  " in printed
     assert "6 answers, temperature 0, " in printed
-    assert "reward, exact" in printed
+    assert "\nexact " in printed
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is decided before step 1: how much fits into memory, and what a run will do and take."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -59,11 +60,13 @@ def settings(**train: Any) -> dict[str, dict[str, Any]]:
 def planned(text) -> Callable[..., tuple[Config, Corpus]]:
     """The plan for a text, where steps and evaluations take TIMES."""
 
-    def make(*, rereading: int = 0, data: dict | None = None, **train: Any) -> tuple[Config, Corpus]:
+    def make(
+        *, rereading: int = 0, most_passes: float = math.inf, data: dict | None = None, **train: Any
+    ) -> tuple[Config, Corpus]:
         config = resolve(settings(**train), {"data": {"sources": (str(text),), **(data or {})}})
         corpus = prepare(config.data, config.tokenizer, context=16)
         config = config.with_values(model={"vocab_size": corpus.tokenizer.vocab_size})
-        return planning.make_plan(config, corpus, rereading=rereading), corpus
+        return planning.make_plan(config, corpus, rereading=rereading, most_passes=most_passes), corpus
 
     return make
 
@@ -360,6 +363,24 @@ def test_times_of_a_moment_when_others_had_the_machine_are_not_believed_for_ever
     again, _ = planned(minutes=1.0)
     assert again.train.max_steps > plan.train.max_steps / 10 > 50
     assert again.plan.training_seconds > 30
+
+
+@pytest.mark.parametrize("budget", [{"minutes": 0.3}, {"tokens": 2000}, {"max_steps": 3}], ids=str)
+def test_what_was_measured_for_this_very_plan_is_not_measured_twice(planned, monkeypatch, budget):
+    """A plan of few steps forgot what it had just found, and took its time for the same again."""
+    measured: list[Config] = []
+    monkeypatch.setattr(timing, "measure_step", lambda config, *_, **__: measured.append(config) or TIMES)
+    planned(**budget)
+    assert len(measured) == 1
+    planned(**budget)
+    assert len(measured) == 1 + ("minutes" in budget)  # of what is remembered another moment may say more
+
+
+def test_few_steps_because_the_text_is_tiny_ask_for_text_and_not_for_time(timed, planned):
+    config, _ = planned(minutes=3.0, most_passes=0.2)
+    (warning,) = config.plan.warnings
+    assert "as many passes over the text as are of use, too few to learn much: add text" in warning
+    assert "--minutes" not in warning
 
 
 def test_intervals_that_were_not_asked_for_follow_the_plan(timed, planned):

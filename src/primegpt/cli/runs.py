@@ -50,7 +50,7 @@ def info(
     if target and target.is_file() and target.suffix != ".toml":
         plans = api.outlook(target, gpus, gpu or "h100")
         where = f"{gpus} {gpu or 'h100'}" if gpus else "this machine"
-        show_json([asdict(plan) for plan in plans]) if as_json else show(api.outlook_table(target, plans, where))
+        show_json([plan.as_json() for plan in plans]) if as_json else show(api.outlook_table(target, plans, where))
         return
     if gpus is not None:
         planned = api.forecast(target, gpus, gpu or "h100")

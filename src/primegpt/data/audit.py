@@ -109,14 +109,17 @@ class AuditReport:
     @property
     def tokens_per_parameter(self) -> float | None:
         """Tokens that are no repetition, for each parameter of the model."""
-        if not self.tokens or not self.n_parameters:
-            return None
-        return self.tokens * (1 - self.repeated_share) / self.n_parameters
+        return self.distinct_tokens / self.n_parameters if self.tokens and self.n_parameters else None
+
+    @property
+    def distinct_tokens(self) -> float:
+        """Tokens that are no repetition."""
+        return (self.tokens or 0) * (1 - self.repeated_share)
 
     @property
     def fitting_parameters(self) -> float:
         """Of the largest model that will not learn the text by heart."""
-        return (self.tokens or 0) * (1 - self.repeated_share) / (GUARDED if self.guarded else TOKENS_PER_PARAMETER)
+        return self.distinct_tokens / (GUARDED if self.guarded else TOKENS_PER_PARAMETER)
 
     @property
     def warnings(self) -> list[str]:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from primegpt.errors import UsageError
 from primegpt.experiments.analysis import Findings, Given
+from primegpt.model.size import block_matrix_parameters
 from primegpt.planning.law import PARAMETERS, TOKENS
 
-LEAST = 8  # runs: twice as many as there are constants of all texts
+LEAST = 4, 2  # runs: as many as there are constants of all texts, and about as many as each text has of its own
 FEWEST = 300_000  # tokens, 150 steps: shorter runs are mostly warm-up, and no law of sizes
 NOISE = 0.01  # of a loss, relative, beyond which a residual counts linearly from HUBER times this on
 HUBER = 2.0
@@ -42,6 +43,9 @@ class Run:
     """Tokens of the text."""
     loss: float
     """Of held-out text, at the best moment of the run."""
+    vocab_size: int = 0
+    """With the context this is what a token costs; the law does not ask for it."""
+    block_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,11 @@ def fit_plan_law(runs: Sequence[Run]) -> PlanLaw:
     Raises UsageError where they are too few, or have no loss.
     """
     runs = [run for run in runs if run.tokens >= FEWEST]
-    if len(runs) < LEAST or not all(math.isfinite(run.loss) and run.loss > 0 for run in runs):
-        raise UsageError(f"{len(runs)} runs for the law of plans", f"give {LEAST} or more that have a loss")
     names = list(dict.fromkeys(run.text for run in runs))
+    least = LEAST[0] + LEAST[1] * len(names)
+    if len(runs) < least or not all(math.isfinite(run.loss) and run.loss > 0 for run in runs):
+        what = f"{len(runs)} runs of {len(names)} texts for the law of plans"
+        raise UsageError(what, f"give {least} or more that have a loss and {FEWEST:,} tokens")
     problem = _Problem(runs, names)
     fitted = min((problem.minimised(start) for start in STARTS), key=lambda found: problem.objective(found).item())
     alpha, beta, worth, ratio = fitted[:4].exp().tolist()
@@ -140,10 +146,12 @@ def analysis(given: Given) -> Findings:
     runs = [
         Run(
             text=Path(run.config.data.sources[0]).stem,
-            in_blocks=12 * run.config.model.n_layer * run.config.model.n_embd**2,
+            in_blocks=block_matrix_parameters(run.config.model),
             tokens=run.tokens,
             distinct=run.config.plan.train_tokens,
             loss=loss,
+            vocab_size=run.config.model.vocab_size,
+            block_size=run.config.model.block_size,
         )
         for run in given.runs
         if (loss := run.values.get(given.measures[0])) is not None

@@ -1,7 +1,8 @@
 """What is to be trained: the configuration that texts or a recipe, and flags, ask for."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from primegpt.config import (
     refuse_idle,
     resolve,
 )
+from primegpt.data.audit import GUARDED, TOKENS_PER_PARAMETER
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.reading.sources import source_bytes
 from primegpt.device import choose_device, choose_precision, product_rate
 from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
 from primegpt.jobs.own_rewards import in_use
 from primegpt.model.own import numbers
-from primegpt.planning.law import STATED_RATES, Network
-from primegpt.planning.recipe import tuned, zero_config
+from primegpt.parallel.distributed import ranks_of
+from primegpt.planning.law import STATED_RATES
+from primegpt.planning.recipe import TextFacts, guessed, tokenizer_for, tuned, zero_config
 from primegpt.run.extensions import trust
 from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
@@ -39,12 +42,10 @@ from primegpt.training.step import Precision
 COUNTED = set(BUDGETS) - {"minutes"}
 
 
-def configure(
-    sources: Sequence[str | Config], flags: Layer, fits: Callable[[Network], bool] = lambda network: True
-) -> Config:
+def configure(sources: Sequence[str | Config], flags: Layer, facts: TextFacts | None = None) -> Config:
     """The configuration that `sources` and command-line `flags` ask for.
 
-    A bare text gets the zero-config recipe, with a network that `fits` it.
+    A bare text gets the zero-config recipe, for its `facts` where these are known, else for a guess by its size.
     """
     if recipe := written_recipe(sources):
         config = resolve(recipe, flags)
@@ -59,19 +60,22 @@ def configure(
     data, device = asked.data, choose_device(asked.train.device)
     width = asked.model.n_embd if "n_embd" in model else None
     preset = preset_name({"model": {"preset": "prime"}}, flags)
+    context = train.get("sequence_length") or model.get("block_size")
+    counted = any(train.get(budget) for budget in COUNTED)
+    rate = rate_for(asked.train, device, counted=counted)
+
     size = source_bytes(data.sources, songs=data.songs, at_most=data.max_bytes)
-
-    rate = rate_for(asked.train, device, counted=bool(COUNTED & train.keys()))
-
-    def chosen(records: Sequence[int] | None) -> dict[str, Any]:
-        return zero_config(
-            size, device, asked.train.minutes, preset, records=records, width=width, rate=rate, fits=fits
-        )
-
-    recipe = chosen(None if data.template == "text" else ())
-    if data.template != "text" and "block_size" not in model and "sequence_length" not in train:
+    tokenizer = tokenizer_for(size, records=data.template != "text")
+    # A run of counted steps has no average of its weights, and no early end.
+    least = TOKENS_PER_PARAMETER if counted else GUARDED
+    facts = facts or guessed(size, merge(flags, texts, recipe={"tokenizer": tokenizer}).tokenizer, least)
+    chosen = partial(
+        zero_config, facts, tokenizer, device, asked.train.minutes, preset, width=width, context=context, rate=rate
+    )
+    recipe = chosen(records=None if data.template == "text" else ())
+    if data.template != "text" and not context:
         known = resolve(flags, texts, recipe=recipe)
-        recipe = chosen(record_lengths(known.data, known.tokenizer))
+        recipe = chosen(records=record_lengths(known.data, known.tokenizer))
     as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
     as_measured &= "learning_rate" not in train  # whoever asks for one means the head's too
     config = resolve(flags, texts, recipe=recipe)
@@ -82,11 +86,12 @@ def configure(
 def rate_for(train: TrainConfig, device: str, *, counted: bool) -> float:
     """FLOP/s of matrix products: this machine's, or a stated one where the network must not depend on a measurement.
 
-    Steps that are `counted` are to be the same anywhere, and ranks have to agree.
+    Steps that are `counted` are to be the same anywhere, and ranks have to agree. Ranks of one CPU share it.
     """
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    if counted or ranks > 1:
-        return ranks * STATED_RATES.get(device, STATED_RATES["cuda"])
+    ranks = ranks_of(os.environ)
+    if counted or ranks:
+        on_gpus = device == "cuda"
+        return STATED_RATES["cuda" if on_gpus else "cpu"] * (ranks.size if ranks and on_gpus else 1)
     dtype = Precision(choose_precision(train.precision, device), device).dtype
     return product_rate(device, dtype, train.threads)
 
@@ -122,14 +127,15 @@ def written_recipe(sources: Sequence[str | Config]) -> Layer | None:
     return None
 
 
-NETWORK = {"n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "intermediate_size", "block_size"}
+OF_A_NETWORK = {"n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "intermediate_size", "block_size"}
 BATCH = {"sequence_length", "batch_size", "gradient_accumulation_steps", "learning_rate"}  # which go with a network
 
 
 def is_chosen(sources: Sequence[str | Config], flags: Layer) -> bool:
     """Whether the network is the zero-config recipe's, by minutes alone."""
-    asked = NETWORK & flags.values.get("model", {}).keys(), (BATCH | COUNTED) & flags.values.get("train", {}).keys()
-    return not any(asked) and not written_recipe(sources)
+    model, train = flags.values.get("model", {}), flags.values.get("train", {})
+    asked = OF_A_NETWORK & model.keys() or any(train.get(name) is not None for name in BATCH | COUNTED)
+    return not asked and not written_recipe(sources)
 
 
 def texts_to_read(sources: Sequence[str | Config], flags: Layer) -> Layer:

@@ -13,15 +13,14 @@ from primegpt.jobs.bases import Base
 from primegpt.model.size import block_matrix_parameters, parameter_count
 from primegpt.parallel.world import World
 from primegpt.planning import passes
-from primegpt.planning.law import Network
 from primegpt.planning.plan import make_plan
-from primegpt.planning.recipe import DEFAULT_MINUTES, NETWORKS
+from primegpt.planning.recipe import DEFAULT_MINUTES, NETWORKS, TextFacts
 from primegpt.terminal import Say
 
 AUDITED_TOKENS = 2_000_000  # tell as much about a text as all of it
 
-Chosen = Callable[[Callable[[Network], bool]], Config]
-"""The zero-config recipe with a network that fits."""
+Chosen = Callable[[TextFacts], Config]
+"""The zero-config recipe for a text."""
 
 
 def lasting_plan(
@@ -32,26 +31,26 @@ def lasting_plan(
     The text suffices for its network, by the `audit` of rank 0, and many passes come with what keeps it from learning
     that by heart.
     """
-    most = world.max(replace(audit, guarded=True).fitting_parameters if audit else 0.0)
-    fitting = with_fitting_network(config, chosen, most)
+    distinct = world.max(audit.distinct_tokens if audit else 0.0)
+    facts = TextFacts(config.model.vocab_size, distinct)
+    fitting = with_network_for(facts, config, chosen)
     elapsed = time.monotonic() - started
     plan = make_plan(fitting, corpus, elapsed=elapsed, most_passes=passes.MOST, world=world)
     minutes = config.train.minutes or DEFAULT_MINUTES
-    blocks, vocab_size = block_matrix_parameters(plan.model), plan.model.vocab_size
-    larger = [network for network in NETWORKS if network.in_blocks > blocks]
-    is_largest = not any(network.parameters(vocab_size) <= most for network in larger)
-    why = passes.why(plan, corpus, minutes, is_largest=is_largest)
+    larger = [network for network in NETWORKS if network.in_blocks > block_matrix_parameters(plan.model)]
+    would = "make too few steps" if any(map(facts.suffices_for, larger)) else "memorise" if larger else None
+    why = passes.why(plan, corpus, minutes, larger_would=would)
     return passes.guarded(plan, corpus).with_values(plan={"why": why})
 
 
-def with_fitting_network(config: Config, chosen: Chosen, most: float) -> Config:
-    """`config`, or the network of at most `most` parameters that is the best for its budget."""
-    vocab_size = config.model.vocab_size
-    if parameter_count(config.model) <= most:
-        return config
-    fitting = chosen(lambda network: network.parameters(vocab_size) <= most)
+def with_network_for(facts: TextFacts, config: Config, chosen: Chosen) -> Config:
+    """`config` with the network that is the best for the text as it is in its own tokens.
+
+    Records were cut to fit a context already, which stays.
+    """
+    fitting = chosen(facts)
     model, train = {"n_layer", "n_embd", "n_head"}, {"learning_rate", "head_learning_rate"}
-    if config.data.template == "text":  # records were cut to fit the context already
+    if config.data.template == "text":
         model, train = model | {"block_size"}, train | {"batch_size"}
     values = {"model": fitting.model.model_dump(include=model), "train": fitting.train.model_dump(include=train)}
     return config.with_values(**values)

@@ -111,7 +111,12 @@ def doubts(train: TrainConfig, course: Course, minutes: float | None) -> Iterato
             f"what is read at the end, validation text above all, takes about {human_seconds(course.closing_seconds)} "
             f"of {human_seconds(60 * minutes)}: lower --data.val_fraction, or give more --minutes"
         )
-    if course.steps < FEW_STEPS and not train.max_steps:
+    if course.steps < FEW_STEPS and course.most_steps:
+        yield (
+            f"{course.steps:,} steps are as many passes over the text as are of use, too few to learn much: add text, "
+            "or take smaller steps (--train.batch_size)"
+        )
+    elif course.steps < FEW_STEPS and not train.max_steps:
         what = "what fits the time" if minutes else "all that was asked for"
         more = "--minutes" if minutes else "--epochs or --tokens"
         yield (

@@ -19,7 +19,8 @@ BETA = 0.912
 WORTH = 3.76  # R: passes over a text that could be worth something, after the first
 RATIO = 1.87  # A / B
 
-UTILISATION = {"cpu": (1.0, 315.0), "cuda": (0.6, 500.0)}  # of that rate by wide steps, and the width that reaches half
+# The share of a device's rate of products that steps of wide networks reach, and the width that reaches half of it.
+WIDTHS = {"cpu": (1.0, 315.0), "cuda": (0.6, 500.0)}
 STATED_RATES = {"cpu": 4e11, "cuda": 6e14}  # FLOP/s of the machine of the fit, and of an H100: where none is measured
 
 
@@ -60,7 +61,7 @@ def missing(in_blocks: float, tokens: float, distinct: float) -> float:
 
 def tokens_in(network: Network, seconds: float, rate: float, device: str, vocab_size: int) -> float:
     """What `network` learns from in `seconds` on a device that multiplies matrices at `rate` FLOP/s."""
-    wide, half = UTILISATION.get(device, UTILISATION["cuda"])
+    wide, half = WIDTHS.get(device, WIDTHS["cuda"])
     share = wide * network.n_embd / (network.n_embd + half)
     return seconds * share * rate / network.flops(vocab_size)
 

@@ -44,14 +44,13 @@ def decay(plan: Config, corpus: Corpus) -> float:
     return max(train.weight_decay, min(MOST_DECAY, float(f"{wanted:.2g}")))
 
 
-def why(plan: Config, corpus: Corpus, minutes: float, *, is_largest: bool) -> str:
-    """In one line, why the plan is what it is; `is_largest` where a larger network would be too large for the text."""
+def why(plan: Config, corpus: Corpus, minutes: float, *, larger_would: str | None) -> str:
+    """In one line, why the plan is what it is, and no larger network; None where none is larger."""
     size, passes = human_bytes(corpus.train_bytes + corpus.val_bytes), of(plan, corpus)
     budget = f"{minutes:g} minute{'s' if minutes != 1 else ''}"
-    limit = "memorise" if is_largest else "make too few steps"
     told = f"{size} in {budget}: {human_count(parameter_count(plan.model))} parameters, {passes:.2g} passes; "
-    told += f"a larger network would {limit}"
+    told += f"a larger network would {larger_would}" if larger_would else "the largest network that is planned"
     if passes > 0.9 * MOST and (seconds := plan.plan.expected_seconds) < 0.9 * 60 * minutes:
-        more = "and so would more passes" if is_largest else "more passes would memorise"
+        more = "and so would more passes" if larger_would == "memorise" else "more passes would memorise"
         told += f", {more}: it takes {human_seconds(seconds)}; to use the rest, add text"
     return told

@@ -7,7 +7,7 @@ resume, since a run is exactly repeatable only under the same choices.
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from primegpt.hugepages import keep_in_huge_pages
 from primegpt.model.memory import batch_bytes, training_memory, what_to_lower
 from primegpt.model.size import human_bytes, parameter_count
 from primegpt.parallel.world import ALONE, World
-from primegpt.planning.course import course_for, doubts
+from primegpt.planning.course import Course, course_for, doubts
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import StepTime, candidates, compiled_step_time, forget, reference_seconds, step_times
@@ -68,6 +68,19 @@ def as_on_rank_0(config: Config, world: World) -> Config:
     return config if world.size == 1 else resolve(world.tell(config.model_dump(mode="json", exclude_unset=True)))
 
 
+class Fitted(NamedTuple):
+    """A step that memory suffices for, with the fastest attention."""
+
+    config: Config
+    batches: Batches
+    times: StepTime
+    notes: list[str]
+    """What was measured, in words."""
+    warnings: list[str]
+    remembered: bool
+    """Whether the times are those of an earlier plan."""
+
+
 def make_plan(
     config: Config,
     corpus: Corpus,
@@ -76,34 +89,43 @@ def make_plan(
     rereading: int = 0,
     most_passes: float = math.inf,
     world: World = ALONE,
-    anew: bool = False,
 ) -> Config:
     """`config` with everything resolved for `corpus`; `elapsed` seconds of a time budget are already gone, and at the
     end two models read `rereading` targets of another text. No more steps are planned for a time budget than make
     `most_passes` over the text.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
-    flags leave nothing to measure, and as long as compiling does where that is asked for. Where times that are
-    remembered leave next to nothing of the budget, all is measured `anew`: they may be of a moment in which other
-    programs had the machine.
+    flags leave nothing to measure, and as long as compiling does where that is asked for.
     """
-    started, before, train, asked = time.monotonic(), elapsed, config.train, config
+    started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
     lengths = few_lengths(corpus.train, length) if corpus.train.has_roles else ()
     small = 4 * parameter_count(config.model) < 50e6
     keep = train.keep_checkpoints or ("milestones" if small else 3)
     config = config.with_values(train={"sequence_length": length, "keep_checkpoints": keep}, plan={"lengths": lengths})
-    config, batches, times, notes, warnings = fitting_step(config, corpus, world)
-
     minutes = train.minutes or (None if train.max_steps or train.tokens or train.epochs else DEFAULT_MINUTES)
-    elapsed += time.monotonic() - started + reference_seconds(config, corpus, times)
-    left = max(1.0, 60 * minutes - elapsed) if minutes else 0.0
-    course = course_for(
-        config, corpus, batches, times, left=left, rereading=rereading, most_passes=most_passes, ranks=world.size
-    )
-    if world.size == 1 and not anew and any(doubts(train, course, minutes)) and forget(config):
-        elapsed = before + time.monotonic() - started
-        return make_plan(asked, corpus, elapsed=elapsed, rereading=rereading, most_passes=most_passes, anew=True)
+
+    def course_of(fitted: Fitted) -> Course:
+        gone = elapsed + time.monotonic() - started + reference_seconds(fitted.config, corpus, fitted.times)
+        left = max(1.0, 60 * minutes - gone) if minutes else 0.0
+        return course_for(
+            fitted.config, corpus, fitted.batches, fitted.times,
+            left=left, rereading=rereading, most_passes=most_passes, ranks=world.size,
+        )  # fmt: skip
+
+    fitted = fitting_step(config, corpus, world)
+    course = course_of(fitted)
+    lacks_time = minutes and not course.most_steps and any(doubts(train, course, minutes))
+    if lacks_time and fitted.remembered and forget(fitted.config):
+        # What is remembered may be of a moment in which other programs had the machine.
+        fitted = fitting_step(config, corpus, world)
+        course = course_of(fitted)
+    return as_on_rank_0(planned(fitted, course, corpus, minutes), world)
+
+
+def planned(fitted: Fitted, course: Course, corpus: Corpus, minutes: float | None) -> Config:
+    """The configuration of a run that makes `course`."""
+    config, train = fitted.config, fitted.config.train
     given: dict[str, int | None] = {name: getattr(train, name) for name in INTERVALS}
     values: dict[str, Any] = intervals(given, course.steps, course.training_seconds, course.costs)
     values |= {"max_steps": course.steps, "minutes": None, "tokens": None, "epochs": None}
@@ -114,7 +136,7 @@ def make_plan(
         "device": train.device,
         "threads": train.threads,
         "train_tokens": len(corpus.train),
-        "step_seconds": times.step,
+        "step_seconds": fitted.times.step,
         "peak_flops": matmul_rate(train.device, Precision(train.precision, train.device).dtype),
         "training_seconds": course.training_seconds + course.spare_seconds,
         "most_steps": course.most_steps,
@@ -123,21 +145,18 @@ def make_plan(
         "reread_targets": course.reread_targets,
         "expected_memory_mb": training_memory(config).total / 1e6,
         "chosen": [name for name, interval in given.items() if interval is None],
-        "notes": notes,
-        "warnings": [*warnings, *doubts(train, course, minutes)],
+        "notes": fitted.notes,
+        "warnings": [*fitted.warnings, *doubts(train, course, minutes)],
     }
-    planned = config.with_values(
+    return config.with_values(
         train=values,
         data={"val_tokens": course.val_tokens},
         generate={"start_document": begins_documents(corpus) if start is None else start},
         plan=record,
     )
-    return as_on_rank_0(planned, world)
 
 
-def fitting_step(
-    config: Config, corpus: Corpus, world: World
-) -> tuple[Config, Batches, StepTime, list[str], list[str]]:
+def fitting_step(config: Config, corpus: Corpus, world: World) -> Fitted:
     """`fastest_step` with the largest micro-batch that memory suffices for: that of `config`, or a part of it.
 
     What the forecast says cannot fit is not tried: a system that promises more memory than it has would end the
@@ -150,9 +169,8 @@ def fitting_step(
     while True:
         config = as_on_rank_0(with_packing(config.with_values(data={"pack": pack}), corpus, world), world)
         batches = training_batches(config, corpus, world.rank, world.size)
-        if excess(config, world) <= 0 and (fastest := fastest_step(config, batches, world)):
-            config, times, notes, not_compiled = fastest
-            return config, batches, times, notes, warnings + not_compiled
+        if excess(config, world) <= 0 and (fitted := fastest_step(config, batches, world)):
+            return fitted._replace(warnings=warnings + fitted.warnings)
         rows = batches.batch_size
         if rows == 1:
             raise OutOfMemory(
@@ -192,16 +210,14 @@ def refuse_what_cannot_fit(config: Config, world: World = ALONE) -> None:
         )
 
 
-def fastest_step(
-    config: Config, batches: Batches, world: World
-) -> tuple[Config, StepTime, list[str], list[str]] | None:
-    """`config` with the fastest attention, and compiled no more if that fails; and what was measured of it.
+def fastest_step(config: Config, batches: Batches, world: World) -> Fitted | None:
+    """`config` with the fastest attention, and compiled no more if that fails.
 
-    Then what was found, in words, and why there is nothing compiled. Attention is compared without compiling, which
-    would take its time for each kind; where there is but one, only the compiled step is timed, since the other one may
-    not fit into the memory of a GPU. None where memory does not suffice.
+    Attention is compared without compiling, which would take its time for each kind; where there is but one, only the
+    compiled step is timed, since the other one may not fit into the memory of a GPU. None where memory does not
+    suffice.
     """
-    kernels, times, notes = candidates(config), {}, []
+    kernels, times, notes, remembered = candidates(config), {}, [], False
     if len(kernels) > 1 or not config.train.compile:
         times, remembered = step_times(config.with_values(train={"compile": False}), batches, world)
         when = ", measured before" if remembered else ""
@@ -211,15 +227,18 @@ def fastest_step(
     kernel = min(times, key=lambda name: times[name].step, default=kernels[0])
     config = config.with_values(train={"attention": kernel})
     if not config.train.compile:
-        return config, times[kernel], notes, []
+        return Fitted(config, batches, times[kernel], notes, [], remembered)
     compiled = compiled_step_time(config, batches, world)
-    if isinstance(compiled, StepTime):
-        return config, compiled, [*notes, f"compiled: {1000 * compiled.step:.1f} ms a step"], []
+    if isinstance(compiled, StepTime):  # its own time was measured now
+        notes = [*notes, f"compiled: {1000 * compiled.step:.1f} ms a step"]
+        return Fitted(config, batches, compiled, notes, [], remembered=False)
     if compiled is None:
         return None
     config = config.with_values(train={"compile": False})
-    times = times or step_times(config, batches, world)[0]
-    return (config, times[kernel], notes, [f"{NOT_COMPILED}{compiled}"]) if times else None
+    if not times:
+        times, remembered = step_times(config, batches, world)
+    warnings = [f"{NOT_COMPILED}{compiled}"]
+    return Fitted(config, batches, times[kernel], notes, warnings, remembered) if times else None
 
 
 def few_lengths(records: Shards, context: int) -> tuple[int, ...]:

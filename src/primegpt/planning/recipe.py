@@ -4,12 +4,14 @@ The network is the one that `planning.law` expects most of; the rest is measured
 budget to the network".
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from primegpt.config import Config
+from primegpt.config import Config, TokenizerConfig
 from primegpt.data.audit import GUARDED
 from primegpt.data.layout import fitting_context
+from primegpt.planning import passes
 from primegpt.planning.law import STATED_RATES, Network, best
 
 DEFAULT_MINUTES = 3.0
@@ -27,70 +29,76 @@ NETWORKS = (
     Network(n_layer=8, n_embd=512, n_head=8, block_size=512, batch_size=16),
     Network(n_layer=12, n_embd=768, n_head=6, block_size=512, batch_size=64),
 )
-ON_CUDA = {"block_size": 512, "batch_size": 64}  # a GPU has too little to do with fewer tokens
-BYTES = {"char": 1.0, 2048: 2.9, 8192: 3.7, 16384: 4.1}  # of a token, about
-CHARACTERS = 100  # that a text has
+ON_CUDA, ROWS_ON_CUDA = 512, 64  # context and rows: a GPU has too little to do with fewer tokens ...
+ENOUGH_STEPS = 500  # ... but a text that is small needs steps above all
 UNKNOWN = 1_000_000  # bytes that a text is taken to have where that is not known
 
 
+class TextFacts(NamedTuple):
+    """What of a text decides the network: a guess by its size, or what is known once its tokens are."""
+
+    vocab_size: int
+    distinct: float
+    """Tokens, without what is a copy."""
+    tokens_per_parameter: float = GUARDED
+    """That a network needs at least: above that none was better, or (`data.audit`) it learns the text by heart."""
+
+    def suffices_for(self, network: Network) -> bool:
+        return network.parameters(self.vocab_size) * self.tokens_per_parameter <= self.distinct
+
+
+def guessed(text_bytes: int | None, tokenizer: TokenizerConfig, tokens_per_parameter: float = GUARDED) -> TextFacts:
+    """What `text_bytes` of text are in tokens of `tokenizer`, if nothing in them is a copy.
+
+    The longer a piece, the more there are: 2.9 bytes are one of 2,048, 4.1 one of 16,384.
+    """
+    vocab_size, of_a_token = tokenizer.learnt_vocab_size or tokenizer.facts.assumed, 1.0
+    if tokenizer.facts.unit == "token":
+        of_a_token = max(1.0, 2.9 + 0.4 * math.log2(vocab_size / 2048))
+    return TextFacts(vocab_size, (text_bytes or UNKNOWN) / of_a_token, tokens_per_parameter)
+
+
 def zero_config(
-    text_bytes: int | None,
+    facts: TextFacts,
+    tokenizer: Mapping[str, Any],
     device: str,
     minutes: float | None,
     preset: str = "prime",
     *,
     records: Sequence[int] | None = None,
     width: int | None = None,
+    context: int | None = None,
     rate: float = STATED_RATES["cpu"],
-    fits: Callable[[Network], bool] = lambda network: True,
 ) -> dict[str, Any]:
-    """What to train on `text_bytes` of text in `minutes` on a `device` that multiplies matrices at `rate` FLOP/s.
+    """What to train on a text of such `facts` in `minutes` on a `device` that multiplies matrices at `rate` FLOP/s.
 
-    With a network of `width` if that was asked for.
-
-    `fits` says whether a network is small enough for the text: none is larger, unless all are. `records` are the
-    lengths in tokens of some records with an answer, as far as they are known; None for plain text.
-    They have to fit into a context, so they get one that is long enough, and longer pieces of text.
-
-    Small text: characters, since a few MB hold too few examples of each longer piece. The network grows with the
-    time there is, which on a CPU is what is scarce, as far as the text suffices for it.
+    With a network of `width`, and rows as long as `context`, if these were asked for. `records` are the lengths in
+    tokens of some records with an answer, as far as they are known; None for plain text. They have to fit into a
+    context, so they get one that is long enough.
     """
-    tokenizer = {"kind": "bpe", "vocab_size": 2048} if records is not None else tokenizer_for(text_bytes)
-    network = network_for(text_bytes, tokenizer, 60 * (minutes or DEFAULT_MINUTES), rate, device, fits)
+    network = network_for(facts, 60 * (minutes or DEFAULT_MINUTES), rate, device)
+    tokens = network.block_size * network.batch_size
     if width:
         network = network._replace(n_embd=width, n_head=heads(width))
     if records is not None:
-        tokens, least = network.block_size * network.batch_size, max(RECORD, network.block_size)
-        context, rows = context_and_rows(records, tokens, least, device)
-        network = network._replace(block_size=context, batch_size=rows)
+        least = max(RECORD, network.block_size)
+        chosen, rows = context_and_rows(records, tokens, least, device)
+        network = network._replace(block_size=chosen, batch_size=rows)
+    elif context:
+        network = network._replace(batch_size=max(1, tokens // context))
     model = network._asdict()
     train = {"batch_size": model.pop("batch_size")}
-    return {
-        "model": {"preset": preset, **model},
-        "tokenizer": tokenizer,
-        "train": train,
-    }
+    return {"model": {"preset": preset, **model}, "tokenizer": tokenizer, "train": train}
 
 
-def network_for(
-    text_bytes: int | None,
-    tokenizer: Mapping[str, Any],
-    seconds: float,
-    rate: float,
-    device: str,
-    fits: Callable[[Network], bool] = lambda network: True,
-) -> Network:
-    """The network for a text and the time there is, of those that `fits`; the smallest, where none does."""
-    vocab_size, distinct = tokenizer.get("vocab_size", CHARACTERS), distinct_tokens(text_bytes, tokenizer)
-    most = distinct / GUARDED  # above that no network was better, and several texts' worth of time is saved
-    networks = [each for each in NETWORKS if fits(each) and each.in_blocks <= most] or NETWORKS[:1]
-    network = best(networks, seconds, rate, device, vocab_size, distinct)
-    return network._replace(**ON_CUDA) if device == "cuda" else network
-
-
-def distinct_tokens(text_bytes: int | None, tokenizer: Mapping[str, Any]) -> float:
-    """About as many as a text is, if nothing in it is a copy."""
-    return (text_bytes or UNKNOWN) / BYTES[tokenizer.get("vocab_size", "char")]
+def network_for(facts: TextFacts, seconds: float, rate: float, device: str) -> Network:
+    """The best network by the law, of those that the text suffices for; the smallest, where it does for none."""
+    fitting = [network for network in NETWORKS if facts.suffices_for(network)] or NETWORKS[:1]
+    if device == "cuda":
+        rows = int(passes.MOST * facts.distinct / (ENOUGH_STEPS * ON_CUDA))
+        rows = max(4, min(ROWS_ON_CUDA, rows))
+        fitting = [network._replace(block_size=ON_CUDA, batch_size=rows) for network in fitting]
+    return best(fitting, seconds, rate, device, facts.vocab_size, facts.distinct)
 
 
 def context_and_rows(lengths: Sequence[int], tokens: int, least: int, device: str) -> tuple[int, int]:
@@ -111,8 +119,13 @@ def heads(width: int) -> int:
     return next((n for n in range(width // 64, 1, -1) if width % (2 * n) == 0), 1)
 
 
-def tokenizer_for(text_bytes: int | None) -> dict[str, Any]:
-    """The tokenizer of the zero-config layer. The size of a stream is not known; it is taken to be small."""
+def tokenizer_for(text_bytes: int | None, *, records: bool = False) -> dict[str, Any]:
+    """The tokenizer of the zero-config layer: characters for a few MB, which hold too few examples of longer pieces.
+
+    The size of a stream is not known; it is taken to be small.
+    """
+    if records:
+        return {"kind": "bpe", "vocab_size": 2048}
     text_bytes = text_bytes or UNKNOWN
     if text_bytes < 3_000_000:
         return {"kind": "char"}

@@ -36,6 +36,8 @@ class Plot:
     zero: bool = False
     """Begin y at 0, where a difference is to be seen for what it is."""
     horizontals: Sequence[tuple[float, str]] = ()
+    logarithmic: bool = False
+    """Of the x of a picture; a page has it as it is."""
 
     def add_to(self, page: Page) -> None:
         page.chart(self.title, self.series, x=self.x, y=self.y, zero=self.zero, horizontals=self.horizontals)
@@ -43,6 +45,8 @@ class Plot:
     def draw(self, folder: Path) -> Path:
         """The picture NAME.png in `folder`."""
         figure, axes = _titled(self.title, 3.8)
+        if self.logarithmic:
+            axes.set_xscale("log")
         for number, series in enumerate(self.series):
             xs, ys = zip(*series.points, strict=True)
             color, width = PALETTE[((series.color or number + 1) - 1) % len(PALETTE)], 0.7 if series.faint else 1.5
