@@ -66,7 +66,9 @@ def shortened(arguments: list[str]) -> list[str]:
         return [*kept, *SMALL, *FEW_ROWS]
     recipes = [path.read_text(encoding="utf-8") for word in kept if (path := recipe_path(word))]
     songs = ["--data.songs", "60"] if any("songbook" in text for text in [*kept, *recipes]) else []
-    return [*kept, *SMALL, *songs]
+    # So few songs would have the smallest network, whose context leaves an answer no room.
+    context = ["--model.block_size", "128"] if "songbook" in kept and "--model.block_size" not in kept else []
+    return [*kept, *SMALL, *songs, *context]
 
 
 def small_experiment(source: str) -> Path:
