@@ -595,6 +595,24 @@ def test_a_checkpoint_that_is_gone_is_told_of_with_a_way_on(visit, runs, tmp_pat
         press_write(page, PROMPT)
 
 
+def test_a_checkpoint_that_is_gone_of_the_run_beside_is_noticed_too(visit, runs, tmp_path):
+    live = tmp_path / "live"
+    shutil.copytree(runs[1], live)
+    with served([runs[0], live]) as where:
+        page = visit(where=where, at="#training")
+        slider = page.locator(".life.other input[type=range]")
+        slider.wait_for()
+        settled(page.locator(".life.other .text"))
+        most = int(slider.get_attribute("max"))
+        shutil.rmtree(min(RunFolder(live).checkpoints_dir.glob("step-*")))
+        page.remove_listener("console", page.complain)  # which is told of the refusal, too
+        slider.focus()
+        page.keyboard.press("Home")
+        page.locator(f".life.other input[max='{most - 1}']").wait_for()
+        assert settled(page.locator(".life.other .text"))
+        assert page.locator("#gone").is_hidden()
+
+
 def test_an_error_of_what_is_typed_is_told_until_something_else_is(visit):
     page = visit()
     page.remove_listener("console", page.complain)

@@ -1,7 +1,7 @@
 // The page starts here: runs, views, theme.
 
 import { get, whenRefused } from "./api.js";
-import { startBeside } from "./beside.js";
+import { other, startBeside } from "./beside.js";
 import { $, arrows, count, h } from "./dom.js";
 import { startInside } from "./inside.js";
 import { startLook } from "./look.js";
@@ -95,12 +95,14 @@ function checkpoints() {
   $("onto").textContent = steps.length ? `Go on with step ${label(stepOf(model()))}` : "";
 }
 
+// The run beside it may be the one that has let go.
 const recount = latest(
   async (current) => {
-    const run = model();
-    const { steps, best } = await get(`play/runs/${run.run}/progress?after=${run.rows}`);
-    Object.assign(run, { steps, best });
-    if (current() && run === model()) checkpoints();
+    for (const run of [model(), other()].filter(Boolean)) {
+      const { steps, best } = await get(`play/runs/${run.run}/progress?after=${run.rows}`);
+      Object.assign(run, { steps, best });
+    }
+    if (current()) emit("steps");
   },
   () => {}, // the question that was refused has its own words
 );

@@ -32,6 +32,7 @@ export function startTraining() {
   });
   for (const id of ["steps-scale", "loss-scale", "smoothing"]) $(id).addEventListener("input", draw);
   $("follow").addEventListener("change", refresh);
+  on("steps", () => state.view === "training" && refresh());
   on("model beside", () => state.view === "training" && rebuild());
   on("view", () => (state.view === "training" ? rebuild() : clearTimeout(timer)));
   resized(draw);
