@@ -65,6 +65,26 @@ def test_a_budget_beside_two_busy_programs(size, tmp_path):
     assert lines[-1]["seconds"] < 1.3 * max(budget, state.seconds_before) + 3  # or until it began, if that took longer
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forecast for Linux")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.n_layer": 3, "model.n_embd": 128, "model.n_head": 4},
+        {"model.n_layer": 6, "model.n_embd": 384, "model.n_head": 6, "data.template": "song"},
+        {"model.n_layer": 6, "model.n_embd": 384, "model.n_head": 6, "train.activation_checkpointing": True},
+    ],
+    ids=["small", "records", "checkpointing"],
+)
+def test_a_whole_run_holds_the_memory_that_its_plan_says(settings, tmp_path):
+    """Only a training step was counted: a process of half a gigabyte was forecast with 59 MB."""
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    flags += ["--model.block_size=256", "--train.batch_size=16", "--data.songs=1000", "--train.max_steps=6"]
+    train(tmp_path / "run", *flags, seconds=250)
+    folder = RunFolder.open(tmp_path / "run")
+    peak = max(line["memory_mb"] for line in folder.read_metrics() if "lr" in line)
+    assert load_config(folder).plan.expected_memory_mb == pytest.approx(peak, rel=0.2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_is_flat_over_records_of_all_lengths(tmp_path):
     """bf16 kernels were kept for each length: 4.6 GB after 250 steps, and the growth did not end.

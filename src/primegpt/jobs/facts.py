@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from primegpt.config import Config, read_toml, recipe_path, resolve
-from primegpt.model.memory import inference_memory, training_memory
+from primegpt.model.memory import inference_memory, process_memory
 from primegpt.model.size import flops_per_token, human_bytes, human_count, human_seconds, parameter_breakdown
 from primegpt.planning.forecast import Forecast, forecasts
 from primegpt.planning.plan import prepare_device
@@ -41,7 +41,7 @@ def info(target: str | Path | None = None) -> dict[str, Any]:
         "tokens_per_step": tokens_per_step,
         "steps": steps,
         "training_tokens": config.plan.train_tokens or None,
-        "training_memory_bytes": training_memory(config).total,
+        "training_memory_bytes": process_memory(config),
         "generation_memory_bytes": inference_memory(config).total,
         "device": train.device,
         "precision": train.precision,

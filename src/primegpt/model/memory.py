@@ -41,6 +41,9 @@ INT8_OUTPUT_BYTES = 16
 INT4_BYTES, INT4_INPUTS, INT4_OUTPUTS = 0.625, 32, 16
 
 
+# Python, torch, and the kernels that a first step loads (measured: 450 to 490 MB on Linux, whatever the model).
+PROCESS_BYTES = 470_000_000
+
 ROTATION_BYTES = 16  # a position and half a head's numbers: cosines, sines and their negatives, as they are made
 BATCH_BYTES = 32  # a token of a step: its id, its target, and what both are gathered in
 
@@ -104,10 +107,27 @@ def training_memory(config: Config) -> Memory:
     if train.gradient_accumulation_steps > 1:  # those of the micro-batches before
         backward_starts += gradients
     step_ends = gradients + max(working, _step_bytes(config))
+    if (
+        train.activation_checkpointing and train.device != "cuda"
+    ):  # the room of what is computed again lies in pieces, of no use to the optimizer
+        step_ends += kept + recomputed
     alive = weights + optimizer + max(backward_starts, step_ends) + rotation_bytes(model)
     holes = _heap_holes(config, in_slices=tokens > rows) * logits
     total = alive + round(ALLOCATOR_OVERHEAD * (alive - logits) + holes)
     return Memory(weights, copies, gradients, optimizer, kept + recomputed, logits, total)
+
+
+def process_memory(config: Config) -> int:
+    """The peak of the whole process of a run, in bytes; of a GPU's memory where it trains on one.
+
+    On Linux CPUs whole `train` commands are within 20% of it (docs/experiments.md, "Memory of whole commands").
+    """
+    return held_bytes(config) + training_memory(config).total + batch_bytes(config)
+
+
+def held_bytes(config: Config) -> int:
+    """What a process holds before there is a model; a GPU holds next to nothing then."""
+    return 0 if config.train.device == "cuda" else PROCESS_BYTES
 
 
 def rotation_bytes(config: ModelConfig) -> int:

@@ -21,7 +21,7 @@ from primegpt.data.preparing.shards import Shards
 from primegpt.device import available_cores, choose_device, choose_precision, matmul_rate, memory_of
 from primegpt.errors import ConfigError, OutOfMemory
 from primegpt.hugepages import keep_in_huge_pages
-from primegpt.model.memory import batch_bytes, training_memory, what_to_lower
+from primegpt.model.memory import batch_bytes, process_memory, training_memory, what_to_lower
 from primegpt.model.size import human_bytes, parameter_count
 from primegpt.parallel.world import ALONE, World
 from primegpt.planning.course import Course, course_for, doubts
@@ -143,7 +143,7 @@ def planned(fitted: Fitted, course: Course, corpus: Corpus, minutes: float | Non
         "closing_seconds": course.closing_seconds,
         "expected_seconds": course.expected_seconds,
         "reread_targets": course.reread_targets,
-        "expected_memory_mb": training_memory(config).total / 1e6,
+        "expected_memory_mb": process_memory(config) / 1e6,
         "chosen": [name for name, interval in given.items() if interval is None],
         "notes": fitted.notes,
         "warnings": [*fitted.warnings, *doubts(train, course, minutes)],
@@ -187,9 +187,9 @@ def fitting_step(config: Config, corpus: Corpus, world: World) -> Fitted:
 
 def excess(config: Config, world: World = ALONE) -> float:
     """Bytes by which the forecast of a step is above what this rank may have; below 0 where it fits."""
-    need, have = training_memory(config).total + batch_bytes(config), memory_of(config.train.device)
+    need, have = process_memory(config), memory_of(config.train.device)
     if world.sharded:
-        need /= world.size
+        need -= (1 - 1 / world.size) * (training_memory(config).total + batch_bytes(config))
     return need - (have if config.train.device == "cuda" else have / world.local_size)
 
 

@@ -11,7 +11,7 @@ from primegpt.data.batching.feed import smaller_micro_batch
 from primegpt.device import matmul_rate, memory_of
 from primegpt.errors import ConfigError, OutOfMemory, is_out_of_memory
 from primegpt.model.gpt import GPT
-from primegpt.model.memory import inference_memory, training_memory
+from primegpt.model.memory import held_bytes, inference_memory, training_memory
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
 from primegpt.planning.course import CLOSING_SECONDS, REREAD_SHARE, affordable_steps, steps_for_counted_budget
 from primegpt.planning.recipe import DEFAULT_MINUTES
@@ -75,7 +75,10 @@ def planned(
         "closing_seconds": closing,
         "expected_seconds": (training or steps * step + between) + closing,
         "reread_targets": max(1, rereading),
-        "expected_memory_mb": rollout_memory(config.with_values(train=division(batches)), longest) / 1e6,
+        "expected_memory_mb": (
+            held_bytes(config) + rollout_memory(config.with_values(train=division(batches)), longest)
+        )
+        / 1e6,
         "chosen": [name for name, interval in given.items() if interval is None],
     }
     val_tokens = val_prompts * (reinforce.max_new_tokens or 1)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from primegpt.config import Config
-from primegpt.model.memory import inference_memory, training_memory
+from primegpt.model.memory import inference_memory, process_memory
 from primegpt.model.size import (
     flops_per_token,
     human_bytes,
@@ -40,7 +40,7 @@ def model_rows(run: History) -> Rows:
     rows.append(("FLOPs of training", f"{human_count(flops)} a token{so_far}"))
     if (mfu := run.median("mfu")) is not None:
         rows.append(("model FLOPs utilisation", f"{mfu:.1%} of the matrix-product rate measured here"))
-    rows.append(("memory for training", human_bytes(training_memory(config).total)))
+    rows.append(("memory for training", human_bytes(process_memory(config))))
     if peak:
         rows.append(("peak memory of the process", human_bytes(1e6 * peak)))
     rows.append(("memory for generating", human_bytes(inference_memory(config).total)))

@@ -97,8 +97,8 @@ def memory_mb(device: str) -> float:
         return 0.0
     import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux, in bytes on macOS
+    return peak / 1e6 if sys.platform == "darwin" else 1024 * peak / 1e6
 
 
 def plan_table(
@@ -138,7 +138,7 @@ def plan_table(
         ),
         (
             "expected",
-            f"{human_seconds(_still_expected(config, state))}, {plan.expected_memory_mb:,.0f} MB for training",
+            f"{human_seconds(_still_expected(config, state))}, {plan.expected_memory_mb:,.0f} MB of memory",
         ),
     ]
     if plan.padding:
