@@ -48,6 +48,19 @@ def test_what_auto_takes(machine, there, taken, number_format):
     assert choose_precision("auto", taken) == number_format
 
 
+def test_what_a_cpu_is_fast_in_is_measured_by_one_thread(monkeypatch):
+    """Two threads wait for each other: beside a program that took a core half of the time, bf16 seemed no faster."""
+    counts = []
+    rates = {torch.bfloat16: 4.0, torch.float32: 1.0}
+    monkeypatch.setattr(
+        device, "matmul_rate", lambda _, dtype, **__: counts.append(torch.get_num_threads()) or rates[dtype]
+    )
+    before = torch.get_num_threads()
+    assert choose_precision("auto", "cpu") == "bf16"
+    assert set(counts) == {1}
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("wanted", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("named", ["cpu", "cuda", "mps"])
 def test_what_is_asked_for_is_taken(machine, wanted, named):
