@@ -296,6 +296,24 @@ def test_each_station_leads_to_its_lesson(visit):
     page.locator("h1", has_text="1. ").wait_for()
 
 
+CUT = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+LINES = "all => all.map(e => { const r = new Range(); r.selectNodeContents(e); return r.getClientRects().length; })"
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_no_number_is_broken_and_nothing_is_out_of_sight(visit, width):
+    page = inside(visit, width=width)
+    assert page.locator(".head .adds").evaluate_all(CUT) == []
+    page.locator("#followed button").last.click()
+    assert set(page.locator("#forming .meter span").evaluate_all(LINES)) == {1}
+    page.click("#tab-look")
+    page.locator("#alternatives:not([inert]) .came").wait_for()
+    assert page.locator("#view-look .scroll").evaluate_all(CUT) == []
+    chosen = page.locator(".model select").evaluate_all("all => all.map(e => e.offsetWidth)")
+    assert min(chosen) > 60
+    assert width > 390 or sum(chosen) > 0.6 * width  # the names of runs have what there is
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 1024, 390])
 def test_the_flow_the_tour_and_a_lesson_are_accessible_and_whole(visit, width, scheme, tmp_path):

@@ -57,7 +57,8 @@ function table() {
       h(
         "td",
         { class: "meter", "--share": guesses.candidates[depth][followed].toFixed(4) },
-        `${percent(guesses.candidates[depth][followed])}, rank ${count(guesses.ranks[depth][followed] + 1)}`,
+        h("span", {}, `${percent(guesses.candidates[depth][followed])}, `), // neither breaks where a screen is narrow
+        h("span", {}, `rank ${count(guesses.ranks[depth][followed] + 1)}`),
       ),
       ...(depth === 0
         ? [h("td", { colspan: 2 }, shares ? `${signed(share(0))} to begin with` : "–")]
