@@ -50,6 +50,12 @@ def test_a_curve_is_the_mean_of_its_seeds_from_the_least_to_the_most(tmp_path):
     assert plot.series[0].intervals == [(10, 2.0, 2.2)]  # at 0 there is nothing to span
 
 
+def test_a_curve_has_the_words_of_every_other_page():
+    plot = plot_of("val/loss", CURVES["val/loss"])
+    assert (plot.name, plot.title, plot.y) == ("val-loss", "Validation loss", "nats per token")
+    assert plot_of("seconds", {}).title == "seconds"
+
+
 def test_seeds_with_other_steps_are_met_half_way():
     """Of a budget of seconds: a straight line to where the other was judged, and nothing beyond the shorter one."""
     long, short = [(0, 4.0), (10, 2.0), (20, 1.0), (30, 0.5)], [(0, 4.0), (5, 3.0), (15, 1.0)]

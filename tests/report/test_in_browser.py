@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from primegpt.experiments.comparison import compare
+from primegpt.experiments.page import write_page
 from primegpt.report.chart import Series
 from primegpt.report.page import Page
 
@@ -50,6 +52,42 @@ def test_nothing_is_wider_than_the_screen_and_no_number_is_broken(browser, addre
         box = page.locator("figure .box").bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+    page.close()
+
+
+def test_the_page_of_an_experiment_is_whole_on_a_phone(browser, tmp_path):
+    """The verdict stood out of sight, and a difference was broken in three."""
+    losses = {"with": {1: 2.2079, 2: 2.2134, 3: 2.2021}, "without": {1: 2.2115, 2: 2.2163, 3: 2.2068}}
+    compared = compare("text.loss", losses, lower_is_better=True)
+    path = write_page(tmp_path, name="n", question="q?", comparisons=[compared], curves={}, samples={}, source="",
+                      facts=[])  # fmt: skip
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(path.as_uri())
+    scroll = page.locator(".scroll").first
+    assert scroll.evaluate("e => e.scrollWidth <= e.clientWidth")
+    cells = page.locator(".stacked td")
+    assert cells.count() == 6
+    assert all(cell.evaluate("e => e.offsetHeight") < 40 for cell in cells.all())  # one line
+    assert "behind" in scroll.inner_text()
+    named = "e => getComputedStyle(e, '::before').content"
+    assert [cell.evaluate(named) for cell in cells.all()[:3]] == ['"mean ± spread"', '"difference [95%]"', '"verdict"']
+    page.close()
+
+
+def test_on_paper_a_heading_stays_with_its_text_and_no_sheet_is_left_empty(browser, tmp_path):
+    """Cards longer than a sheet began on the next one, and a sheet with the heading alone came before them."""
+    drawn = Page("p", "s").section("Curves")
+    for name in ("Loss", "Speed", "Memory"):
+        drawn.chart(name, [Series("a", [(0, 1.0), (9, 2.0)])])
+    drawn.section("Samples", "What it wrote.").card("step 0", "a line\n" * 100)
+    page = browser.new_page(viewport={"width": 718, "height": 1045})  # of a sheet of A4 without its margins
+    page.goto(drawn.table(["", "a"], [["b", "1"]]).write(tmp_path / "p.html").as_uri())
+    sheets = page.pdf(format="A4").count(b"/Type /Page\n")
+    page.emulate_media(media="print")
+    assert sheets < 5  # the text begins on the sheet of the curves
+    tops = [chart.bounding_box()["y"] for chart in page.locator("figure").all()]
+    assert len(set(tops)) == 2  # the first has a row of its own
+    assert page.locator("tbody th").evaluate("e => getComputedStyle(e).position") == "static"
     page.close()
 
 

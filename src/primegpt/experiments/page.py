@@ -19,6 +19,10 @@ from primegpt.report.page import Page, Strong
 from primegpt.report.pictures import Plot, draw_intervals
 
 WHISKERS = 20  # of a curve, whatever its points are
+TITLES = {  # of curves, and their unit: the words of every other page
+    "val/loss": ("Validation loss", "nats per token"),
+    "train/loss": ("Training loss", "nats per token"),
+}
 
 Curve = Sequence[tuple[float, float | None]]
 Curves = Mapping[str, Mapping[str, Mapping[int, Curve]]]
@@ -48,7 +52,7 @@ def write_page(
     else:
         page.notes([line for each in comparisons for line in conclusions(each)])
     for compared in comparisons:
-        page.table((compared.measure, *HEADER[1:]), [_row(compared, row) for row in table(compared)])
+        page.table((compared.measure, *HEADER[1:]), [_row(compared, row) for row in table(compared)], stacked=True)
         _draw_differences(folder, compared)
     page.text(f"{LEGEND} {chance(comparisons)}")
     drawn = [plot for plot in map(plot_of, curves, curves.values()) if plot.series]
@@ -67,7 +71,7 @@ def _found(page: Page, findings: Findings, folder: Path) -> None:
     """What an analysis says takes the place of sentences about two arms at a time."""
     page.notes(findings.notes)
     for header, *rows in findings.tables:
-        page.table(header, rows)
+        page.table(header, rows, stacked=True)
     for plot in findings.plots:
         plot.add_to(page)
         plot.draw(folder)
@@ -77,7 +81,8 @@ def plot_of(metric: str, arms: Mapping[str, Mapping[int, Curve]], x: str = "step
     """A line an arm: the mean of its seeds, with whiskers from the least to the most."""
     lines = {arm: mean_curve(list(seeds.values())) for arm, seeds in arms.items()}
     series = [_series(arm, points) for arm, points in lines.items() if points]
-    return Plot(slug(metric), metric, series, x, "")
+    title, unit = TITLES.get(metric, (metric, ""))
+    return Plot(slug(metric), title, series, x, unit)
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float, float, float]]:

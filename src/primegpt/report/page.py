@@ -66,16 +66,22 @@ class Page:
         body = "".join(f"<tr><th>{_breakable(name)}</th><td>{escaped(value)}</td></tr>" for name, value in rows)
         return self._add("facts", _folded(f'<div class="scroll"><table class="facts">{body}</table></div>', fold))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], fold: str = "") -> Self:
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[object]], fold: str = "", stacked: bool = False
+    ) -> Self:
         """A table whose first column names the rows. Columns of numbers stand to the right; a `Strong` value is bold.
 
-        `fold` hides it under a line with that text, to be opened.
+        `fold` hides it under a line with that text, to be opened. `stacked`: on a narrow screen a row is a list of its
+        cells, each with the name of its column, so that nothing of them is out of sight.
         """
         columns = list(zip(*rows, strict=True)) or [()] * len(header)
         kinds = [' class="number"' if i and all(map(_is_numeric, column)) else "" for i, column in enumerate(columns)]
         head = "".join(f"<th{kind}>{escaped(name)}</th>" for name, kind in zip(header, kinds, strict=True))
+        names = [f' data-name="{escaped(name)}"' for name in header] if stacked else [""] * len(header)
+        kinds = list(map(str.__add__, kinds, names))
         body = "".join("<tr>" + "".join(map(_cell, row, kinds, range(len(row)))) + "</tr>" for row in rows)
-        table = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        look = "table stacked" if stacked else "table"
+        table = f'<table class="{look}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         return self._add("table", _folded(f'<div class="scroll">{table}</div>', fold))
 
     def chart(self, title: str, series: Sequence[Series], **options: Any) -> Self:
