@@ -201,6 +201,12 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_picture_is_shown_somewhere():
+    told = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = [path for path in (ROOT / "docs" / "images").rglob("*") if path.is_file()]
+    assert [path.name for path in pictures if path.name not in told] == []
+
+
 def test_the_help_page_names_exactly_the_commands():
     listed = set(re.findall(r"^  (\w+) ", HELP.split("RUN is")[0], re.MULTILINE))
     registered = {name for name in app if not name.startswith("-")}
