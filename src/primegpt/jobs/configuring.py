@@ -61,6 +61,7 @@ def configure(sources: Sequence[str | Config], flags: Layer, facts: TextFacts | 
     width = asked.model.n_embd if "n_embd" in model else None
     preset = preset_name({"model": {"preset": "prime"}}, flags)
     context = train.get("sequence_length") or model.get("block_size")
+    context_by_records = data.template != "text" and not context and not facts  # facts: they were cut to one already
     counted = any(train.get(budget) for budget in COUNTED)
     rate = rate_for(asked.train, device, counted=counted)
 
@@ -73,7 +74,7 @@ def configure(sources: Sequence[str | Config], flags: Layer, facts: TextFacts | 
         zero_config, facts, tokenizer, device, asked.train.minutes, preset, width=width, context=context, rate=rate
     )
     recipe = chosen(records=None if data.template == "text" else ())
-    if data.template != "text" and not context:
+    if context_by_records:
         known = resolve(flags, texts, recipe=recipe)
         recipe = chosen(records=record_lengths(known.data, known.tokenizer))
     as_measured = device == "cpu" and preset == "prime" and train.get("optimizer", "muon") == "muon"
