@@ -144,7 +144,7 @@ def overview(person: Visitor) -> None:
     person.take("playground-look-dark")
     page.emulate_media(color_scheme="light")
     inside(person)
-    person.station("Attention")
+    attention(person)
     person.take("playground-inside")
     training(person)
     person.take("playground-training")
@@ -161,10 +161,7 @@ def walk(person: Visitor) -> None:
     page.locator("#look-sheet [aria-selected='true']").press("ArrowLeft")  # after that one it was drawn
     inside(person)
     person.take("walk-4-tokens")
-    person.station("Attention")
-    page.select_option("#layer", label="2")
-    page.locator("#mlp-strips", has_text="block 2").wait_for()
-    person.station("Attention")
+    attention(person)
     person.take("walk-5-attention")
     person.station("The residual stream")
     page.locator("#followed button", has_text="came").click()
@@ -187,6 +184,16 @@ def look(person: Visitor) -> None:
 def inside(person: Visitor) -> None:
     person.view("inside")
     person.page.locator('.flow[aria-busy="false"]').wait_for()
+
+
+def attention(person: Visitor) -> None:
+    """The head of block 2 that reads most from one place."""
+    page = person.page
+    page.select_option("#layer", label="2")
+    page.locator("#mlp-strips", has_text="block 2").wait_for()
+    shares = [float(head.locator("span").first.inner_text().split()[0]) for head in page.locator("#heads .head").all()]
+    page.locator("#heads .head").nth(shares.index(max(shares))).click()
+    person.station("Attention")
 
 
 def training(person: Visitor) -> None:
