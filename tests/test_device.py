@@ -126,3 +126,13 @@ def test_who_computes_here_too(monkeypatch, load, allowed, threads, ranks, other
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert other_load() == others
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system tells no more")
+def test_a_process_counts_its_own_memory_and_not_that_of_its_parent():
+    """getrusage's peak is inherited: a run that a large process began had that one's memory in its log."""
+    code = "from primegpt.training.progress import memory_mb; print(memory_mb('cpu'))"
+    large = bytearray(1_200_000_000)
+    large[::4096] = b"x" * len(range(0, len(large), 4096))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(large) > 1e9 > 1e6 * float(done.stdout)

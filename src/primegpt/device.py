@@ -117,6 +117,18 @@ def bf16_speedup() -> float:
     return bf16 / fp32
 
 
+def resident_memory(key: str) -> int | None:
+    """Bytes of this process by a line of /proc/self/status, VmRSS or (at its peak) VmHWM; None where there is none.
+
+    The peak that getrusage tells may be that of the process which started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+    except (OSError, StopIteration):
+        return None
+
+
 def memory_of(device: str) -> float:
     """Bytes of memory that the device has, or that this process may have of the machine's; infinite where unknown."""
     if device == "cuda":

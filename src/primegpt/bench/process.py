@@ -16,24 +16,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from primegpt.config import Config, DataConfig, TokenizerConfig, resolve
+from primegpt.device import resident_memory
 from primegpt.errors import OutOfMemory
 
 if TYPE_CHECKING:  # where text is prepared there is no torch, whose memory would be measured too
     from primegpt.data.batching.batches import Batch
 
 MEASURED = 0.5  # seconds of steps, at least two
-
-
-def resident_memory(key: str) -> int | None:
-    """Bytes of this process by a line of /proc/self/status, VmRSS or (at its peak) VmHWM; None where there is none.
-
-    The peak that getrusage tells may be that of the process which started this one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-    except (OSError, StopIteration):
-        return None
 
 
 def random_batch(config: Config) -> "Batch":

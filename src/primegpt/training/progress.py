@@ -11,6 +11,7 @@ from primegpt.config import Config, PlanRecord
 from primegpt.data.batching.batches import Batches
 from primegpt.data.batching.feed import Mixture, training_batches
 from primegpt.data.preparing.corpus import Corpus
+from primegpt.device import resident_memory
 from primegpt.evaluation.perplexity import LossResult, means
 from primegpt.model.size import human_bytes, human_count, human_seconds, lora_parameter_count, parameter_count
 from primegpt.training.state import TrainState
@@ -91,14 +92,13 @@ def memory_mb(device: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6
+    if peak := resident_memory("VmHWM"):
+        return peak / 1e6
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux, in bytes on macOS
-    return peak / 1e6 if sys.platform == "darwin" else 1024 * peak / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # in bytes on macOS
 
 
 def plan_table(
