@@ -19,7 +19,7 @@ from torch import Tensor
 from primegpt.errors import UsageError
 from primegpt.experiments.analysis import Findings, Given
 from primegpt.model.size import block_matrix_parameters
-from primegpt.planning.law import PARAMETERS, TOKENS
+from primegpt.planning.law import PARAMETERS, TOKENS, worth
 
 LEAST = 4, 2  # runs: as many as there are constants of all texts, and about as many as each text has of its own
 FEWEST = 300_000  # tokens, 150 steps: shorter runs are mostly warm-up, and no law of sizes
@@ -68,10 +68,8 @@ class PlanLaw:
     def loss(self, run: Run) -> float:
         """What the law has for a run of one of its texts."""
         E, A, B = self.texts[run.text]
-        passes = run.tokens / run.distinct
-        worth = run.distinct * (1 + self.worth * -math.expm1(-max(0.0, passes - 1) / self.worth))
-        worth = min(run.tokens, worth)
-        return E + A * (PARAMETERS / run.in_blocks) ** self.alpha + B * (TOKENS / worth) ** self.beta
+        taught = worth(run.tokens, run.distinct, self.worth)
+        return E + A * (PARAMETERS / run.in_blocks) ** self.alpha + B * (TOKENS / taught) ** self.beta
 
 
 def fit_plan_law(runs: Sequence[Run]) -> PlanLaw:

@@ -48,10 +48,13 @@ class Network(NamedTuple):
         return 6.0 * (self.in_blocks + vocab_size * self.n_embd) + attention
 
 
-def worth(tokens: float, distinct: float) -> float:
-    """Distinct tokens that would teach as much as `tokens` of a text that has `distinct` ones."""
+def worth(tokens: float, distinct: float, further: float = WORTH) -> float:
+    """Distinct tokens that would teach as much as `tokens` of a text that has `distinct` ones.
+
+    Passes after the first are worth no more than `further` of them.
+    """
     passes = tokens / distinct
-    return tokens if passes <= 1 else distinct * (1 + WORTH * (1 - math.exp((1 - passes) / WORTH)))
+    return tokens if passes <= 1 else distinct * (1 + further * (1 - math.exp((1 - passes) / further)))
 
 
 def missing(in_blocks: float, tokens: float, distinct: float) -> float:
