@@ -144,19 +144,24 @@ class CachedContext:
         return self.model(last, cache=self.cache, logits_for="last")[:, -1]
 
     def prefill(self, indices: Sequence[int], windows: Sequence[list[int]]) -> None:
-        """Put `windows` into the cache rows `indices`, in one pass; equal windows (samples of one prompt) share it."""
+        """Put `windows` into the cache rows `indices`; equal ones (samples of one prompt) are read once."""
         different = {window: n for n, window in enumerate(dict.fromkeys(map(tuple, windows)))}
-        ids = padded(list(different), self.device)  # (N, T)
-        T = ids.size(1)
+        T = max(map(len, windows))
         if T:
-            fresh = self.room(len(different), T)
-            self.model(ids, cache=fresh, logits_for="last")
+            fresh = self.read(list(different))
             source = torch.tensor([different[tuple(window)] for window in windows], device=self.device)
             target = torch.tensor(indices, device=self.device)
             self.cache.k[:, target, :, :T] = fresh.k[:, source]
             self.cache.v[:, target, :, :T] = fresh.v[:, source]
         for b, window in zip(indices, windows, strict=True):
             self.cache.lengths[b] = len(window)  # the true one: padding after it is not seen
+
+    def read(self, windows: Sequence[tuple[int, ...]]) -> KVCache:
+        """A cache with a row for each window, all read in one pass; what follows a short one is padding."""
+        ids = padded(windows, self.device)  # (N, T)
+        fresh = self.room(*ids.shape)
+        self.model(ids, cache=fresh, logits_for="last")
+        return fresh
 
     def select(self, indices: Sequence[int]) -> None:
         self.cache.select(indices)

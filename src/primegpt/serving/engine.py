@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from primegpt.config import GenerateConfig
-from primegpt.inference.context import CachedContext, Row, TextStream, inference
+from primegpt.inference.context import Row, TextStream, inference
 from primegpt.inference.decoder import Decoder
 from primegpt.model.cache import KVCache
+from primegpt.serving.portions import PORTION, PortionedContext
 
-PORTION = 128  # tokens of a prompt whose logits, a vocabulary each, are in memory at once
 READ_TOGETHER = 512  # tokens of new prompts that are read between two steps: so long the others wait
 AHEAD = 64  # tokens of each text that are written before the reader has taken any: else memory fills up with them
 
@@ -148,7 +148,7 @@ class Engine:
     def __init__(self, decoder: Decoder, slots: int = 16, queue: int = 64) -> None:
         self.decoder, self.slots, self.queue = decoder, slots, queue
         dtype = decoder.model.wte.weight.dtype
-        self.context = CachedContext.with_slots(decoder.model, slots, dtype)
+        self.context = PortionedContext.with_slots(decoder.model, slots, dtype)
         self.writing: list[Writing] = []  # row b of the context is that of writing[b]; the decode thread's own
         self.waiting: list[Job] = []
         self.calls: list[tuple[Callable[[], Any], Future[Any]]] = []

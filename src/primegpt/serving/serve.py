@@ -25,6 +25,7 @@ from primegpt.serving import lessons
 from primegpt.serving.completions import chat_completions, check_model, completions
 from primegpt.serving.engine import Engine
 from primegpt.serving.playground import Playground
+from primegpt.serving.portions import KEPT
 from primegpt.serving.schema import ApiError
 from primegpt.serving.security import TOKEN, Guard, Policy, policy_for
 from primegpt.serving.server import listen, server_for
@@ -158,12 +159,13 @@ def serve(
     with listen(host, port) as listening:
         run = load(path, checkpoint=checkpoint, device=device, say=say)
         settings = run.settings(precision=precision)
-        run.require_memory(slots, run.config.model.block_size, settings)
+        run.require_memory(slots + KEPT, run.config.model.block_size, settings)
         app = create_app(run, policy=policy, slots=slots, queue=queue, precision=settings.precision, routes=routes(run))
         cache = app.state.engine.context.cache
         url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         say(f"{run.folder.path}, step {run.step:,}: {url}/v1, model {run.name!r}")
-        say(f"{slots} texts at once, whose cache takes {human_bytes(cache.k.nbytes + cache.v.nbytes)}; Ctrl-C ends it")
+        taken = human_bytes((cache.k.nbytes + cache.v.nbytes) // slots * (slots + KEPT))
+        say(f"{slots} texts at once, whose cache takes {taken} with the beginnings of prompts; Ctrl-C ends it")
         ready(url)
         server_for(app).run(sockets=[listening])
 

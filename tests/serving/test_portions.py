@@ -1,0 +1,104 @@
+"""Prompts with a common beginning: read once, and the same numbers as read whole."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from primegpt.inference.context import CachedContext, Row
+from primegpt.inference.quantize import for_decoding
+from primegpt.model.gpt import GPT
+from primegpt.serving.portions import KEPT, PORTION, PortionedContext
+
+MakeModel = Callable[..., GPT]
+BLOCK = 512
+
+
+def ids(length: int, seed: int) -> list[int]:
+    random = Random(seed)
+    return [random.randrange(100) for _ in range(length)]
+
+
+SYSTEM = ids(2 * PORTION + 40, 0)
+
+
+@torch.inference_mode()
+def logits_after(context: CachedContext, *prompts: Sequence[int]) -> Tensor:
+    """What follows each of the prompts, (B, V), which then leave the context."""
+    for _ in prompts:
+        context.cache.join()
+    try:
+        return context.next_logits([Row(prompt, BLOCK) for prompt in prompts])
+    finally:
+        context.select([])
+
+
+@contextmanager
+def tokens_read(model: GPT):
+    """How many tokens each pass computes."""
+    sizes: list[int] = []
+
+    def count(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        sizes.append(inputs[0].numel())
+
+    hook = model.register_forward_pre_hook(count)
+    yield sizes
+    hook.remove()
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "prime"])
+@pytest.mark.parametrize("lengths", [(5,), (1, 128, 129, 130, 300, 512), (512, 600)])
+def test_prompts_in_portions_give_the_logits_of_prompts_read_whole(
+    random_model: MakeModel, preset: str, lengths: tuple[int, ...]
+) -> None:
+    model = random_model(preset, block_size=BLOCK)
+    prompts = [ids(length, seed) for seed, length in enumerate(lengths)]
+    context = PortionedContext.with_slots(model, len(prompts), torch.float32)
+    for _ in range(2):  # read, and remembered
+        found = logits_after(context, *prompts)
+        for prompt, logits in zip(prompts, found, strict=True):
+            whole = CachedContext.with_slots(model, 1, torch.float32)
+            torch.testing.assert_close(logits_after(whole, prompt)[0], logits, rtol=0, atol=1e-4)
+
+
+def test_a_common_beginning_is_read_once(random_model: MakeModel) -> None:
+    model = random_model("prime", block_size=BLOCK)
+    context = PortionedContext.with_slots(model, 3, torch.float32)
+    with tokens_read(model) as sizes:
+        logits_after(context, [*SYSTEM, *ids(10, 1)], [*SYSTEM, *ids(7, 2)])
+        assert sizes == [PORTION, PORTION, 2 * (40 + 10 - 1), 2]
+        sizes.clear()
+        logits_after(context, [*SYSTEM, *ids(20, 3)])
+        assert sizes == [40 + 20 - 1, 1]
+        sizes.clear()
+        logits_after(context, [*SYSTEM[:PORTION], *ids(5, 4)], ids(PORTION, 5))
+        assert sorted(sizes) == [2, 4, PORTION - 1], "the first portion alone is common; another text has none"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_text_is_the_same_bit_for_bit_whether_its_beginning_was_read_for_it_or_before(
+    random_model: MakeModel, precision: Any
+) -> None:
+    model = for_decoding(random_model("prime", block_size=BLOCK), precision)
+    dtype = model.wte.weight.dtype
+    prompt, other = [*SYSTEM, *ids(30, 1)], [*SYSTEM, *ids(60, 2)]
+    cold, warm = (PortionedContext.with_slots(model, 2, dtype) for _ in range(2))
+    logits_after(warm, other)
+    assert torch.equal(logits_after(warm, prompt), logits_after(cold, prompt))
+
+
+def test_no_more_is_kept_than_four_blocks_and_what_is_used_stays(random_model: MakeModel) -> None:
+    model = random_model("prime", block_size=BLOCK)
+    context = PortionedContext.with_slots(model, 1, torch.float32)
+    for seed in range(10):
+        logits_after(context, ids(400, seed))
+        with tokens_read(model) as sizes:
+            logits_after(context, [*SYSTEM, seed])
+            assert seed == 0 or sizes == [40, 1], f"the beginning in use was forgotten before text {seed}"
+    assert len(context.portions) == KEPT * BLOCK // PORTION
+    kept = sum(k.nbytes + v.nbytes for k, v in context.portions.values())
+    assert kept == KEPT * context.cache.k[:, :1, :, :BLOCK].nbytes * 2, "views would keep more than they show"
