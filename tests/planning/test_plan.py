@@ -146,6 +146,24 @@ def test_it_is_refused_before_the_text_is_tokenized(text, capsys):
     assert "tokeniz" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("compiled", "taken", "note"),
+    [
+        (StepTime(0.4, 1e-4, 0.01), True, "compiled: 400.0 ms a step"),
+        (StepTime(0.6, 1e-4, 0.01), False, "compiled: 600.0 ms a step"),
+        ("no C++ compiler", False, None),
+    ],
+)
+def test_a_long_run_is_compiled_where_that_is_faster(timed, planned, monkeypatch, compiled, taken, note):
+    monkeypatch.setattr(planning, "compiled_step_time", lambda config, *rest: config.train.compile and compiled)
+    config, _ = planned(minutes=20)
+    assert config.train.compile is taken
+    assert [line for line in config.plan.notes if "compiled" in line] == ([note] if note else [])
+    assert not config.plan.warnings, "nobody has asked for it, and so nobody misses it"
+    forbidden, _ = planned(minutes=20, compile=False)
+    assert forbidden.train.compile is False
+
+
 def test_a_micro_batch_that_the_forecast_rules_out_is_never_tried(planned, monkeypatch):
     tried = []
 

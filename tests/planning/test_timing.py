@@ -6,10 +6,12 @@
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +81,51 @@ def test_a_run_corrects_what_was_measured_before_it(measured: list[Config]) -> N
 def test_a_run_of_which_nothing_was_measured_corrects_nothing(measured: list[Config]) -> None:
     timing.correct(configuration(attention="sdpa"), 0.5)
     assert not files()
+
+
+@pytest.fixture
+def empty_compiler_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    return tmp_path / "inductor"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "values", "pays"),
+    [
+        (15, {}, True),
+        (14, {}, False),
+        (5, {"train": {"device": "cuda"}}, True),
+        (60, {"train": {"device": "mps"}}, False),
+        (60, {"train": {"compile": False}}, False),  # forbidden, which is not the same as unsaid
+        (60, {"data": {"template": "song"}}, False),
+        (60, {"lora": {"rank": 2}}, False),
+    ],
+)
+def test_compiling_pays_from_some_minutes_on(
+    empty_compiler_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: float,
+    values: dict[str, dict[str, object]],
+    pays: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert timing.compiling_pays(configuration(minutes=minutes).with_values(**values)) is pays
+
+
+def test_a_run_of_counted_steps_is_not_compiled_by_itself(empty_compiler_cache: Path) -> None:
+    assert not timing.compiling_pays(configuration(max_steps=1_000_000))
+
+
+def test_what_the_compiler_has_kept_pays_sooner_until_its_cache_is_emptied(
+    empty_compiler_cache: Path, measured: list[Config]
+) -> None:
+    config = configuration(minutes=2)
+    assert not timing.compiling_pays(config)
+    timing.compiled_step_time(config.with_values(train={"compile": True}), None)
+    assert timing.compiling_pays(config)
+    assert not timing.compiling_pays(config.with_values(train={"batch_size": 3})), "another graph"
+    shutil.rmtree(empty_compiler_cache)
+    assert not timing.compiling_pays(config)
 
 
 def test_another_machine_or_model_is_measured(measured: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +277,30 @@ class Full:
 
     def __init__(self, config: Config) -> None: ...
     def step(self, micro_batches: list[Batch]) -> None: ...
+
+
+class Compiling:
+    """A model whose first step compiles, for 50 seconds; the others take two."""
+
+    device = "cpu"
+
+    def __init__(self, config: Config, world: object) -> None: ...
+    def step(self, micro_batches: list[Batch], step: int) -> tuple[float, float]:
+        return (1.5 if step else 49.5), 0.5
+
+    def evaluation(self, batch: Batch) -> float:
+        return 1.0
+
+    def token(self, ids: torch.Tensor) -> float:
+        return 0.1
+
+
+def test_the_step_that_compiles_is_not_the_time_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run of half an hour would be planned with 36 steps."""
+    rows = torch.zeros(2, 8, dtype=torch.long)
+    batches = SimpleNamespace(micro_batches=lambda step: [Batch(rows, rows, None, None, 0)])
+    monkeypatch.setattr(timing, "Rehearsal", Compiling)
+    assert timing.measure_step(configuration(compile=True), batches).step == 2.0  # type: ignore[arg-type]
 
 
 def test_the_faster_attention_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -498,7 +498,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """bf16 and fp16 run matrix products in 16 bits under autocast; weights stay fp32."""
     compile: bool = False
-    """torch.compile the model."""
+    """torch.compile the model; unless said, for plain text where the minutes repay it."""
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """Which implementation of the same attention; auto measures both."""
     activation_checkpointing: bool = False

@@ -27,7 +27,15 @@ from primegpt.parallel.world import ALONE, World
 from primegpt.planning.course import Course, course_for, doubts
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
-from primegpt.planning.timing import StepTime, candidates, compiled_step_time, forget, reference_seconds, step_times
+from primegpt.planning.timing import (
+    StepTime,
+    candidates,
+    compiled_step_time,
+    compiling_pays,
+    forget,
+    reference_seconds,
+    step_times,
+)
 from primegpt.training.pace import intervals
 from primegpt.training.state import INTERVALS
 from primegpt.training.step import Precision
@@ -211,14 +219,15 @@ def refuse_what_cannot_fit(config: Config, world: World = ALONE) -> None:
 
 
 def fastest_step(config: Config, batches: Batches, world: World) -> Fitted | None:
-    """`config` with the fastest attention, and compiled no more if that fails.
+    """`config` with the fastest attention, and compiled where that was asked for, or pays, and does not fail.
 
     Attention is compared without compiling, which would take its time for each kind; where there is but one, only the
-    compiled step is timed, since the other one may not fit into the memory of a GPU. None where memory does not
-    suffice.
+    compiled step is timed if it was asked for, since the other one may not fit into the memory of a GPU. None where
+    memory does not suffice.
     """
     kernels, times, notes, remembered = candidates(config), {}, [], False
-    if len(kernels) > 1 or not config.train.compile:
+    asked = config.train.compile
+    if len(kernels) > 1 or not asked:
         times, remembered = step_times(config.with_values(train={"compile": False}), batches, world)
         when = ", measured before" if remembered else ""
         notes = [f"attention {name}: {1000 * time.step:.1f} ms a step{when}" for name, time in times.items()]
@@ -226,18 +235,19 @@ def fastest_step(config: Config, batches: Batches, world: World) -> Fitted | Non
             return None
     kernel = min(times, key=lambda name: times[name].step, default=kernels[0])
     config = config.with_values(train={"attention": kernel})
-    if not config.train.compile:
+    if not (asked or compiling_pays(config, world)):
         return Fitted(config, batches, times[kernel], notes, [], remembered)
-    compiled = compiled_step_time(config, batches, world)
+    compiled = compiled_step_time(config.with_values(train={"compile": True}), batches, world)
     if isinstance(compiled, StepTime):  # its own time was measured now
         notes = [*notes, f"compiled: {1000 * compiled.step:.1f} ms a step"]
-        return Fitted(config, batches, compiled, notes, [], remembered=False)
-    if compiled is None:
+        if asked or compiled.step < times[kernel].step:
+            return Fitted(config.with_values(train={"compile": True}), batches, compiled, notes, [], remembered=False)
+    elif compiled is None and asked:
         return None
     config = config.with_values(train={"compile": False})
     if not times:
         times, remembered = step_times(config, batches, world)
-    warnings = [f"{NOT_COMPILED}{compiled}"]
+    warnings = [f"{NOT_COMPILED}{compiled}"] if isinstance(compiled, str) and asked else []
     return Fitted(config, batches, times[kernel], notes, warnings, remembered) if times else None
 
 

@@ -3,12 +3,14 @@
 $PRIMEGPT_CACHE/timings/HASH.json   what was measured for one machine, model and batch
 """
 
+import getpass
 import hashlib
 import json
 import math
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,6 +48,9 @@ LAYERS = 3  # of the deeper of the two models that a forecast is made from
 TOKENS = 1024  # that it times at most on a CPU; a GPU has too little to do with less than a whole micro-batch
 MEMORY = 4e9  # bytes that it may take on a CPU
 SECONDS = 1.0  # after which it times nothing again
+
+REPAID = {"cpu": 15.0, "cuda": 5.0}  # minutes that a first compilation is worth (docs/experiments.md; GPUs: assumed)
+REPAID_AGAIN = 2.0  # where the compiler has it in its cache
 
 SHORT = 256  # tokens up to which the explicit attention may be faster than the fused one, on a CPU
 
@@ -160,17 +165,50 @@ def _memory(config: Config) -> Path:
     return folder / f"{hashlib.sha256(named).hexdigest()[:32]}.json"
 
 
+def compiling_pays(config: Config, world: World = ALONE) -> bool:
+    """Whether steps are to be compiled though nobody has asked for it, or said no: where the minutes repay it.
+
+    Rows that differ in length would each be compiled anew, and what a run of counted steps learns should not depend on
+    whether there is a compiler.
+    """
+    train, minutes = config.train, config.train.minutes or 0.0
+    if "compile" in train.model_fields_set or world.size > 1 or config.own or config.lora.rank:
+        return False
+    if config.data.template != "text":
+        return False
+    return minutes >= (REPAID_AGAIN if _compiled_before(config) else REPAID.get(train.device, math.inf))
+
+
 def compiled_step_time(config: Config, batches: Batches, world: World = ALONE) -> StepTime | str | None:
     """What was measured of compiled steps; or, in one line, why there are none; None where memory does not suffice.
 
     Takes as long as compiling does.
     """
     try:
-        return measure_step(config, batches, world)
+        time = measure_step(config, batches, world)
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         if isinstance(error, OutOfMemory) or is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    with suppress(OSError):
+        _graph(config).parent.mkdir(parents=True, exist_ok=True)
+        _graph(config).touch()
+    return time
+
+
+def _compiled_before(config: Config) -> bool:
+    """Whether the compiler finds the graphs of `config` in its cache."""
+    return _graph(config).exists()
+
+
+def _graph(config: Config) -> Path:
+    """What says that: a file in that cache, so that it goes when the cache does (systems empty /tmp at a start)."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # containers may run as nobody who is known
+        user = "nobody"
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{tempfile.gettempdir()}/torchinductor_{user}"
+    return Path(folder) / "primegpt" / _memory(config).stem
 
 
 def measure_step(
@@ -179,14 +217,15 @@ def measure_step(
     """Times of a throw-away model, on the slowest rank; None if a smaller micro-batch might fit into memory.
 
     Of a step's micro-batches the first two are timed, which hold as much memory as any, and then its update. The
-    median of some steps counts, two warm-ups aside unless single steps take long. Raises OutOfMemory if not even the
-    model fits.
+    median of some steps counts, two warm-ups aside unless single steps take long, and the step that compiles in any
+    case. Raises OutOfMemory if not even the model fits.
     """
+    compiling = int(config.train.compile)
     try:
         rehearsal = Rehearsal(config, world)
         steps: list[float] = []
         positions: list[int] = []
-        while not _suffices(steps, seconds):
+        while not _suffices(steps[compiling:], seconds):
             micro_batches = batches.micro_batches(len(steps))
             positions.append(sum(batch.ids.numel() for batch in micro_batches))
             taken = rehearsal.step(micro_batches[:2], len(steps))
@@ -204,6 +243,7 @@ def measure_step(
         raise OutOfMemory(
             "out of memory: the model, its gradients and the optimizer's state do not fit", "train a smaller model"
         ) from None
+    steps, positions = steps[compiling:], positions[compiling:]
     warm = min(2, len(steps) - 1) if sum(steps) < PATIENCE * seconds else min(1, len(steps) - 1)
     pace = statistics.median(taken / n for taken, n in zip(steps[warm:], positions[warm:], strict=True))
     step = pace * _mean_positions(batches, positions)
