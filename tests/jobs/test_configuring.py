@@ -135,7 +135,7 @@ def test_flags_that_contradict_each_other_are_refused_before_a_text_is_looked_fo
 
 def test_the_rate_of_counted_steps_and_of_ranks_is_no_measurement(monkeypatch):
     """A Mac took an H100's, and 97M parameters for 20 MB; ranks of one CPU each counted as a machine."""
-    monkeypatch.setattr("primegpt.jobs.configuring.product_rate", lambda *_: 7.0)
+    monkeypatch.setattr("primegpt.jobs.configuring.training_rate", lambda *_: 7.0)
     assert rate_for(TrainConfig(), "cpu", counted=False) == 7.0
     for device in ("cpu", "mps"):
         assert rate_for(TrainConfig(), device, counted=True) == STATED_RATES["cpu"]

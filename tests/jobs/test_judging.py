@@ -29,7 +29,7 @@ Planned = Callable[..., tuple[Config, Corpus, list[str]]]
 def planned(tmp_path, monkeypatch) -> Planned:
     """The plan for so many bytes of words, where a step takes 0.05 s; and the warnings that come with it."""
     monkeypatch.setattr(timing, "measure_step", lambda *_, **__: StepTime(step=0.05, position=1e-6, token=1e-3))
-    monkeypatch.setattr("primegpt.jobs.configuring.product_rate", lambda *_: 4e11)
+    monkeypatch.setattr("primegpt.jobs.configuring.training_rate", lambda *_: 4e11)
 
     def make(size: int, minutes: float, copies: int = 1, **train: object) -> tuple[Config, Corpus, list[str]]:
         draw = random.Random(1)

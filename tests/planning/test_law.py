@@ -75,7 +75,7 @@ def test_the_best_network_is_the_one_that_the_law_has_least_missing_of():
 
 
 def test_an_outlook_on_a_text_has_a_plan_for_each_budget_here_and_on_gpus(tmp_path, monkeypatch):
-    monkeypatch.setattr("primegpt.jobs.configuring.product_rate", lambda *_: RATE)
+    monkeypatch.setattr("primegpt.jobs.configuring.training_rate", lambda *_: RATE)
     monkeypatch.setattr("primegpt.jobs.outlook.choose_device", lambda _: "cpu")
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be\n" * 40_000, encoding="utf-8")

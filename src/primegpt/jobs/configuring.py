@@ -27,17 +27,17 @@ from primegpt.config import (
 from primegpt.data.audit import GUARDED, TOKENS_PER_PARAMETER
 from primegpt.data.preparing.prepare import record_lengths
 from primegpt.data.reading.sources import source_bytes
-from primegpt.device import choose_device, choose_precision, product_rate
+from primegpt.device import choose_device, choose_precision
 from primegpt.errors import ConfigError, DataError, DiskError, MismatchError
 from primegpt.jobs.own_rewards import in_use
 from primegpt.model.own import numbers
 from primegpt.parallel.distributed import ranks_of
 from primegpt.planning.law import STATED_RATES
+from primegpt.planning.rate import training_rate
 from primegpt.planning.recipe import TextFacts, guessed, tokenizer_for, tuned, zero_config
 from primegpt.run.extensions import trust
 from primegpt.terminal import Say
 from primegpt.tokenizers.base import Tokenizer
-from primegpt.training.step import Precision
 
 COUNTED = set(BUDGETS) - {"minutes"}
 
@@ -63,10 +63,10 @@ def configure(sources: Sequence[str | Config], flags: Layer, facts: TextFacts | 
     context = train.get("sequence_length") or model.get("block_size")
     context_by_records = data.template != "text" and not context and not facts  # facts: they were cut to one already
     counted = any(train.get(budget) for budget in COUNTED)
-    rate = rate_for(asked.train, device, counted=counted)
 
     size = source_bytes(data.sources, songs=data.songs, at_most=data.max_bytes)
     tokenizer = tokenizer_for(size, records=data.template != "text")
+    rate = rate_for(asked.train, device, counted=counted)
     # A run of counted steps has no average of its weights, and no early end.
     least = TOKENS_PER_PARAMETER if counted else GUARDED
     facts = facts or guessed(size, merge(flags, texts, recipe={"tokenizer": tokenizer}).tokenizer, least)
@@ -85,7 +85,7 @@ def configure(sources: Sequence[str | Config], flags: Layer, facts: TextFacts | 
 
 
 def rate_for(train: TrainConfig, device: str, *, counted: bool) -> float:
-    """FLOP/s of matrix products: this machine's, or a stated one where the network must not depend on a measurement.
+    """What the law tells the time of steps by: measured here, or stated where nothing may depend on a measurement.
 
     Steps that are `counted` are to be the same anywhere, and ranks have to agree. Ranks of one CPU share it.
     """
@@ -93,8 +93,7 @@ def rate_for(train: TrainConfig, device: str, *, counted: bool) -> float:
     if counted or ranks:
         on_gpus = device == "cuda"
         return STATED_RATES["cuda" if on_gpus else "cpu"] * (ranks.size if ranks and on_gpus else 1)
-    dtype = Precision(choose_precision(train.precision, device), device).dtype
-    return product_rate(device, dtype, train.threads)
+    return training_rate(device, choose_precision(train.precision, device), train.threads, train.minutes)
 
 
 def reading(
