@@ -164,6 +164,14 @@ def test_a_long_run_is_compiled_where_that_is_faster(timed, planned, monkeypatch
     assert forbidden.train.compile is False
 
 
+def test_a_compiled_step_is_compared_with_one_of_the_same_minute(planned, monkeypatch):
+    """Compiling takes a minute, and other programs may have taken the machine in it."""
+    paces = iter([0.5, 0.7])
+    monkeypatch.setattr(timing, "measure_step", lambda *_, **__: StepTime(next(paces), 1e-4, 0.01))
+    monkeypatch.setattr(planning, "compiled_step_time", lambda *_: StepTime(0.6, 1e-4, 0.01))
+    assert planned(minutes=20)[0].train.compile
+
+
 def test_a_micro_batch_that_the_forecast_rules_out_is_never_tried(planned, monkeypatch):
     tried = []
 
