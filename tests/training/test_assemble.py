@@ -87,6 +87,21 @@ def test_without_a_compiler_training_goes_on_and_says_why(tmp_path, monkeypatch,
     assert said == ["warning    not compiled: RuntimeError: InvalidCxxCompiler: no working C++ compiler"]
 
 
+def test_a_compiled_run_goes_on_where_there_is_no_compiler(tmp_path, monkeypatch, capfd):
+    run = train(tmp_path)
+    saved = run.folder.config_path.read_text(encoding="utf-8")
+    run.folder.config_path.write_text(saved.replace("compile = false", "compile = true"), encoding="utf-8")
+
+    def fail(*inputs: object, **named: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand much more")
+
+    monkeypatch.setattr("torch.compile", lambda function: fail)
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: setattr(module, "forward", fail))
+    assert api.resume(run.folder.path, settings={"train": {"max_steps": 9}}).step > run.step
+    said = [line for line in capfd.readouterr().err.splitlines() if "not compiled" in line]
+    assert said == ["warning    not compiled: RuntimeError: InvalidCxxCompiler: no working C++ compiler"]
+
+
 @pytest.mark.reliability
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # of the compiler's own

@@ -47,6 +47,7 @@ from primegpt.parallel.distributed import join
 from primegpt.parallel.world import World
 from primegpt.planning.course import steps_for_counted_budget, steps_in
 from primegpt.planning.plan import (
+    NOT_COMPILED,
     as_on_rank_0,
     differences,
     make_plan,
@@ -54,7 +55,7 @@ from primegpt.planning.plan import (
     refuse_threads,
     refuse_what_cannot_fit,
 )
-from primegpt.planning.timing import correct
+from primegpt.planning.timing import correct, why_not_compiled
 from primegpt.report.pictures import load_in_background
 from primegpt.report.tracking import require_trackers, tracked
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -226,6 +227,9 @@ def resume(
             tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         world.refuse_differences(settings_of(config) | {"torch": torch.__version__, "path": str(path)})
         config = prepare_device(config, world)
+        if config.train.compile and (reason := why_not_compiled(config.train.device)):
+            config = config.with_values(train={"compile": False})
+            say(f"{'warning':<10} {NOT_COMPILED}{reason}")
         context = config.sequence_length
         corpus = world.leaders_first(lambda: reopen(record, config.data, tokenizer, context=context, say=say))
         world.refuse_differences(fingerprints(corpus))

@@ -189,11 +189,24 @@ def compiled_step_time(config: Config, batches: Batches, world: World = ALONE) -
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         if isinstance(error, OutOfMemory) or is_out_of_memory(error):
             raise
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return _in_a_line(error)
     with suppress(OSError):
         _graph(config).parent.mkdir(parents=True, exist_ok=True)
         _graph(config).touch()
     return time
+
+
+def why_not_compiled(device: str) -> str | None:
+    """Why nothing can be compiled here, in one line: a run may have come from a machine with a compiler."""
+    try:
+        torch.compile(torch.sin)(torch.ones(2, requires_grad=True, device=device)).sum().backward()
+    except Exception as error:  # whatever a compiler, or the lack of one, may raise
+        return _in_a_line(error)
+    return None
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _compiled_before(config: Config) -> bool:
