@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from primegpt.inference.quantize import Int4Linear, Int8Linear, PackedLinear, SummedLinear, for_decoding, in_groups
+from primegpt.inference.quantize import (
+    Int4Linear,
+    Int8Linear,
+    PackedLinear,
+    SummedLinear,
+    for_decoding,
+    in_groups,
+    rows_of_layout,
+)
 from primegpt.model.cache import KVCache
 from primegpt.model.gpt import GPT
 
@@ -225,3 +233,15 @@ def test_a_torch_without_the_packed_product_multiplies_plainly(random_model: Mak
         layer = PackedLinear(weight, None)
     assert layer.packed is None
     assert torch.equal(layer(x), nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_weights_laid_out_for_many_rows_multiply_any_number(amx: bool) -> None:
+    weight = nn.Parameter(random(2304, 96).bfloat16())
+    with patch.object(torch.cpu, "_is_amx_tile_supported", lambda: amx, create=True):
+        assert rows_of_layout(torch.bfloat16) == (128 if amx else 1)
+        assert rows_of_layout(torch.float32) == 1
+        layer = PackedLinear(weight, None)
+    for rows in (1, 3, 16, 200):
+        x = random(rows, 96).bfloat16()
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, weight), atol=0.1, rtol=0.02)

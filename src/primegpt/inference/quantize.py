@@ -86,7 +86,7 @@ class PackedLinear(nn.Module):
         if weight.numel() < self.WORTH:
             return
         try:  # private operators of torch, hence with a way back
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)  # for one row
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows_of_layout(weight.dtype))
             self.plain = None
             self(weight.new_zeros(1, weight.size(1)))
         except (RuntimeError, AttributeError, NotImplementedError):
@@ -96,6 +96,15 @@ class PackedLinear(nn.Module):
         if self.plain is not None:
             return F.linear(x, self.plain, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def rows_of_layout(dtype: torch.dtype) -> int:
+    """How many rows a matrix is laid out for; it multiplies any number.
+
+    For one, which reads memory fastest. With AMX, whose registers are tiles, the layout for many serves one as well.
+    """
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # private to torch
+    return 128 if dtype == torch.bfloat16 and has_amx() else 1
 
 
 class SummedLinear(nn.Module):
