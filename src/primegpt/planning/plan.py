@@ -7,6 +7,7 @@ resume, since a run is exactly repeatable only under the same choices.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,7 +180,7 @@ def fitting_step(config: Config, corpus: Corpus, world: World) -> Fitted:
         config = as_on_rank_0(with_packing(config.with_values(data={"pack": pack}), corpus, world), world)
         batches = training_batches(config, corpus, world.rank, world.size)
         if excess(config, world) <= 0 and (fitted := fastest_step(config, batches, world)):
-            return fitted._replace(warnings=warnings + fitted.warnings)
+            return compiled_where_it_pays(fitted._replace(warnings=warnings + fitted.warnings), world)
         rows = batches.batch_size
         if rows == 1:
             raise OutOfMemory(
@@ -220,15 +221,14 @@ def refuse_what_cannot_fit(config: Config, world: World = ALONE) -> None:
 
 
 def fastest_step(config: Config, batches: Batches, world: World) -> Fitted | None:
-    """`config` with the fastest attention, and compiled where that was asked for, or pays, and does not fail.
+    """`config` with the fastest attention, and compiled no more if that fails.
 
     Attention is compared without compiling, which would take its time for each kind; where there is but one, only the
-    compiled step is timed if it was asked for, since the other one may not fit into the memory of a GPU. None where
-    memory does not suffice.
+    compiled step is timed, since the other one may not fit into the memory of a GPU. None where memory does not
+    suffice.
     """
     kernels, times, notes, remembered = candidates(config), {}, [], False
-    asked = config.train.compile
-    if len(kernels) > 1 or not asked:
+    if len(kernels) > 1 or not config.train.compile:
         times, remembered = step_times(config.with_values(train={"compile": False}), batches, world)
         when = ", measured before" if remembered else ""
         notes = [f"attention {name}: {1000 * time.step:.1f} ms a step{when}" for name, time in times.items()]
@@ -236,22 +236,38 @@ def fastest_step(config: Config, batches: Batches, world: World) -> Fitted | Non
             return None
     kernel = min(times, key=lambda name: times[name].step, default=kernels[0])
     config = config.with_values(train={"attention": kernel})
-    if not (asked or compiling_pays(config, world)):
+    if not config.train.compile:
         return Fitted(config, batches, times[kernel], notes, [], remembered)
-    compiled = compiled_step_time(config.with_values(train={"compile": True}), batches, world)
+    compiled = compiled_step_time(config, batches, world)
     if isinstance(compiled, StepTime):  # its own time was measured now
         notes = [*notes, f"compiled: {1000 * compiled.step:.1f} ms a step"]
-        if not asked and compiled.step >= times[kernel].step:  # it took a minute: the machine may be slower by now
-            times |= measure_steps(config, batches, world)
-        if asked or compiled.step < times[kernel].step:
-            return Fitted(config.with_values(train={"compile": True}), batches, compiled, notes, [], remembered=False)
-    elif compiled is None and asked:
+        return Fitted(config, batches, compiled, notes, [], remembered=False)
+    if compiled is None:
         return None
     config = config.with_values(train={"compile": False})
     if not times:
         times, remembered = step_times(config, batches, world)
-    warnings = [f"{NOT_COMPILED}{compiled}"] if isinstance(compiled, str) and asked else []
+    warnings = [f"{NOT_COMPILED}{compiled}"]
     return Fitted(config, batches, times[kernel], notes, warnings, remembered) if times else None
+
+
+def compiled_where_it_pays(fitted: Fitted, world: World) -> Fitted:
+    """The same, compiled where nobody has said whether, the minutes repay it, and steps prove to be faster."""
+    config, batches, plain = fitted.config, fitted.batches, fitted.times
+    if not compiling_pays(config, world):
+        return fitted
+    compiled = config.with_values(train={"compile": True})
+    with suppress(OutOfMemory):
+        times = compiled_step_time(compiled, batches, world)
+        if not isinstance(times, StepTime):
+            return fitted
+        notes = [*fitted.notes, f"compiled: {1000 * times.step:.1f} ms a step"]
+        if times.step >= plain.step:  # compiling took a minute, and by now the machine may be slower
+            plain = next(iter(measure_steps(config, batches, world).values()), plain)  # of its one attention
+        if times.step < plain.step:
+            return Fitted(compiled, batches, times, notes, fitted.warnings, remembered=False)
+        return fitted._replace(times=plain, notes=notes)
+    return fitted
 
 
 def few_lengths(records: Shards, context: int) -> tuple[int, ...]:

@@ -40,7 +40,8 @@ def rate_of_a_step(precision: str) -> float:
     torch.set_num_threads(1)
     try:
         rehearsal = Rehearsal(config)
-        seconds = min(computing for computing, _ in (rehearsal.step([batch], n) or (1.0, 0) for n in range(REPEATS)))
+        taken = [rehearsal.step([batch], number) for number in range(REPEATS)]
     finally:
         torch.set_num_threads(before)
+    seconds = min((computing for computing, _ in filter(None, taken)), default=1.0)  # none where memory is full
     return ids.numel() / seconds / tokens_in(STEP, 1.0, 1.0, "cpu", CHARACTERS)

@@ -190,9 +190,10 @@ def compiled_step_time(config: Config, batches: Batches, world: World = ALONE) -
         if isinstance(error, OutOfMemory) or is_out_of_memory(error):
             raise
         return _in_a_line(error)
-    with suppress(OSError):
-        _graph(config).parent.mkdir(parents=True, exist_ok=True)
-        _graph(config).touch()
+    if time:
+        with suppress(OSError):
+            _graph(config).parent.mkdir(parents=True, exist_ok=True)
+            _graph(config).touch()
     return time
 
 
