@@ -149,8 +149,8 @@ def test_it_is_refused_before_the_text_is_tokenized(text, capsys):
 @pytest.mark.parametrize(
     ("compiled", "taken", "note"),
     [
-        (StepTime(0.4, 1e-4, 0.01), True, "compiled: 400.0 ms a step"),
-        (StepTime(0.6, 1e-4, 0.01), False, "compiled: 600.0 ms a step"),
+        (StepTime(0.4, 1e-4, 0.01), True, "compiled: 400.0 ms a step, as written then 500.0"),
+        (StepTime(0.6, 1e-4, 0.01), False, "compiled: 600.0 ms a step, as written then 500.0"),
         ("no C++ compiler", False, None),
     ],
 )
@@ -164,12 +164,15 @@ def test_a_long_run_is_compiled_where_that_is_faster(timed, planned, monkeypatch
     assert forbidden.train.compile is False
 
 
-def test_a_compiled_step_is_compared_with_one_of_the_same_minute(planned, monkeypatch):
-    """Compiling takes a minute, and other programs may have taken the machine in it."""
-    paces = iter([0.5, 0.7])
+@pytest.mark.parametrize(("before", "then", "taken"), [(0.5, 0.7, True), (0.7, 0.5, False)])
+def test_a_compiled_step_is_compared_with_one_of_the_same_minute(planned, monkeypatch, before, then, taken):
+    """Compiling takes a minute, in which other programs may have come or gone."""
+    paces = iter([before, then])
     monkeypatch.setattr(timing, "measure_step", lambda *_, **__: StepTime(next(paces), 1e-4, 0.01))
     monkeypatch.setattr(planning, "compiled_step_time", lambda *_: StepTime(0.6, 1e-4, 0.01))
-    assert planned(minutes=20)[0].train.compile
+    config, _ = planned(minutes=20)
+    assert config.train.compile is taken
+    assert config.plan.step_seconds == (0.6 if taken else then)
 
 
 def test_a_micro_batch_that_the_forecast_rules_out_is_never_tried(planned, monkeypatch):

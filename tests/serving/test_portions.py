@@ -12,7 +12,8 @@ from torch import Tensor
 from primegpt.inference.context import CachedContext, Row
 from primegpt.inference.quantize import for_decoding
 from primegpt.model.gpt import GPT
-from primegpt.serving.portions import KEPT, PORTION, PortionedContext
+from primegpt.serving import portions
+from primegpt.serving.portions import PORTION, PortionedContext
 
 MakeModel = Callable[..., GPT]
 BLOCK = 512
@@ -91,14 +92,47 @@ def test_a_text_is_the_same_bit_for_bit_whether_its_beginning_was_read_for_it_or
     assert torch.equal(logits_after(warm, prompt), logits_after(cold, prompt))
 
 
-def test_no_more_is_kept_than_four_blocks_and_what_is_used_stays(random_model: MakeModel) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, random_model: MakeModel) -> PortionedContext:
+    """A context that keeps eight portions."""
     model = random_model("prime", block_size=BLOCK)
-    context = PortionedContext.with_slots(model, 1, torch.float32)
+    a_portion = PortionedContext.with_slots(model, 1, torch.float32).cache.k[:, :1, :, :PORTION].nbytes * 2
+    monkeypatch.setattr(portions, "KEPT", 8 * a_portion + 1)
+    return PortionedContext.with_slots(model, 1, torch.float32)
+
+
+def test_no_more_is_kept_than_there_is_room_for_and_what_is_used_stays(few: PortionedContext) -> None:
     for seed in range(10):
-        logits_after(context, ids(400, seed))
-        with tokens_read(model) as sizes:
-            logits_after(context, [*SYSTEM, seed])
+        logits_after(few, ids(400, seed))
+        with tokens_read(few.model) as sizes:
+            logits_after(few, [*SYSTEM, seed])
             assert seed == 0 or sizes == [40, 1], f"the beginning in use was forgotten before text {seed}"
-    assert len(context.portions) == KEPT * BLOCK // PORTION
-    kept = sum(k.nbytes + v.nbytes for k, v in context.portions.values())
-    assert kept == KEPT * context.cache.k[:, :1, :, :BLOCK].nbytes * 2, "views would keep more than they show"
+    assert len(few.portions) == few.most == 8
+    kept = sum(tensor.untyped_storage().nbytes() for pair in few.portions.values() for tensor in pair)
+    assert kept <= portions.KEPT, "views would keep more than they show"
+
+
+@torch.inference_mode()
+def test_what_only_one_text_has_pushes_nothing_out(few: PortionedContext) -> None:
+    """What was written, and windows that have slid, which begin at other places than prompts."""
+    logits_after(few, SYSTEM)
+    kept = list(few.portions)
+    for seed in range(10):
+        row = Row(ids(PORTION + 3, seed), BLOCK)
+        row.ids += ids(300, seed + 1)
+        few.cache.join()
+        few.next_logits([row])
+        few.select([])
+        slid = Row([*ids(20, seed), *ids(BLOCK, seed + 2)], BLOCK)
+        assert slid.start
+        few.cache.join()
+        few.next_logits([slid])
+        few.select([])
+    assert set(few.portions) - set(kept) <= {tuple(ids(PORTION + 3, seed)[:PORTION]) for seed in range(10)}
+
+
+def test_what_is_kept_does_not_count_as_to_be_read(few: PortionedContext) -> None:
+    assert few.unread(tuple(SYSTEM)) == len(SYSTEM)
+    logits_after(few, SYSTEM)
+    assert few.unread((*SYSTEM, 1, 2)) == 40 + 2
+    assert few.unread((1, 2)) == 2

@@ -3,7 +3,7 @@ so far, in pieces that never split a character and end at a stop string.
 """
 
 import codecs
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -139,26 +139,27 @@ class CachedContext:
     def next_logits(self, rows: Sequence[Row]) -> Tensor:
         behind = [b for b, row in enumerate(rows) if self.cache.lengths[b] != row.seen - 1]
         if behind:  # at the start, and when a window has slid
-            self.prefill(behind, [row.window[:-1] for row in (rows[b] for b in behind)])
+            self.prefill(behind, [rows[b] for b in behind])
         last = torch.tensor([row.ids[-1:] for row in rows], device=self.device)  # (B, 1)
         return self.model(last, cache=self.cache, logits_for="last")[:, -1]
 
-    def prefill(self, indices: Sequence[int], windows: Sequence[list[int]]) -> None:
-        """Put `windows` into the cache rows `indices`; equal ones (samples of one prompt) are read once."""
-        different = {window: n for n, window in enumerate(dict.fromkeys(map(tuple, windows)))}
+    def prefill(self, indices: Sequence[int], rows: Sequence[Row]) -> None:
+        """Put the windows of `rows` into the cache rows `indices`; equal ones (samples of one prompt) are read once."""
+        windows = [tuple(row.window[:-1]) for row in rows]
+        different = dict(zip(windows, rows, strict=True))
         T = max(map(len, windows))
         if T:
-            fresh = self.read(list(different))
-            source = torch.tensor([different[tuple(window)] for window in windows], device=self.device)
+            fresh, order = self.read(different), {window: n for n, window in enumerate(different)}
+            source = torch.tensor([order[window] for window in windows], device=self.device)
             target = torch.tensor(indices, device=self.device)
             self.cache.k[:, target, :, :T] = fresh.k[:, source]
             self.cache.v[:, target, :, :T] = fresh.v[:, source]
         for b, window in zip(indices, windows, strict=True):
             self.cache.lengths[b] = len(window)  # the true one: padding after it is not seen
 
-    def read(self, windows: Sequence[tuple[int, ...]]) -> KVCache:
+    def read(self, windows: Mapping[tuple[int, ...], Row]) -> KVCache:
         """A cache with a row for each window, all read in one pass; what follows a short one is padding."""
-        ids = padded(windows, self.device)  # (N, T)
+        ids = padded(list(windows), self.device)  # (N, T)
         fresh = self.room(*ids.shape)
         self.model(ids, cache=fresh, logits_for="last")
         return fresh

@@ -227,9 +227,8 @@ def resume(
             tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         world.refuse_differences(settings_of(config) | {"torch": torch.__version__, "path": str(path)})
         config = prepare_device(config, world)
-        if config.train.compile and (reason := why_not_compiled(config.train.device)):
-            config = config.with_values(train={"compile": False})
-            say(f"{'warning':<10} {NOT_COMPILED}{reason}")
+        if not (checkpoint and checkpoint.step >= (config.train.max_steps or 0)) or settings:  # else nothing is to do
+            config = compiled_if_possible(config, world, say)
         context = config.sequence_length
         corpus = world.leaders_first(lambda: reopen(record, config.data, tokenizer, context=context, say=say))
         world.refuse_differences(fingerprints(corpus))
@@ -239,6 +238,15 @@ def resume(
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)
         return _fit(folder, config, corpus, world, observer=observer, say=say, checkpoint=checkpoint, budget=budget)
+
+
+def compiled_if_possible(config: Config, world: World, say: Say) -> Config:
+    """`config`, not compiled where some rank cannot: a run may have come from a machine with a compiler."""
+    reason = why_not_compiled(config.train.device) if config.train.compile else None
+    if world.max(reason is not None):
+        say(f"{'warning':<10} {NOT_COMPILED}{reason or 'another rank cannot'}")
+        return config.with_values(train={"compile": False})
+    return config
 
 
 def taken_up(folder: RunFolder, world: World, say: Say) -> tuple[Checkpoint | None, Config, Changes]:

@@ -36,6 +36,7 @@ from primegpt.planning.timing import (
     forget,
     measure_steps,
     reference_seconds,
+    remember_compiled,
     step_times,
 )
 from primegpt.training.pace import intervals
@@ -105,7 +106,7 @@ def make_plan(
     `most_passes` over the text.
 
     Expects `prepare_device` to have been called and `model.vocab_size` to be known. Takes about a second, less when
-    flags leave nothing to measure, and as long as compiling does where that is asked for.
+    flags leave nothing to measure, and as long as compiling does where that is asked for or pays.
     """
     started, train = time.monotonic(), config.train
     length = train.sequence_length or config.model.block_size
@@ -261,12 +262,13 @@ def compiled_where_it_pays(fitted: Fitted, world: World) -> Fitted:
         times = compiled_step_time(compiled, batches, world)
         if not isinstance(times, StepTime):
             return fitted
-        notes = [*fitted.notes, f"compiled: {1000 * times.step:.1f} ms a step"]
-        if times.step >= plain.step:  # compiling took a minute, and by now the machine may be slower
-            plain = next(iter(measure_steps(config, batches, world).values()), plain)  # of its one attention
+        # Compiling took a minute, or the other time is remembered: the machine may be slower by now, or faster.
+        plain = next(iter(measure_steps(config, batches, world).values()), plain)
+        told = f"compiled: {1000 * times.step:.1f} ms a step, as written then {1000 * plain.step:.1f}"
+        fitted = fitted._replace(times=plain, notes=[*fitted.notes, told], remembered=False)
         if times.step < plain.step:
-            return Fitted(compiled, batches, times, notes, fitted.warnings, remembered=False)
-        return fitted._replace(times=plain, notes=notes)
+            remember_compiled(compiled)
+            return fitted._replace(config=compiled, times=times)
     return fitted
 
 

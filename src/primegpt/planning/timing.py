@@ -3,14 +3,12 @@
 $PRIMEGPT_CACHE/timings/HASH.json   what was measured for one machine, model and batch
 """
 
-import getpass
 import hashlib
 import json
 import math
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,7 +48,7 @@ MEMORY = 4e9  # bytes that it may take on a CPU
 SECONDS = 1.0  # after which it times nothing again
 
 REPAID = {"cpu": 15.0, "cuda": 5.0}  # minutes that a first compilation is worth (docs/experiments.md; GPUs: assumed)
-REPAID_AGAIN = 2.0  # where the compiler has it in its cache
+REPAID_AGAIN = 3.0  # where the compiler has it in its cache
 
 SHORT = 256  # tokens up to which the explicit attention may be faster than the fused one, on a CPU
 
@@ -185,16 +183,11 @@ def compiled_step_time(config: Config, batches: Batches, world: World = ALONE) -
     Takes as long as compiling does.
     """
     try:
-        time = measure_step(config, batches, world)
+        return measure_step(config, batches, world)
     except Exception as error:  # whatever a compiler, or the lack of one, may raise
         if isinstance(error, OutOfMemory) or is_out_of_memory(error):
             raise
         return _in_a_line(error)
-    if time:
-        with suppress(OSError):
-            _graph(config).parent.mkdir(parents=True, exist_ok=True)
-            _graph(config).touch()
-    return time
 
 
 def why_not_compiled(device: str) -> str | None:
@@ -210,19 +203,27 @@ def _in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
+def remember_compiled(config: Config) -> None:
+    """Steps of `config` were compiled, and are faster so: from now on the compiler finds them in its cache."""
+    # A file in that cache goes when the cache does: systems empty /tmp at a start. Where it is torch says only now.
+    with suppress(OSError, KeyError, PrimegptError):
+        mark = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "primegpt" / _compiled(config).stem
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        _compiled(config).parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(_compiled(config), {"mark": str(mark)})
+
+
 def _compiled_before(config: Config) -> bool:
     """Whether the compiler finds the graphs of `config` in its cache."""
-    return _graph(config).exists()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(_compiled(config).read_text(encoding="utf-8"))["mark"]).exists()
+    return False
 
 
-def _graph(config: Config) -> Path:
-    """What says that: a file in that cache, so that it goes when the cache does (systems empty /tmp at a start)."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # containers may run as nobody who is known
-        user = "nobody"
-    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{tempfile.gettempdir()}/torchinductor_{user}"
-    return Path(folder) / "primegpt" / _memory(config).stem
+def _compiled(config: Config) -> Path:
+    path = _memory(config)
+    return path.with_name(f"{path.stem}-compiled-{config.train.attention}.json")
 
 
 def measure_step(

@@ -35,7 +35,8 @@ CHOSEN_BY_PLAN = {  # before step 1, and not again
     *("train.attention", "train.max_steps", "train.sequence_length", "train.keep_checkpoints", "data.val_tokens"),
     *(f"train.{event}_interval" for event in ("eval", "sample", "checkpoint", "log")),
 }
-COMPARED_ELSEWHERE = {"train.threads"}  # which several ranks share out: a condition of the session, told as such
+# Conditions of a session, told as such: threads, which several ranks share out, and whether there is a compiler.
+COMPARED_ELSEWHERE = {"train.threads", "train.compile"}
 
 RECORD = ("source_fingerprint", "train_fingerprint", "val_fingerprint", "tokenizer_fingerprint", "folder")
 

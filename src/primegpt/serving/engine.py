@@ -250,7 +250,7 @@ class Engine:
                 return
             job = min(ready, key=lambda job: job.writing)  # the oldest among equals
             reading.add(tuple(job.waiting[0].row.window))
-            if len(reading) > 1 and sum(map(len, reading)) > READ_TOGETHER:
+            if len(reading) > 1 and sum(map(self.context.unread, reading)) > READ_TOGETHER:
                 return
             self.writing.append(job.waiting.pop(0))
             job.writing += 1

@@ -159,13 +159,13 @@ def serve(
     with listen(host, port) as listening:
         run = load(path, checkpoint=checkpoint, device=device, say=say)
         settings = run.settings(precision=precision)
-        run.require_memory(slots + KEPT, run.config.model.block_size, settings)
+        run.require_memory(slots, run.config.model.block_size, settings)
         app = create_app(run, policy=policy, slots=slots, queue=queue, precision=settings.precision, routes=routes(run))
         cache = app.state.engine.context.cache
         url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         say(f"{run.folder.path}, step {run.step:,}: {url}/v1, model {run.name!r}")
-        taken = human_bytes((cache.k.nbytes + cache.v.nbytes) // slots * (slots + KEPT))
-        say(f"{slots} texts at once, whose cache takes {taken} with the beginnings of prompts; Ctrl-C ends it")
+        taken, kept = human_bytes(cache.k.nbytes + cache.v.nbytes), human_bytes(KEPT)
+        say(f"{slots} texts at once, whose cache takes {taken}, and up to {kept} what prompts share; Ctrl-C ends it")
         ready(url)
         server_for(app).run(sockets=[listening])
 
