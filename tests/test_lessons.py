@@ -34,7 +34,7 @@ def test_lessons_print_what_they_say_and_draw_what_they_show(page, tmp_path, mon
     for said, shown in zip(printed, outputs(page), strict=True):
         assert alike(said, shown), f"{said}\nis not\n{shown}"
     for picture in pictures(page):
-        assert difference(tmp_path / picture.name, picture) < 0.02, "run: python docs/make_notebooks.py --pictures"
+        assert difference(tmp_path / picture.name, picture) < 0.015, "run: python docs/make_notebooks.py --pictures"
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -69,9 +69,10 @@ def test_outputs_are_alike_by_their_words_and_nearly_their_numbers(one, other, e
 
 
 def difference(one: Path, other: Path) -> float:
-    """Between two pictures, 0 to 1: the mean over squares of 20 pixels, of the square that differs most.
+    """Between two pictures: the share of their squares of 20 pixels whose means differ by more than a fiftieth.
 
-    Another matplotlib sets letters a pixel further; a curve that runs elsewhere moves whole squares.
+    Another matplotlib sets letters a pixel further, and on another processor a dot may move, which is up to 1% of
+    squares; another curve is a third of them.
     """
     from matplotlib.image import imread
 
@@ -79,7 +80,12 @@ def difference(one: Path, other: Path) -> float:
     assert a.shape == b.shape
     rows, columns = (size // 20 * 20 for size in a.shape[:2])
     squares = (a - b)[:rows, :columns].reshape(rows // 20, 20, columns // 20, 20, 3)
-    return float(np.abs(squares.mean(axis=(1, 3))).max())
+    return float((np.abs(squares.mean(axis=(1, 3))).max(axis=-1) > 0.02).mean())
+
+
+def test_pictures_of_two_lessons_differ():
+    pictures = ROOT / "docs" / "images" / "learn"
+    assert difference(pictures / "2-loss.png", pictures / "5-loss.png") > 0.2
 
 
 @each_page
