@@ -31,7 +31,7 @@ from primegpt.config import resolve, write_toml
 from primegpt.data.reading.sources import read_documents
 from primegpt.errors import PrimegptError, UsageError, nearest
 from primegpt.inference.run import load_config
-from primegpt.planning.plan import NOT_COMPILED
+from primegpt.planning.compiling import NOT_COMPILED
 from primegpt.run.folder import RunFolder
 from primegpt.terminal import Say, silent
 

@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from random import Random
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class CachedContext:
         self.cache = self.room(len(rows), min(longest, model.config.block_size) + 1)
 
     @classmethod
-    def with_slots(cls, model: GPT, slots: int, dtype: torch.dtype) -> "CachedContext":
+    def with_slots(cls, model: GPT, slots: int, dtype: torch.dtype) -> Self:
         """Without a row as yet, and with room for `slots` of any length, which `join` and leave as they like."""
         whole_block = [Row([0], model.config.block_size)] * slots
         context = cls(model, whole_block, model.config.block_size, dtype)

@@ -45,9 +45,9 @@ from primegpt.jobs.reference import beside_reference
 from primegpt.jobs.trainers import finish, trainer_for
 from primegpt.parallel.distributed import join
 from primegpt.parallel.world import World
+from primegpt.planning.compiling import compiled_if_possible
 from primegpt.planning.course import steps_for_counted_budget, steps_in
 from primegpt.planning.plan import (
-    NOT_COMPILED,
     as_on_rank_0,
     differences,
     make_plan,
@@ -55,7 +55,7 @@ from primegpt.planning.plan import (
     refuse_threads,
     refuse_what_cannot_fit,
 )
-from primegpt.planning.timing import correct, why_not_compiled
+from primegpt.planning.timing import correct
 from primegpt.report.pictures import load_in_background
 from primegpt.report.tracking import require_trackers, tracked
 from primegpt.run.atomic import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -227,7 +227,8 @@ def resume(
             tokenizer.check_fingerprint(record["tokenizer_fingerprint"], f"the data of {folder.path}")
         world.refuse_differences(settings_of(config) | {"torch": torch.__version__, "path": str(path)})
         config = prepare_device(config, world)
-        if not (checkpoint and checkpoint.step >= (config.train.max_steps or 0)) or settings:  # else nothing is to do
+        finished = checkpoint and checkpoint.step >= (config.train.max_steps or 0) and not settings
+        if not finished:
             config = compiled_if_possible(config, world, say)
         context = config.sequence_length
         corpus = world.leaders_first(lambda: reopen(record, config.data, tokenizer, context=context, say=say))
@@ -238,15 +239,6 @@ def resume(
         if "train.max_steps" in changes and not any(getattr(budget, name) for name in BUDGETS):
             budget = TrainConfig(max_steps=config.train.max_steps)
         return _fit(folder, config, corpus, world, observer=observer, say=say, checkpoint=checkpoint, budget=budget)
-
-
-def compiled_if_possible(config: Config, world: World, say: Say) -> Config:
-    """`config`, not compiled where some rank cannot: a run may have come from a machine with a compiler."""
-    reason = why_not_compiled(config.train.device) if config.train.compile else None
-    if world.max(reason is not None):
-        say(f"{'warning':<10} {NOT_COMPILED}{reason or 'another rank cannot'}")
-        return config.with_values(train={"compile": False})
-    return config
 
 
 def taken_up(folder: RunFolder, world: World, say: Say) -> tuple[Checkpoint | None, Config, Changes]:

@@ -25,18 +25,16 @@ from primegpt.hugepages import keep_in_huge_pages
 from primegpt.model.memory import batch_bytes, process_memory, training_memory, what_to_lower
 from primegpt.model.size import human_bytes, parameter_count
 from primegpt.parallel.world import ALONE, World
+from primegpt.planning.compiling import NOT_COMPILED, compiled_step_time, compiling_pays, remember_compiled
 from primegpt.planning.course import Course, course_for, doubts
 from primegpt.planning.packing import with_packing
 from primegpt.planning.recipe import DEFAULT_MINUTES
 from primegpt.planning.timing import (
     StepTime,
     candidates,
-    compiled_step_time,
-    compiling_pays,
     forget,
     measure_steps,
     reference_seconds,
-    remember_compiled,
     step_times,
 )
 from primegpt.training.pace import intervals
@@ -46,7 +44,6 @@ from primegpt.training.step import Precision
 MOST_THREADS = 16  # a core; a run that goes on elsewhere may have some too many, and stays the same to the bit
 LENGTHS = 16  # that batches of records have, and the context: kernels are kept for each (docs/experiments.md)
 
-NOT_COMPILED = "not compiled: "
 FIT = "set --train.activation_checkpointing, or a shorter --train.sequence_length, or train a smaller model"
 
 

@@ -47,9 +47,6 @@ TOKENS = 1024  # that it times at most on a CPU; a GPU has too little to do with
 MEMORY = 4e9  # bytes that it may take on a CPU
 SECONDS = 1.0  # after which it times nothing again
 
-REPAID = {"cpu": 15.0, "cuda": 5.0}  # minutes that a first compilation is worth (docs/experiments.md; GPUs: assumed)
-REPAID_AGAIN = 3.0  # where the compiler has it in its cache
-
 SHORT = 256  # tokens up to which the explicit attention may be faster than the fused one, on a CPU
 
 
@@ -70,7 +67,7 @@ def step_times(config: Config, batches: Batches, world: World = ALONE) -> tuple[
 
     A process by itself remembers what it measured; several ranks, of which some might and some might not, do not.
     """
-    path = _memory(config)
+    path = memory_path(config)
     if world.size == 1:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             return _checked(json.loads(path.read_text(encoding="utf-8")), config), True
@@ -92,7 +89,7 @@ def correct(config: Config, step: float) -> None:
     if kernel == "auto" or config.train.compile:
         return
     with suppress(OSError, PrimegptError, ValueError, KeyError, TypeError, AttributeError):
-        path = _memory(config)
+        path = memory_path(config)
         saved = json.loads(path.read_text(encoding="utf-8"))
         ratio = step / _checked(saved, config)[kernel].step
         times = {name: [ratio * seconds for seconds in each] for name, each in saved["times"].items()}
@@ -102,7 +99,7 @@ def correct(config: Config, step: float) -> None:
 def forget(config: Config) -> bool:
     """Remember nothing of `config` any more; whether there was anything."""
     with suppress(OSError):
-        _memory(config).unlink()
+        memory_path(config).unlink()
         return True
     return False
 
@@ -155,75 +152,12 @@ def _what_counts(config: Config) -> dict[str, object]:
     }
 
 
-def _memory(config: Config) -> Path:
+def memory_path(config: Config) -> Path:
     from platformdirs import user_cache_path
 
     folder = Path(os.environ.get("PRIMEGPT_CACHE") or user_cache_path("primegpt")) / "timings"
     named = json.dumps(_what_counts(config), sort_keys=True).encode()
     return folder / f"{hashlib.sha256(named).hexdigest()[:32]}.json"
-
-
-def compiling_pays(config: Config, world: World = ALONE) -> bool:
-    """Whether steps are to be compiled though nobody has asked for it, or said no: where the minutes repay it.
-
-    Rows that differ in length would each be compiled anew, and what a run of counted steps learns should not depend on
-    whether there is a compiler.
-    """
-    train, minutes = config.train, config.train.minutes or 0.0
-    if "compile" in train.model_fields_set or world.size > 1 or config.own or config.lora.rank:
-        return False
-    if config.data.template != "text":
-        return False
-    return minutes >= (REPAID_AGAIN if _compiled_before(config) else REPAID.get(train.device, math.inf))
-
-
-def compiled_step_time(config: Config, batches: Batches, world: World = ALONE) -> StepTime | str | None:
-    """What was measured of compiled steps; or, in one line, why there are none; None where memory does not suffice.
-
-    Takes as long as compiling does.
-    """
-    try:
-        return measure_step(config, batches, world)
-    except Exception as error:  # whatever a compiler, or the lack of one, may raise
-        if isinstance(error, OutOfMemory) or is_out_of_memory(error):
-            raise
-        return _in_a_line(error)
-
-
-def why_not_compiled(device: str) -> str | None:
-    """Why nothing can be compiled here, in one line: a run may have come from a machine with a compiler."""
-    try:
-        torch.compile(torch.sin)(torch.ones(2, requires_grad=True, device=device)).sum().backward()
-    except Exception as error:  # whatever a compiler, or the lack of one, may raise
-        return _in_a_line(error)
-    return None
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def remember_compiled(config: Config) -> None:
-    """Steps of `config` were compiled, and are faster so: from now on the compiler finds them in its cache."""
-    # A file in that cache goes when the cache does: systems empty /tmp at a start. Where it is torch says only now.
-    with suppress(OSError, KeyError, PrimegptError):
-        mark = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "primegpt" / _compiled(config).stem
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        _compiled(config).parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(_compiled(config), {"mark": str(mark)})
-
-
-def _compiled_before(config: Config) -> bool:
-    """Whether the compiler finds the graphs of `config` in its cache."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return Path(json.loads(_compiled(config).read_text(encoding="utf-8"))["mark"]).exists()
-    return False
-
-
-def _compiled(config: Config) -> Path:
-    path = _memory(config)
-    return path.with_name(f"{path.stem}-compiled-{config.train.attention}.json")
 
 
 def measure_step(
