@@ -63,30 +63,30 @@ PROGRAM = """
 import re, sys, torch
 from primegpt.hugepages import keep_in_huge_pages
 
-def huge():
-    return sum(int(kb) for kb in re.findall(r"AnonHugePages: +(\\d+) kB", open("/proc/self/smaps").read()))
-
-asked = keep_in_huge_pages(256 << 20) if sys.argv[1] == "asked" else True
-before = huge()
+assert sys.argv[1] != "asked" or keep_in_huge_pages(256 << 20)
 for _ in range(3):
     tensors = [torch.ones(1 << 18) for _ in range(100)]  # a megabyte each
-assert asked and all(t.sum() == 1 << 18 for t in tensors)
-print(huge() - before)
+assert all(t.sum() == 1 << 18 for t in tensors)
+regions = re.split("^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read(), flags=re.MULTILINE)
+asked = [region.split()[0].split("-") for region in regions if re.search("^VmFlags:.* hg", region, re.MULTILINE)]
+ranges = [range(int(start, 16), int(end, 16)) for start, end in asked]
+print(sum(any(t.data_ptr() in r and t.data_ptr() + t.nbytes - 1 in r for r in ranges) for t in tensors))
 """
 
 
-def growth(how: str) -> int:
-    """KB of huge pages that 100 tensors of a megabyte add, in a process of its own."""
+def asked_for(how: str) -> int:
+    """Of 100 tensors of a megabyte, made in a process of its own, those that lie where huge pages are asked for.
+
+    Whether the system then has pages of 2 MB left, which a busy one has not, is not ours to test.
+    """
     done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-@pytest.mark.skipif(
-    not SWITCH.exists() or "[madvise]" not in SWITCH.read_text(), reason="the system gives them to all, or to none"
-)
+@pytest.mark.skipif(not SWITCH.exists(), reason="a kernel without huge pages")
 def test_tensors_live_in_huge_pages() -> None:
-    assert growth("asked") >= 90_000
-    assert growth("as it comes") < 10_000
+    assert asked_for("asked") >= 90
+    assert asked_for("as it comes") == 0
 
 
 LIMITED = """
