@@ -13,6 +13,7 @@ from primegpt.data.preparing.corpus import cache_folder
 from primegpt.device import available_cores, choose_device, choose_precision, matmul_rate
 from primegpt.model.gpt import GPT
 from primegpt.model.size import human_bytes
+from primegpt.planning.rate import training_rate
 from primegpt.training.optimizers import Optimizers
 from primegpt.training.step import DTYPES, Precision
 
@@ -27,7 +28,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at the machine; takes about two seconds and writes nothing."""
+    """Look at the machine; takes a few seconds and writes nothing."""
     torch.set_num_threads(available_cores())
     device = choose_device("auto")
     precision = choose_precision("auto", device)
@@ -40,6 +41,7 @@ def examine() -> list[Finding]:
         Finding("memory", memory()),
         Finding("matrix products", ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())),
         Finding("precision", f"{precision} (what --train.precision auto takes)"),
+        Finding("training", f"{training_rate(device, precision) / 1e9:,.0f} GFLOP/s (what plans go by)"),
         Finding("compiler", compiler()),
     ]
     return [*findings, one_step(device, precision), cache()]
