@@ -26,7 +26,7 @@ test-reliability: $(VENV)/installed-dev
 	$(PYTEST) -m "reliability and alone"
 
 test-peers: $(VENV)/installed-peers
-	$(PYTEST) -m peers
+	$(PYTEST) -m peers -n 2 --dist loadfile
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docs/make_site.py
@@ -56,7 +56,7 @@ $(VENV)/installed-peers: $(VENV)/installed-dev
 	$(PIP) --editable '.[dev,peers]'
 	# llama.cpp is compiled here, which takes minutes and a compiler; its tests are skipped where that fails. Without
 	# AMX: virtual machines report it and then call its instructions illegal. No wheel that another machine has built.
-	CFLAGS=-U__AMX_INT8__ CXXFLAGS=-U__AMX_INT8__ $(PIP) --no-cache-dir --editable '.[llama-cpp]' || echo "llama.cpp could not be built: its tests will be skipped"
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF CFLAGS=-U__AMX_INT8__ CXXFLAGS=-U__AMX_INT8__ $(PIP) --no-cache-dir --editable '.[llama-cpp]' || echo "llama.cpp could not be built: its tests will be skipped"
 	touch $@
 
 clean:

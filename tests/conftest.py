@@ -25,6 +25,7 @@ from primegpt.tokenizers.base import Tokenizer
 from primegpt.tokenizers.imported import Imported
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes that spin on two cores slow each other many times over
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of commands are started, which would all be compiled anew
 
 # How long an example takes is the machine's and its other programs' affair: pytest's time limit is the one that counts.
 hypothesis.settings.register_profile("primegpt", deadline=None)
@@ -39,6 +40,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("PRIMEGPT_DATA", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spared_work() -> Generator[None, None, None]:
+    """Commands run in this process wait for no disk (a killed process loses nothing, only a power cut would), and
+    leave a blank picture: both are looked at where they are tested."""
+
+    def fsync(descriptor: int) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        for module in ("jobs.trainers", "jobs.reinforcing"):
+            patch.setattr(f"primegpt.{module}.plot_losses", lambda lines, path, *facts: path.touch())
+        yield
 
 
 @pytest.fixture

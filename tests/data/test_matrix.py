@@ -373,11 +373,6 @@ def check(cell: Cell, folder: Path) -> None:
     corpus.close()
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.mark.parametrize("name", SOME)
 def test_a_cell_is_right_or_refused_in_a_line(tmp_path, name):
     check(CELLS[name], tmp_path)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -28,7 +27,6 @@ BLOCK = 2_000  # bytes: five or six blocks of the texts below
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with texts of every kind and a tokenizer, and blocks that are small."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(blocks_module, "BLOCK", BLOCK)
     monkeypatch.setattr(build, "PIECE", 300)
     monkeypatch.setattr(formats, "PART", 700)

@@ -31,7 +31,7 @@ from primegpt.training.progress import TIMING_KEYS
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(3600)]
 
-DAMAGES = int(os.environ.get("PRIMEGPT_DAMAGES", "2000"))
+DAMAGES = int(os.environ.get("PRIMEGPT_DAMAGES", "800"))
 SEED = int(os.environ.get("PRIMEGPT_DAMAGE_SEED", "0"))
 RESUMED = 0.15  # share of the damages after which a run is resumed too, if other commands read the file as well
 SECONDS = 60  # after which a command counts as hung

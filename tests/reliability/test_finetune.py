@@ -10,10 +10,10 @@ from primegpt.data.songbook import songbook
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(1500)]
 
 BASE = {
-    "model": {"preset": "gpt2", "n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 128},
+    "model": {"preset": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 128},
     "tokenizer": {"kind": "char"},
-    "data": {"songs": 1500},
-    "train": {"max_steps": 400, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 20},
+    "data": {"songs": 600},
+    "train": {"max_steps": 200, "batch_size": 16, "learning_rate": 4e-3, "warmup_steps": 20},
 }
 
 
@@ -26,7 +26,7 @@ def base(tmp_path_factory) -> api.Run:
 def rock(tmp_path_factory) -> Path:
     """Songs of one genre, none of which the base has seen."""
     path = tmp_path_factory.mktemp("rock") / "rock.txt"
-    songs = [song.text for song in songbook(1600, seed=5) if song.genre == "rock"]
+    songs = [song.text for song in songbook(800, seed=5) if song.genre == "rock"]
     path.write_text("\n\n\n".join(songs), encoding="utf-8")
     return path
 

@@ -18,7 +18,6 @@ from primegpt.tokenizers.sentencepiece_model import message
 
 pytestmark = [
     pytest.mark.reliability,
-    pytest.mark.alone,
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux tells it"),
 ]
 

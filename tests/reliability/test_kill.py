@@ -12,9 +12,8 @@ break one rule each; otherwise it would prove nothing.
 import json
 import os
 import random
+import runpy
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +26,8 @@ import pytest
 
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.training.progress import TIMING_KEYS
+
+begin = runpy.run_path(str(Path(__file__).with_name("warm.py")))["begin"]
 
 pytestmark = [
     pytest.mark.reliability,
@@ -130,17 +131,16 @@ class Workplace:
     """Seconds that a whole run takes ..."""
     youth: float = 0.0
     """... and its time until the first checkpoint."""
+    first: dict[str, Any] = field(default_factory=dict)
+    """What a run came to that had to prepare the text, which those that are timed and killed do not."""
 
-    def start(self, run: Path, sabotage: str | None = None) -> subprocess.Popen:
+    def start(self, run: Path, sabotage: str | None = None) -> Any:
         """Begin a run, or continue it, as its user would: one that was killed at once has to be begun again."""
         program = ["-m", "primegpt"] if sabotage is None else ["saboteur.py", sabotage]
         begun = (run / "config.toml").exists()
         arguments = ["--resume", str(run)] if begun else ["run.toml", "--out", str(run)]
         environment = os.environ | {"PRIMEGPT_CACHE": str(self.path / "cache"), "OMP_NUM_THREADS": "1"}
-        with run.with_suffix(".log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *program, "train", *arguments], cwd=self.path, env=environment, stdout=log, stderr=log
-            )
+        return begin([*program, "train", *arguments], self.path, environment, run.with_suffix(".log"))
 
     def finish(self, run: Path, sabotage: str | None = None) -> dict[str, Any]:
         code = self.start(run, sabotage).wait(300)
@@ -200,7 +200,7 @@ class Trial:
     result: dict[str, Any] | None = None
 
 
-def kill(process: subprocess.Popen, run: Path, moment: Iterator[float]) -> set[str] | None:
+def kill(process: Any, run: Path, moment: Iterator[float]) -> set[str] | None:
     """Let `moment` choose the time, then SIGKILL; where it struck, or None if the process was done before."""
     for pause in moment:
         time.sleep(pause)
@@ -212,14 +212,14 @@ def kill(process: subprocess.Popen, run: Path, moment: Iterator[float]) -> set[s
     return struck(run) if code else None
 
 
-Moment = Callable[[Workplace, Path, subprocess.Popen, random.Random], Iterator[float]]
+Moment = Callable[[Workplace, Path, Any, random.Random], Iterator[float]]
 
 
-def in_life(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
+def in_life(place: Workplace, run: Path, process: Any, draw: random.Random) -> Iterator[float]:
     yield draw.uniform(0.0, place.life)
 
 
-def in_youth(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
+def in_youth(place: Workplace, run: Path, process: Any, draw: random.Random) -> Iterator[float]:
     yield draw.uniform(0.0, place.youth)
 
 
@@ -229,7 +229,7 @@ def when(event: Callable[[Path], Any], longest: float) -> Moment:
     The process is halted and looked at: where the event was over by then, the next one is waited for.
     """
 
-    def moment(place: Workplace, run: Path, process: subprocess.Popen, draw: random.Random) -> Iterator[float]:
+    def moment(place: Workplace, run: Path, process: Any, draw: random.Random) -> Iterator[float]:
         lines = draw.randrange(60)
         while True:
             while logged(run) < lines or not event(run):
@@ -279,6 +279,7 @@ def place(tmp_path_factory) -> Workplace:
 
 @pytest.fixture(scope="module")
 def uninterrupted(place) -> dict[str, Any]:
+    place.first = place.finish(place.path / "first")
     run, started = place.path / "uninterrupted", time.monotonic()
     process = place.start(run)
     while not list_checkpoints(run / "checkpoints"):
@@ -326,7 +327,7 @@ def test_killed_and_resumed_equals_uninterrupted(trials, uninterrupted, number):
 
 
 def test_two_uninterrupted_runs_are_equal(place, uninterrupted):
-    assert_equal(place.finish(place.path / "again"), uninterrupted)
+    assert_equal(place.first, uninterrupted)
 
 
 def assert_equal(result: dict[str, Any], expected: dict[str, Any]) -> None:

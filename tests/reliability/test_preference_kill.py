@@ -8,6 +8,7 @@ logged value (timing keys aside), every sample, the reference and the bytes of t
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ import pytest
 
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.training.progress import TIMING_KEYS
+
+begin = runpy.run_path(str(Path(__file__).with_name("warm.py")))["begin"]
 
 pytestmark = [
     pytest.mark.reliability,
@@ -92,16 +95,14 @@ class Place:
         (path / "pairs.toml").write_text(PAIRS, encoding="utf-8")
         assert self.begin(path / "base", ["train", "base.toml", "--out", "base"]).wait(300) == 0
 
-    def begin(self, run: Path, arguments: list[str]) -> subprocess.Popen:
+    def begin(self, run: Path, arguments: list[str]) -> Any:
         environment = os.environ | {"PRIMEGPT_CACHE": str(self.cache(run)), "OMP_NUM_THREADS": "1"}
-        with run.with_suffix(".log").open("ab") as log:
-            command = [sys.executable, "-m", "primegpt", *arguments]
-            return subprocess.Popen(command, cwd=self.path, env=environment, stdout=log, stderr=log)
+        return begin(["-m", "primegpt", *arguments], self.path, environment, run.with_suffix(".log"))
 
     def cache(self, run: Path) -> Path:
         return self.path / f"cache-{run.name}"
 
-    def start(self, run: Path, lora: bool) -> subprocess.Popen:
+    def start(self, run: Path, lora: bool) -> Any:
         """Begin a run, or continue it, as its user would."""
         if (run / "config.toml").exists():
             return self.begin(run, ["train", "--resume", str(run)])
@@ -171,7 +172,7 @@ def test_the_kills_and_what_came_of_them(place, uninterrupted):
                 while process.poll() is None and not moment(place, run):
                     time.sleep(0.0005)
             finally:
-                process.kill()
+                process.send_signal(signal.SIGKILL)
             if process.wait(30) == -signal.SIGKILL:
                 break
             shutil.rmtree(run)

@@ -8,9 +8,8 @@ the comparison would notice.
 import json
 import os
 import random
+import runpy
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ import pytest
 from primegpt import api
 from primegpt.run.checkpoint import list_checkpoints
 from primegpt.training.progress import TIMING_KEYS
+
+begin = runpy.run_path(str(Path(__file__).with_name("warm.py")))["begin"]
 
 pytestmark = [
     pytest.mark.reliability,
@@ -84,13 +85,12 @@ main()
 PLACES = ("rollout", "update", "evaluation", "save")
 
 
-def start(folder: Path, run: Path, kind: str = "as it is") -> subprocess.Popen:
+def start(folder: Path, run: Path, kind: str = "as it is") -> Any:
     begun = (run / "config.toml").exists()
     arguments = ["--resume", str(run)] if begun else ["base", "prompts.jsonl", *FLAGS, "--out", str(run)]
     environment = os.environ | {"PRIMEGPT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    with run.with_suffix(".log").open("ab") as log:
-        program = [sys.executable, "marking.py", kind, str(run.with_suffix(".marks")), "reinforce", *arguments]
-        return subprocess.Popen(program, cwd=folder, env=environment, stdout=log, stderr=log)
+    program = ["marking.py", kind, str(run.with_suffix(".marks")), "reinforce", *arguments]
+    return begin(program, folder, environment, run.with_suffix(".log"))
 
 
 def finish(folder: Path, run: Path, kind: str = "as it is") -> dict[str, Any]:
@@ -127,7 +127,7 @@ def doing(run: Path) -> str:
     return open_[-1] if open_ else ""
 
 
-def kill(process: subprocess.Popen, run: Path, place: str, after: int) -> str | None:
+def kill(process: Any, run: Path, place: str, after: int) -> str | None:
     """SIGKILL inside the first `place` after so many of its beginnings; where it struck, or None if it was done."""
     while process.poll() is None:
         begun = run.with_suffix(".marks").read_text().count(place) if run.with_suffix(".marks").exists() else 0

@@ -118,7 +118,6 @@ def test_a_compiled_run_learns_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("preset", "recomputed", "isolated"),
     [
-        ("prime", False, False),
         ("prime", True, False),
         ("prime", False, True),
         ("qwen3", False, False),

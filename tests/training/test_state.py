@@ -75,12 +75,6 @@ def outcome(folder: RunFolder, trainer: Trainer) -> dict[str, object]:
     }
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """A killed process loses nothing that it has written; only a power cut would."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, object]:
     folder = RunFolder.create(tmp_path_factory.mktemp("whole") / "run")

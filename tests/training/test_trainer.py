@@ -545,7 +545,6 @@ def test_state_json_is_readable_and_complete(shards, tmp_path):
 @pytest.mark.parametrize("fault", ["exit", errno.ENOSPC, errno.EIO])
 def test_every_failure_of_the_disk_can_be_resumed(fault, shards, tmp_path, monkeypatch):
     """The n-th operation from the last step on fails, for every n: log, save, prune, evaluation, sample."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     config = configuration(max_steps=6, keep_checkpoints=1)
     whole = make_trainer(config, shards, RunFolder.create(tmp_path / "whole"))
     step = whole.step

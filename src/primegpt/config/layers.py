@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from primegpt.config.sections import (
     BUDGETS,
@@ -43,16 +43,16 @@ MOST_PROBLEMS = 20  # that one line names
 
 
 class Config(Section):
-    """A whole run."""
+    """A whole run. A default that is an object would be copied each time: sections are made where they are missed."""
 
-    model: ModelConfig = ModelConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    lora: LoRAConfig = LoRAConfig()
-    reinforce: ReinforceConfig = ReinforceConfig()
-    generate: GenerateConfig = GenerateConfig()
-    plan: PlanRecord = PlanRecord()
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    lora: LoRAConfig = Field(default_factory=LoRAConfig)
+    reinforce: ReinforceConfig = Field(default_factory=ReinforceConfig)
+    generate: GenerateConfig = Field(default_factory=GenerateConfig)
+    plan: PlanRecord = Field(default_factory=PlanRecord)
     extension: Place | None = None
     """A Python file with parts of your own, which is run: docs/extending.md."""
 

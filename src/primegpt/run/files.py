@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from primegpt.config import read_saved
+from primegpt.config import read_toml
 from primegpt.errors import CheckpointError
 from primegpt.run import atomic
 from primegpt.run.atomic import FileRecord, Growing, read_sealed, record_of, seal
@@ -145,7 +145,8 @@ class RunFiles:
     @property
     def identity(self) -> str:
         """Which run this is, as its checkpoints know it too; "" for one that began before runs had an identity."""
-        return read_saved(self.config_path).plan.run if self.config_path.exists() else ""
+        plan = read_toml(self.config_path).values.get("plan") if self.config_path.exists() else None
+        return str(plan.get("run", "")) if isinstance(plan, Mapping) else ""
 
     def last_written(self) -> float:
         """When something was last added to it: seconds since 1970."""

@@ -1,6 +1,5 @@
 """Windows against brute force: what is covered, in which order, and by which document, counted token by token."""
 
-import os
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -14,13 +13,6 @@ from hypothesis import strategies as st
 from primegpt.data.batching.batches import IGNORED, Batch, Batches, Windows, validation_windows
 from primegpt.data.preparing.shards import Shards
 from primegpt.errors import DataError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")

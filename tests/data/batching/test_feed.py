@@ -1,7 +1,6 @@
 """What is read of a corpus: by several ranks, the rows of one process; of a mixture, each source at its share."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -111,7 +110,6 @@ SIZES = (6000, 1500, 300)
 def home(tmp_path, monkeypatch) -> Path:
     """Three sources: lines of a, one text of b, records of c."""
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"text": "a" * 100}) for _ in range(SIZES[0] // 100)]
     Path("a.jsonl").write_text("\n".join(lines), encoding="utf-8")

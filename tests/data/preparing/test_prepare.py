@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -34,7 +33,6 @@ TEXT = "Ein Männlein steht im Walde, 漢字 🎵\r\nganz still und stumm.\n" * 
 def home(tmp_path, monkeypatch):
     """A folder with a text, and a cache of its own."""
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     (tmp_path / "text.txt").write_bytes(TEXT.encode())
     return tmp_path
 

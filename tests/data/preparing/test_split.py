@@ -1,7 +1,6 @@
 """What is held out: the ends of a few texts, some of many as a whole, and of every source its share, or it is said."""
 
 import json
-import os
 import random
 import time
 from bisect import bisect_left
@@ -29,7 +28,6 @@ CHAR = TokenizerConfig(kind="char")
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PRIMEGPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
