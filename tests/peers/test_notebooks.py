@@ -10,6 +10,7 @@ NotebookClient = pytest.importorskip("nbclient").NotebookClient
 
 ROOT = Path(__file__).parents[2]
 PAGES = runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))["PAGES"]
+alike = runpy.run_path(str(ROOT / "tests" / "test_lessons.py"))["alike"]
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
@@ -32,7 +33,9 @@ def test_a_notebook_runs_from_top_to_bottom_and_gives_what_it_says(page, tmp_pat
     notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(notebook)
     said = shown(notebook)
-    assert shown(executed(notebook, tmp_path)) == said
+    for (printed, drawn), (expected, pictures) in zip(shown(executed(notebook, tmp_path)), said, strict=True):
+        assert alike(printed, expected), f"{printed}\nis not\n{expected}"
+        assert drawn == pictures
 
 
 def test_a_run_is_trained_and_shown(tmp_path):
