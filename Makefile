@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Exactly this torch: where a CPU build is provided pip takes it; a range would pull gigabytes of CUDA libraries.
 TORCH  := torch==2.13.0
 PYTEST := $(BIN)/python -m pytest
+# Two processes at a time. Threads that wait for each other spin, which takes two or three times as long.
+BY_TWO := OMP_WAIT_POLICY=passive $(PYTEST) -n 2
 
 .PHONY: demo test lint test-reliability test-peers docs pictures clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/primegpt demo
 
 test: $(VENV)/installed-dev lint
-	$(PYTEST) -m "not reliability and not peers" -n 2
+	$(BY_TWO) -m "not reliability and not peers"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests docs
@@ -22,11 +24,11 @@ lint: $(VENV)/installed-dev
 
 test-reliability: $(VENV)/installed-dev
 	# A file stays with one process: what its tests share, such as thirty killed runs, is made once.
-	$(PYTEST) -m "reliability and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BY_TWO) -m "reliability and not alone" --dist loadfile --no-loadscope-reorder
 	$(PYTEST) -m "reliability and alone"
 
 test-peers: $(VENV)/installed-peers
-	$(PYTEST) -m peers -n 2 --dist loadfile
+	$(BY_TWO) -m peers --dist loadfile
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docs/make_site.py

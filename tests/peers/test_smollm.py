@@ -73,7 +73,7 @@ def tuned(request, theirs, tmp_path_factory) -> Run:
     lines = [json.dumps({"messages": chat}) for chat in CHATS * 4]
     (folder / "chats.jsonl").write_text("\n".join(lines), encoding="utf-8")
     train = {"max_steps": 24, "batch_size": 2, "learning_rate": rate, "eval_interval": 24, "precision": "fp32"}
-    more = {"warmup_steps": 2, "device": "cpu", "threads": 2, "sample_interval": 24}
+    more = {"warmup_steps": 2, "device": "cpu", "threads": 1, "sample_interval": 24}
     settings = {"data": {"template": "chat"}, "train": train | more}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRIMEGPT_CACHE", str(folder / "cache"))

@@ -13,7 +13,7 @@ BASE = {
     "model": {"preset": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 128},
     "tokenizer": {"kind": "char"},
     "data": {"songs": 600},
-    "train": {"max_steps": 200, "batch_size": 16, "learning_rate": 4e-3, "warmup_steps": 20},
+    "train": {"max_steps": 200, "batch_size": 16, "learning_rate": 4e-3, "warmup_steps": 20, "threads": 1},
 }
 
 
@@ -34,7 +34,7 @@ def rock(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("lora", [False, True])
 def test_one_genre_is_learnt_and_the_base_is_untouched(base, rock, lora, tmp_path):
     before = {path: path.read_bytes() for path in base.folder.path.rglob("*") if path.is_file()}
-    settings = {"train": {"max_steps": 150}, "data": {"val_tokens": 10**6}}
+    settings = {"train": {"max_steps": 150, "threads": 1}, "data": {"val_tokens": 10**6}}
     run = api.finetune(base.folder.path, rock, lora=lora, out=tmp_path / "tuned", settings=settings)
     losses = [row["val/loss"] for row in run.folder.read_metrics() if "val/loss" in row]
     print(f"lora={lora}: {losses[0]:.4f} -> {min(losses):.4f} nats per character on rock songs")
