@@ -10,11 +10,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 MODULES = ["cli.main", "cli.commands", "cli.train", "cli.reinforce", "jobs.training", "jobs.finetuning"]
 MODULES += ["jobs.reinforcing", "jobs.resuming"]
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([f"primegpt.{module}" for module in MODULES])
 PROGRAM = """
 import os, runpy, sys
 os.chdir(folder)
@@ -36,8 +35,7 @@ class Command:
 
     def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> None:
         given = {"words": list(words), "folder": str(folder), "environment": dict(environment), "log": str(log)}
-        imported()
-        self.words, self.process = words, CONTEXT.Process(target=exec, args=(PROGRAM, given))
+        self.words, self.process = words, forks().Process(target=exec, args=(PROGRAM, given))
         self.process.start()
         assert self.process.pid
         self.pid = self.process.pid
@@ -57,11 +55,14 @@ class Command:
 
 
 @cache
-def imported() -> None:
-    """Wait until the process that is forked has all modules, so that the first command takes no longer than others."""
-    first = CONTEXT.Process(target=int)
+def forks() -> Any:
+    """What forks a process that has all modules; the first command then takes no longer than others."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"primegpt.{module}" for module in MODULES])
+    first = context.Process(target=int)
     first.start()
     first.join()
+    return context
 
 
 def begin(words: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> Command:
