@@ -26,7 +26,8 @@ def rates(path: Path, **flags: dict[str, object]) -> tuple[float, float | None]:
     return train.learning_rate, train.head_learning_rate
 
 
-def test_flags_stand_above_the_measured_rates(tmp_path: Path) -> None:
+def test_flags_stand_above_the_measured_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("primegpt.jobs.configuring.training_rate", lambda *_: 4e11)  # what six seconds suffice for
     text = tmp_path / "text.txt"
     assert rates(text) == pytest.approx((1.28 / 192, 0.5 / 192))
     assert rates(text, train={"learning_rate": 1e-4}) == (1e-4, None)  # the head goes with the others
