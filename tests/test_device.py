@@ -96,6 +96,33 @@ def test_cores_that_the_process_may_not_use_are_not_counted():
     assert available_cores() == len(allowed)
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),  # one and a half
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu.max": "6400000 100000"}, 4),  # more than there are
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu.max": ""}, 4),
+        ({}, 4),
+    ],
+)
+def test_a_container_with_a_share_of_the_machine_has_few_cores(tmp_path, monkeypatch, files, cores):
+    """`docker run --cpus 2` on 64 cores: as many threads would take turns, and all be halted most of the time."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n", encoding="ascii")
+    monkeypatch.setattr(device, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    device._share_of_a_container.cache_clear()
+    try:
+        assert available_cores() == cores
+    finally:
+        device._share_of_a_container.cache_clear()
+
+
 def test_to_count_cores_needs_no_torch():
     code = (
         "import sys; from primegpt.device import available_cores; available_cores(); assert 'torch' not in sys.modules"

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -17,14 +18,24 @@ if TYPE_CHECKING:
 
 Format = Literal["bf16", "fp16", "fp32"]
 
+CGROUPS = Path("/sys/fs/cgroup")  # what a container may use
 SHARING = 16  # threads that training of a few million parameters may gain from
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use, of all that the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores that this process may use, of all that there are: by its mask, and by the share of a container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _share_of_a_container())))
+
+
+@cache
+def _share_of_a_container() -> float:
+    """Cores' worth of time that this process gets (`docker run --cpus`); infinite where nothing limits it."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # cgroups 2, and 1
+        with suppress(OSError, ValueError):  # not there; "max"
+            quota, period = map(float, " ".join((CGROUPS / file).read_text(encoding="ascii") for file in files).split())
+            return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def other_load() -> float:
@@ -139,7 +150,7 @@ def memory_of(device: str) -> float:
         limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):  # Windows
         return math.inf
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # ValueError: "max"
-            limits.append(int(Path(path).read_text()))
+            limits.append(int((CGROUPS / file).read_text(encoding="ascii")))
     return min(limits)
