@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 from primegpt.config import Config, resolve
 from primegpt.model.gpt import GPT
@@ -12,6 +13,7 @@ from primegpt.run.folder import RunFolder
 from primegpt.training.pace import Pace, intervals
 from primegpt.training.state import INTERVALS, TrainState
 from primegpt.training.step import Precision
+from primegpt.training.threads import CoreTime
 from primegpt.training.trainer import EvaluationSet, Trainer
 
 SECONDS = 180.0  # of each budget
@@ -106,6 +108,22 @@ def test_the_first_evaluation_and_sample_are_no_steps(run):
     trainer, machine = run(45, Machine(steady(3.0), evaluation=6.0, sample=6.0), eval_interval=20, sample_interval=20)
     assert trainer.state.step == pytest.approx(45, abs=5)
     check(trainer, machine, 45)
+
+
+@pytest.mark.parametrize(("seconds", "ours", "counts"), [(SECONDS, True, [1]), (SECONDS, False, []), (0.0, True, [])])
+def test_threads_follow_the_load_where_time_is_the_budget(tmp_path, monkeypatch, seconds, ours, counts):
+    """A run of so many steps computes the same whatever else the machine does."""
+    machine, used = Machine(steady(0.5)), []
+    for clock in ("time.monotonic", "time.perf_counter"):
+        monkeypatch.setattr(clock, lambda: machine.clock)
+    monkeypatch.setattr(CoreTime, "now", lambda: CoreTime(machine.clock, machine.clock, 0.0))  # one of two is ours
+    monkeypatch.setattr(
+        torch, "set_num_threads", lambda count: (used.append(count), setattr(machine, "step", steady(0.3)))
+    )
+    config = configuration(60, threads=2)
+    plan = {"threads": 2, "training_seconds": seconds, "chosen": [*config.plan.chosen, *(["threads"] if ours else [])]}
+    simulated(config.with_values(plan=plan), machine, RunFolder(tmp_path / "run")).fit()
+    assert used == counts
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])

@@ -79,6 +79,7 @@ def our_command(text: Path, folder: Path, minutes: float, threads: int) -> Runs:
     """Nothing said but the time and the context, which is nanoGPT's."""
     out = folder / "ours"
     flags = ["--minutes", str(minutes), "--model.block_size", str(SHAPE.block_size), "--tokenizer.kind", "char"]
+    flags += ["--train.threads", str(threads)]  # as many as the other has, throughout
     command = [*PRIMEGPT, "train", str(text), *flags, "--out", str(out), "--overwrite"]
 
     def turn() -> tuple[float, float]:

@@ -504,7 +504,7 @@ class TrainConfig(Section):
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, about a third more time."""
     threads: int | None = Field(None, ge=1, le=MAX_THREADS)
-    """CPU threads; as many as the process may use when unset."""
+    """CPU threads; when unset as many as there are cores or, with a time budget, as steps are fastest with."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """What several processes started by torchrun share. ddp: the batch; fsdp: weights and optimizer state too."""
     rank_timeout: float = Field(600.0, ge=1.0, le=1e6)
@@ -673,7 +673,7 @@ class PlanRecord(Section):
     expected_memory_mb: float = Field(0.0, ge=0.0)
     """Forecast of the growth of memory by model, optimizer and activations."""
     chosen: tuple[Name, ...] = Field((), max_length=MAX_LIST)
-    """Intervals in steps that follow the plan where its steps change, since they were not asked for."""
+    """What was not asked for and may change on the way: intervals in steps, where their number does; threads."""
     lengths: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] = Field((), max_length=MAX_LIST)
     """Batches of records are padded to the next of these, in tokens: each of them takes memory for kernels."""
     packed_lengths: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] = Field((), max_length=MAX_LIST)

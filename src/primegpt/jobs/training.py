@@ -68,6 +68,7 @@ from primegpt.terminal import Say, silent, to_stderr
 from primegpt.tokenizers import store
 from primegpt.training.display import Observer, display
 from primegpt.training.progress import plan_table
+from primegpt.training.threads import threads_put_back
 from primegpt.training.trainer import Trainer
 from primegpt.training.trial import try_parts
 
@@ -139,6 +140,7 @@ def begin(
             require_machine(config, world)
             require_text(config)
             refuse_threads(config.train)
+        config = config.with_values(plan={"chosen": [] if config.train.threads else ["threads"]})
         config = prepare_device(config, world)
         with world.together():
             refuse_what_cannot_fit(config, world)  # before hours of tokenizing
@@ -267,6 +269,7 @@ def newest_of(folder: RunFolder, *, lazily: bool, say: Say) -> Checkpoint | None
     return checkpoint
 
 
+@threads_put_back()
 def _fit(
     folder: RunFolder,
     config: Config,
@@ -301,7 +304,8 @@ def _fit(
         with told(running=True):
             trainer.fit()
     whole = config.train.batch_size == trainer.batches.batch_size  # no micro-batch was too large for the memory
-    if world.size == 1 and whole and (seconds := trainer.pace.usual_step):
+    as_planned = torch.get_num_threads() == config.train.threads
+    if world.size == 1 and whole and as_planned and (seconds := trainer.pace.usual_step):
         correct(config, seconds)
     world.leave()
     if world.rank:

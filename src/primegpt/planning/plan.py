@@ -152,7 +152,7 @@ def planned(fitted: Fitted, course: Course, corpus: Corpus, minutes: float | Non
         "expected_seconds": course.expected_seconds,
         "reread_targets": course.reread_targets,
         "expected_memory_mb": process_memory(config) / 1e6,
-        "chosen": [name for name, interval in given.items() if interval is None],
+        "chosen": [*config.plan.chosen, *(name for name, interval in given.items() if interval is None)],
         "notes": fitted.notes,
         "warnings": [*fitted.warnings, *doubts(train, course, minutes)],
     }

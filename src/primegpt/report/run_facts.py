@@ -132,14 +132,21 @@ def _date(moment: str) -> str:
 
 
 def events_in_words(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The events of the plan, a line each; how often the pace was not as planned is counted, not listed."""
+    """The events of the plan, a line each; how often the pace or the threads changed is counted, not listed."""
     paces = [event for event in events if _is_pace(event)]
-    told = [event_in_words(event) for event in events if not (_is_pace(event) and len(paces) > 1)]
+    threads = [event for event in events if "threads" in event]
+    often = [event for group in (paces, threads) if len(group) > 1 for event in group]
+    told = [event_in_words(event) for event in events if event not in often]
     if len(paces) > 1:
         first, last = paces[0], paces[-1]
         told.append(
             f"The pace was not as planned, {len(paces)} times between steps {first['step']:,} and {last['step']:,}; "
             f"in the end {last['max_steps']:,} steps in all fitted the time there was."
+        )
+    if len(threads) > 1:
+        told.append(
+            f"Other programs came and went: the number of threads changed {len(threads)} times between steps "
+            f"{threads[0]['step']:,} and {threads[-1]['step']:,}; it was {threads[-1]['threads']} in the end."
         )
     return told
 
@@ -161,6 +168,8 @@ def event_in_words(event: Mapping[str, Any]) -> str:
         return f"Step {step:,}: extended to {event['max_steps']:,} steps in all{time}."
     if "max_steps" in event and not step:
         return f"Step 0: {event['max_steps']:,} steps were planned."
+    if "threads" in event:
+        return f"Step {step:,}: other programs came or went; {event['threads']} of the threads from there on."
     if _is_pace(event):
         return f"Step {step:,}: the pace was not as planned; {event['max_steps']:,} steps in all fit the time there is."
     return f"Step {step:,}: " + ", ".join(f"{key} {value}" for key, value in event.items() if key != "step")

@@ -35,6 +35,7 @@ from primegpt.training.progress import Speed, evaluation_line, is_finite, memory
 from primegpt.training.saved import Tensors, divided, put_back, tensors_of, weights_of
 from primegpt.training.state import EarlyStopping, TrainState
 from primegpt.training.step import Precision, compute_gradients, sum_over_ranks, update
+from primegpt.training.threads import Threads, may_change
 
 RANK_GRACE = 25.0  # seconds from SIGTERM to a hard end; torchrun takes 30
 
@@ -86,6 +87,9 @@ class Trainer:
         """Train from the present step to the end. Raises Interrupted (after saving), NonFiniteError and DiskError."""
         self.session_start = time.monotonic() - self.state.seconds
         self.pace.begin()
+        budget, threads = self.state.deadline(self.config.plan.training_seconds), None
+        if budget and may_change(self.config, self.world):
+            threads = Threads(self.config.plan.threads, budget, self.observer.on_message)
         self.model.train()
         with self.interrupts:
             try:
@@ -98,6 +102,8 @@ class Trainer:
                 while not self.state.finished:
                     with self.pace.step():
                         self.step()
+                    if threads and threads.after_step(self.state, self.pace.lately[-1]):
+                        self.pace.look_again(soon=True)
                     self.after_step()
                 for remark in remarks_at_the_end(self.state, rewarded=self.config.reinforce.on):
                     self.observer.on_message(remark)
