@@ -1,7 +1,9 @@
 """Fit the law that plans go by to the runs in docs/law.json; write docs/law.md and its pictures.
 
 python docs/fit_law.py                        the runs that are kept
-python docs/fit_law.py runs/law/results.json  those of `primegpt experiment law`, which are kept from then on
+python docs/fit_law.py runs/law/results.json runs/law-check/results.json
+                                              those of `primegpt experiment law`, which the law is fitted to, and of
+                                              `law-check`, which it is held against; both are kept from then on
 
 The constants that it prints are those of src/primegpt/planning/law.py.
 """
@@ -10,6 +12,7 @@ import json
 import math
 import sys
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +44,10 @@ Measured = dict[Network, list[tuple[float, float]]]
 """Of each network the logarithms of seconds and of loss, by rising seconds."""
 
 
-def read_runs(path: Path) -> list[Run]:
-    """The runs of a file of this folder, or of results.json of the experiment."""
+def read_runs(path: Path, which: str = "runs") -> list[Run]:
+    """The runs of a file of this folder, or of results.json of an experiment."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    return [Run(**each) for each in values.get("analysis", {}).get("figures", values)["runs"]]
+    return [Run(**each) for each in values.get("analysis", {}).get("figures", values)[which]]
 
 
 def facts_of(text: str, runs: list[Run]) -> TextFacts:
@@ -104,7 +107,8 @@ def choices(law: PlanLaw, text: str, runs: list[Run]) -> list[tuple[str, ...]]:
         if len(losses) > 1:
             best, ours = min(losses, key=losses.__getitem__), law_choice(law, list(losses), seconds, text, runs)
             behind = losses[ours] / losses[best] - 1
-            rows.append((text, f"{seconds}", named(best, losses), named(ours, losses), f"{behind:.1%}"))
+            measured = ", ".join(f"{network.n_layer} x {network.n_embd}" for network in losses)
+            rows.append((text, f"{seconds}", measured, named(best, losses), named(ours, losses), f"{behind:.1%}"))
     return rows
 
 
@@ -124,22 +128,28 @@ def named(network: Network, losses: dict[Network, float]) -> str:
     return f"{network.n_layer} x {network.n_embd}: {losses[network]:.3f}"
 
 
-def page(law: PlanLaw, runs: list[Run]) -> str:
+def page(law: PlanLaw, runs: list[Run], checks: list[Run]) -> str:
     """The whole page as Markdown."""
-    header = ("text", "seconds", "best of those measured", "the plan's", "behind by")
-    chosen = [row for text in law.texts for row in choices(law, text, runs)]
+    header = ("text", "seconds", "measured", "best of those", "the plan's", "behind by")
+    known = [*runs, *checks]
+    chosen = [row for text in law.texts for row in choices(law, text, known)]
     unseen = [
         row
         for text in law.texts
-        for row in choices(fit_plan_law([run for run in runs if run.text != text]), text, runs)
+        for row in choices(fit_plan_law([run for run in runs if run.text != text]), text, known)
     ]
+    off = sorted(abs(run.loss / law.loss(run) - 1) for run in checks)
     told = [
         f"{len(runs)} runs, of which {len(law.residuals)} have {FEWEST:,} tokens or more, long enough for the law; "
         f"root of the mean square of the residuals {law.noise:.2%}.",
-        f"Of {behind(chosen)}. Where each text is chosen for by a law of the seven others, of {behind(unseen)}.",
+        f"{len(checks)} runs were made afterwards, most of them of a larger network than any that it was fitted to. "
+        f"It is off by {off[len(off) // 2]:.1%} in the median of them, by {off[-1]:.1%} at most.",
+        f"Of {behind(chosen)}. The plan's loss falls with each longer time {falling(chosen)}. "
+        f"Where each text is chosen for by a law of the seven others, of {behind(unseen)}.",
     ]
     constants, texts, residuals = tables(law, runs)
-    for head, *body in (constants, texts, [header, *chosen], residuals):
+    afterwards = tables(law, checks)[-1]
+    for head, *body in (constants, texts, [header, *chosen], afterwards, residuals):
         told.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)))
     told += [f"![{text}: loss over time](images/law-{text}.png)" for text in law.texts]
     return HEAD + "\n\n".join(told) + "\n"
@@ -152,13 +162,28 @@ def behind(rows: list[tuple[str, ...]]) -> str:
     return f"{len(shares)} choices among the networks measured {best} {shares[-1]:g}%"
 
 
+def falling(rows: list[tuple[str, ...]]) -> str:
+    """On how many texts the plan's loss falls with each longer time, where there are two or more, in words."""
+    losses: dict[str, list[float]] = {}
+    for text, *_, ours, _ in rows:
+        losses.setdefault(text, []).append(float(ours.rpartition(" ")[2]))
+    several = [each for each in losses.values() if len(each) > 1]
+    falls = [all(longer < shorter for shorter, longer in pairwise(each)) for each in several]
+    return f"on {sum(falls)} of {len(falls)} texts"
+
+
 def main() -> None:
-    runs = read_runs(Path(sys.argv[1]) if len(sys.argv) > 1 else KEPT)
+    if len(sys.argv) > 1:
+        runs, *others = (read_runs(Path(path)) for path in sys.argv[1:])
+        checks = [run for each in others for run in each]
+    else:
+        runs, checks = read_runs(KEPT), read_runs(KEPT, "checks")
     law = fit_plan_law(runs)
-    KEPT.write_text(json.dumps({"runs": [asdict(run) for run in runs]}, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(law, runs), encoding="utf-8")
+    kept = {name: [asdict(run) for run in each] for name, each in (("runs", runs), ("checks", checks))}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(law, runs, checks), encoding="utf-8")
     for text in law.texts:
-        picture(law, text, runs).draw(PICTURES)
+        picture(law, text, [*runs, *checks]).draw(PICTURES)
     print(f"ALPHA = {law.alpha:.3g}\nBETA = {law.beta:.3g}\nWORTH = {law.worth:.3g}\nRATIO = {law.ratio:.3g}")
 
 

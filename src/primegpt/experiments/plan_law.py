@@ -154,8 +154,12 @@ def analysis(given: Given) -> Findings:
         for run in given.runs
         if (loss := run.values.get(given.measures[0])) is not None
     ]
-    law = fit_plan_law(runs)
-    return Findings(tables=tables(law, runs), figures={"runs": [asdict(run) for run in runs], "law": figures(law)})
+    found = [asdict(run) for run in runs]
+    try:
+        law = fit_plan_law(runs)
+    except UsageError as too_few:  # the runs are of use all the same, beside others
+        return Findings(notes=[str(too_few)], figures={"runs": found})
+    return Findings(tables=tables(law, runs), figures={"runs": found, "law": figures(law)})
 
 
 def figures(law: PlanLaw) -> dict[str, Any]:
