@@ -26,6 +26,8 @@ class Machine:
     """Threads of other programs that want a core, as time goes by."""
     step: Callable[[int, float], float]
     """Seconds of a step of so many threads, each of which has such a share of a core."""
+    waits: float = 0.0
+    """Cores that we leave idle ourselves, between products."""
     clock: float = 0.0
     used: float = 0.0
     idle: float = 1.0
@@ -44,8 +46,8 @@ class Machine:
             share = min(1.0, self.cores / (self.count + others))
             took = self.step(self.count, share)
             self.clock += took
-            self.used += took * self.count * share
-            self.idle += took * max(0.0, self.cores - self.count - others)
+            self.used += took * (self.count * share - self.waits)
+            self.idle += took * (max(0.0, self.cores - self.count - others) + self.waits)
             self.counts.append((self.clock, self.count, took))
             state.step += 1
             run.after_step(state, took)
@@ -83,9 +85,10 @@ def test_a_core_that_is_taken_is_not_waited_for_and_used_again_when_it_is_free(m
     assert "2 threads from here on, other programs have left: a step takes 80 ms, not 160" in up
 
 
-@pytest.mark.parametrize("others", [0, 0.25])
-def test_a_quiet_machine_tries_nothing(machine, others):
+@pytest.mark.parametrize(("others", "waits"), [(0, 0.0), (0.25, 0.0), (0, 0.28), (0, 0.6)])
+def test_a_quiet_machine_tries_nothing(machine, others, waits):
     simulated = machine(2, lambda now: others, lambda count, share: 0.1)
+    simulated.waits = waits
     simulated.train(60)
     assert {count for _, count, _ in simulated.counts} == {2}
 

@@ -60,7 +60,7 @@ class Threads:
 
     def __init__(self, most: int, budget: float, say: Callable[[str], None]) -> None:
         self.count = self.most = most
-        self.budget, self.say, self.told = budget, say, {most}
+        self.budget, self.say, self.told = budget, say, set[int]()
         self.earlier: tuple[int, float] | None = None
         """While others are tried: the number until then, and the median seconds of a step with it."""
         self.not_before = 0.0
@@ -97,8 +97,8 @@ class Threads:
         if not now or not self.began:
             return self.count
         used, idle = now.since(self.began)
-        # Where no core is idle, each thread has the same share of them all, ours and those of others.
-        others = self.count * (self.most / max(used, 0.1) - 1)
+        # Where no core is idle, each thread has the same share of them, ours and those of others.
+        others = self.count * ((self.most - idle) / max(used, 0.1) - 1)
         left = used + idle if idle > NEARLY else self.most - others
         return min(self.most, max(1, int(left + NEARLY)))
 
@@ -110,7 +110,7 @@ class Threads:
             self.use(earlier)
             return False
         state.events.append({"step": state.step, "threads": self.count})
-        if self.count not in self.told or self.count == self.most:
+        if self.count not in self.told:
             self.told.add(self.count)
             threads = f"{self.count} thread{'s' * (self.count != 1)}"
             why = "other programs have left" if self.count > earlier else "others wait for other programs"
