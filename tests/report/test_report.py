@@ -225,6 +225,7 @@ def test_events_are_told_in_words(make_run):
         {"step": 10, "max_steps": 60, "anew": False, "training_seconds": 90.0, "seconds": 30.0, "from": 0.6},
         {"step": 11, "max_steps": 61, "anew": False, "training_seconds": 0.0, "seconds": 30.0, "from": 0.6},
         {"step": 12, "something": "new"},
+        {"step": 13, "threads": 1},
     ]
     save_checkpoint(run.checkpoints_dir, 40, {}, {"train": {"step": 40, "max_steps": 44, "events": events}})
     run.point("best", 20)
@@ -236,6 +237,7 @@ def test_events_are_told_in_words(make_run):
     assert "Step 10: extended to 60 steps in all, in 1 min 30 s of training." in page.text
     assert "Step 11: extended to 61 steps in all." in page.text
     assert "Step 12: something new" in page.text
+    assert "Step 13: other programs came or went; steps have 1 thread from there on." in page.text
     assert page.cells["checkpoints"] == ["40 (last)"]
 
 
@@ -246,6 +248,15 @@ def test_an_uneven_pace_is_told_once(make_run):
     page = Words(report(run.path))
     assert "The pace was not as planned, 3 times between steps 3 and 29; in the end 71 steps in all fitted" in page.text
     assert page.text.count("not as planned") == 1
+
+
+def test_threads_that_come_and_go_are_told_once(make_run):
+    run = make_run()
+    events = [{"step": step, "threads": threads} for step, threads in ((3, 1), (18, 2), (29, 1))]
+    save_checkpoint(run.checkpoints_dir, 40, {}, {"train": {"step": 40, "max_steps": 71, "events": events}})
+    page = Words(report(run.path))
+    assert "the number of threads changed 3 times between steps 3 and 29; it was 1 in the end." in page.text
+    assert "from there on" not in page.text
 
 
 def test_where_a_run_comes_from(make_run, tmp_path, monkeypatch):

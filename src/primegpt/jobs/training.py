@@ -140,6 +140,7 @@ def begin(
             require_machine(config, world)
             require_text(config)
             refuse_threads(config.train)
+        # Of this run, whatever a saved configuration says of its own.
         config = config.with_values(plan={"chosen": [] if config.train.threads else ["threads"]})
         config = prepare_device(config, world)
         with world.together():

@@ -169,7 +169,8 @@ def event_in_words(event: Mapping[str, Any]) -> str:
     if "max_steps" in event and not step:
         return f"Step 0: {event['max_steps']:,} steps were planned."
     if "threads" in event:
-        return f"Step {step:,}: other programs came or went; {event['threads']} of the threads from there on."
+        threads = f"{event['threads']} thread{'s' * (event['threads'] != 1)}"
+        return f"Step {step:,}: other programs came or went; steps have {threads} from there on."
     if _is_pace(event):
         return f"Step {step:,}: the pace was not as planned; {event['max_steps']:,} steps in all fit the time there is."
     return f"Step {step:,}: " + ", ".join(f"{key} {value}" for key, value in event.items() if key != "step")

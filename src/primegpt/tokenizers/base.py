@@ -315,8 +315,8 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
 
     Within such a function it uses no further threads.
     """
-    cores = available_cores() if len(items) > 1 else 1
-    if cores == 1 or threading.current_thread().name.startswith(WORKER):
+    cores = available_cores()
+    if cores == 1 or len(items) < 2 or threading.current_thread().name.startswith(WORKER):
         return [function(item) for item in items]
     size = max(1, len(items) // (8 * cores))  # several items a task: handing one over costs more than a short text
     groups = [items[i : i + size] for i in range(0, len(items), size)]
